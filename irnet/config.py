@@ -1,0 +1,202 @@
+"""Every setting of a run, with its default and its reason; YAML and KEY=VALUE overrides. Nothing is computed here."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import InputError
+
+VARIANTS = ("conv", "local", "global", "full")
+
+
+@dataclass
+class ModelConfig:
+    """The network. Defaults are the authors' (their experiments/cfgs and code); `irnet demo` shrinks them."""
+
+    variant: str = "full"  # conv, local, global or full
+    backbone: str = "resnet50"  # small, resnet50 or resnet101
+    backbone_weights: str = ""  # a torchvision or timm checkpoint file; empty: random weights
+    backbone_channels: int = 64  # of the small backbone only
+    iterations: int = 3  # I: each module predicts this often
+    patch_size: int = 7  # P
+    memory_channels: int = 512  # of the spatial memory
+    memory_size: int = 20  # side of the learned initial memory, resized to each image's map
+    gate_channels: int = 1  # 1: one reset and update gate per cell, as the authors'; 0: one per cell and channel
+    hidden: int = 4096  # width of the two FC layers that read the memory
+    graph_channels: int = 512  # of region states and class features
+    graph_layers: int = 3
+    bandwidth: float = 50.0  # pixels, of the spatial edges
+    # What the paper leaves open, with our choice:
+    # which prediction assigns regions to classes: "own" is the global module's last one, "mean" averages it with the
+    # local module's (the soft-max of the mean logits).
+    assignment: str = "own"
+    # whether the region states start from the ConvNet's feature ("feature") or at zero ("zero").
+    region_start: str = "feature"
+
+
+@dataclass
+class LossConfig:
+    """Weights of the loss's parts."""
+
+    memory: float = 1.0  # lambda, of each module's iterations
+    final: float = 1.0  # mu, of the attended prediction
+    beta: float = 0.5  # the least weight of a region that is already right
+
+
+@dataclass
+class DataConfig:
+    """Where samples come from and how images are resized."""
+
+    name: str = "coco"  # coco, or scenes (a generated set in the same layout)
+    root: str = ""
+    train_split: str = ""  # empty: train2017 for coco, train for scenes
+    val_split: str = ""  # empty: val2017 for coco, val for scenes
+    class_graph: str = ""  # empty: ROOT/class_graph.json where it is, else derived from the training annotations
+    word_vectors: str = ""  # a safetensors file with `vectors` [C, V] in class order; empty: learned class features
+    short_side: int = 600  # pixels; 0 keeps images as they are
+    long_side: int = 1000
+    flip: bool = True
+    max_regions: int = 0  # regions kept per training image; 0: all
+
+
+@dataclass
+class TrainConfig:
+    """The optimisation. Defaults are the authors' schedule."""
+
+    steps: int = 320_000
+    batch_size: int = 1
+    grad_accum_steps: int = 1  # a step's images are worked on in this many equal parts
+    optimizer: str = "sgd"  # sgd or adamw
+    lr: float = 5e-4
+    lr_steps: list[int] = field(default_factory=lambda: [200_000, 280_000])  # x 0.1 at each
+    warmup_steps: int = 0
+    cosine: bool = False  # anneal to zero over `steps` in place of lr_steps
+    momentum: float = 0.9
+    weight_decay: float = 1e-4  # not on biases
+    clip_norm: float = 0.0  # 0: no clipping of the gradient's norm
+    amp: str = "off"  # off, bf16 or fp16
+    grad_checkpointing: bool = False
+    compile: bool = False
+    workers: int = 2
+    seed: int = 0
+    deterministic: bool = False
+    checkpoint_every: int = 1000  # steps
+    eval_every: int = 0  # steps; 0: at the end only
+    log_every: int = 20  # steps
+    limit_batches: int = 0  # of evaluation; 0: all
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def small(variant: str = "full") -> ModelConfig:
+    """A model for CPUs and generated scenes: about a million weights, receptive field of 31 pixels."""
+    return ModelConfig(
+        variant=variant, backbone="small", memory_channels=64, memory_size=12, hidden=128, graph_channels=64
+    )
+
+
+def load(path: str | Path) -> Config:
+    """Read a YAML file of sections model, loss, data and train. InputError names an unknown key or a wrong value."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        values = yaml.safe_load(text) or {}
+    except OSError as error:
+        raise InputError(path, error.strerror or str(error), "give a readable YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(path, f"is not valid YAML ({' '.join(str(error).split())})", "correct the file") from error
+    return from_dict(values, path)
+
+
+def from_dict(values: Any, where: str | Path) -> Config:
+    """A Config from nested plain values, as `dataclasses.asdict` gives them. InputErrors name `where`."""
+    config = Config()
+    sections = {f.name for f in dataclasses.fields(config)}
+    if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()):
+        raise InputError(where, "does not hold sections of settings", f"use the sections {', '.join(sorted(sections))}")
+    for section, entries in values.items():
+        for key, value in entries.items():
+            override(config, f"{section}.{key}", value, where)
+    return config
+
+
+def override(config: Config, key: str, value: Any, where: str | Path = "command line") -> None:
+    """Set `config.SECTION.NAME` for key "SECTION.NAME"; a string value is read as YAML where the field is no string."""
+    section_name, _, name = key.partition(".")
+    section = getattr(config, section_name, None)
+    fields = {f.name: f for f in dataclasses.fields(section)} if dataclasses.is_dataclass(section) else {}
+    if name not in fields:
+        known = [
+            f"{s.name}.{f.name}"
+            for s in dataclasses.fields(config)
+            for f in dataclasses.fields(getattr(config, s.name))
+        ]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+        raise InputError(
+            where, f"unknown config key {key!r}", f"did you mean {near[0]}?" if near else "see irnet/config.py"
+        )
+    old = getattr(section, name)
+    if isinstance(value, str) and not isinstance(old, str):
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError:
+            value = None
+    if isinstance(old, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            value = float(value)  # YAML reads 5e-4 as a string
+        except ValueError:
+            value = None
+    right = type(value) is type(old) and (not isinstance(old, list) or all(type(v) is int for v in value))
+    if not right:
+        raise InputError(where, f"{key} wants a value of type {type(old).__name__}", f"the default is {old!r}")
+    setattr(section, name, value)
+
+
+def validate(config: Config, where: str | Path = "command line") -> None:
+    """InputError for values that name nothing or make no sense."""
+    model, train = config.model, config.train
+    choices = [
+        ("model.variant", model.variant, VARIANTS),
+        ("model.backbone", model.backbone, ("small", "resnet50", "resnet101")),
+        ("model.assignment", model.assignment, ("own", "mean")),
+        ("model.region_start", model.region_start, ("feature", "zero")),
+        ("data.name", config.data.name, ("coco", "scenes")),
+        ("train.optimizer", train.optimizer, ("sgd", "adamw")),
+        ("train.amp", train.amp, ("off", "bf16", "fp16")),
+    ]
+    for key, value, allowed in choices:
+        if value not in allowed:
+            raise InputError(where, f"{key} is {value!r}", f"choose one of {', '.join(allowed)}")
+    least = [
+        ("model.iterations", model.iterations, 1),
+        ("model.patch_size", model.patch_size, 2),
+        ("model.graph_layers", model.graph_layers, 1),
+        ("train.steps", train.steps, 0),
+        ("train.batch_size", train.batch_size, 1),
+        ("train.grad_accum_steps", train.grad_accum_steps, 1),
+        ("train.workers", train.workers, 0),
+        ("train.checkpoint_every", train.checkpoint_every, 1),
+        ("train.log_every", train.log_every, 1),
+    ]
+    for key, value, lowest in least:
+        if value < lowest:
+            raise InputError(where, f"{key} is {value}", f"give at least {lowest}")
+    if train.batch_size % train.grad_accum_steps:
+        trouble = f"train.batch_size {train.batch_size} cannot be split into {train.grad_accum_steps} equal parts"
+        raise InputError(where, trouble, "make it a multiple of train.grad_accum_steps")
+
+
+def dump(config: Config) -> str:
+    """The config as YAML text."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)

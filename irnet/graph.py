@@ -1,0 +1,134 @@
+"""The global module: reasoning over a graph of regions and classes. Knows nothing of images or losses."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from irnet_kernels import EdgeSet, propagate, propagate_regions
+
+from .config import ModelConfig
+
+REGION_TYPES = 5  # left, right, above, below, overlap
+
+
+class GlobalModule(nn.Module):
+    """Region states [R, D] and class features [C, D]; `logits_in` predictions of C classes are written into the states."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        features: int,
+        classes: int,
+        logits_in: int,
+        class_graph: EdgeSet,
+        word_vectors: Tensor | None = None,
+    ):
+        super().__init__()
+        d = config.graph_channels
+        self.bandwidth, self.zero_start = config.bandwidth, config.region_start == "zero"
+        self.num_nodes, self.num_types = class_graph.num_nodes, class_graph.num_types
+        for name, tensor in zip(EDGE_TENSORS, class_graph.tensors(), strict=True):
+            self.register_buffer(name, tensor)
+        # class features
+        if word_vectors is None:
+            self.class_features = nn.Parameter(torch.randn(classes, d) / math.sqrt(d))
+        else:
+            self.register_buffer("word_vectors", word_vectors)
+            self.class_projection = nn.Linear(word_vectors.shape[1], d)
+        # write
+        self.start_feature = nn.Linear(features, d)
+        self.map_feature = nn.Linear(features, d)
+        self.map_logits = nn.Linear(logits_in * classes, d, bias=False)
+        self.gru = nn.GRUCell(d, d)
+        # read
+        self.layers = nn.ModuleList(GraphLayer(d, class_graph.num_types) for _ in range(config.graph_layers))
+        self.classifier = nn.Linear(d, classes)
+        self.confidence = nn.Linear(d, 1, bias=False)
+        for module in (self.map_feature, self.start_feature):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+        for module in (self.map_logits, self.classifier, self.confidence):
+            nn.init.normal_(module.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    @property
+    def class_graph(self) -> EdgeSet:
+        """The class-class edges, on the module's device."""
+        return EdgeSet(self.num_nodes, self.num_types, *(getattr(self, name) for name in EDGE_TENSORS))
+
+    def start(self, feature: Tensor) -> Tensor:
+        """Region states before the first iteration, [R, D], from the ConvNet's region features [R, F]."""
+        state = F.relu(self.start_feature(feature))
+        return torch.zeros_like(state) if self.zero_start else state
+
+    def write(self, state: Tensor, feature: Tensor, logits: Tensor) -> Tensor:
+        """The states after every region has taken in its feature [R, F] and predictions [R, logits_in C]."""
+        return self.gru(F.relu(self.map_feature(feature) + self.map_logits(logits)), state)
+
+    def read(self, state: Tensor, assignment: Tensor, boxes: Tensor, ptr: Tensor) -> Tensor:
+        """What each region learns from the others and from the classes: [R, D].
+
+        `assignment` P [R, C] says how much each region belongs to each class, `boxes` are in image pixels.
+        """
+        classes = self.class_projection(self.word_vectors) if hasattr(self, "word_vectors") else self.class_features
+        for layer in self.layers:
+            state = state + layer(state, classes, assignment, boxes, ptr, self.class_graph, self.bandwidth)
+        return state
+
+
+class GraphLayer(nn.Module):
+    """One exchange: regions with regions, regions with classes, classes with classes, and back (paper, section 3.2)."""
+
+    def __init__(self, d: int, class_types: int):
+        super().__init__()
+        self.spatial = nn.Parameter(_uniform(REGION_TYPES, d, d, fan_in=REGION_TYPES * d))
+        self.semantic = nn.Parameter(_uniform(class_types, d, d, fan_in=class_types * d))
+        self.region_to_class = nn.Linear(d, d, bias=False)
+        self.class_to_class = nn.Linear(d, d, bias=False)
+        self.class_to_region = nn.Linear(d, d, bias=False)
+
+    def forward(
+        self, x: Tensor, classes: Tensor, p: Tensor, boxes: Tensor, ptr: Tensor, graph: EdgeSet, bandwidth: float
+    ) -> Tensor:
+        """x [R, D], classes [C, D], p [R, C] -> [R, D]."""
+        spatial = propagate_regions(x, boxes, ptr, self.spatial, bandwidth=bandwidth)
+        gathered = to_classes(p, self.region_to_class(x), ptr)  # [B, C, D]
+        z = F.relu(gathered + self.class_to_class(classes))
+        semantic = propagate(z, graph, self.semantic)  # [B, C, D]
+        return F.relu(spatial + F.relu(self.class_to_region(to_regions(p, semantic, ptr))))
+
+
+EDGE_TENSORS = (
+    "graph_indptr",
+    "graph_indices",
+    "graph_values",
+    "graph_t_indptr",
+    "graph_t_indices",
+    "graph_t_values",
+)
+
+
+def to_classes(p: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
+    """P' x with the rows of P' normalised, image by image: p [R, C], x [R, D] -> [B, C, D]; zero for empty images."""
+    out = []
+    for weights, states in zip(_split(p, ptr), _split(x, ptr), strict=True):
+        weights = weights.to(states.dtype)
+        out.append(weights.T @ states / weights.sum(0).clamp(min=torch.finfo(states.dtype).tiny)[:, None])
+    return torch.stack(out)
+
+
+def to_regions(p: Tensor, classes: Tensor, ptr: Tensor) -> Tensor:
+    """P g, image by image: p [R, C], classes [B, C, D] -> [R, D]."""
+    return torch.cat([weights.to(g.dtype) @ g for weights, g in zip(_split(p, ptr), classes, strict=True)])
+
+
+def _split(x: Tensor, ptr: Tensor) -> tuple[Tensor, ...]:
+    return x.split((ptr[1:] - ptr[:-1]).tolist())
+
+
+def _uniform(*shape: int, fan_in: int) -> Tensor:
+    """He's uniform initialisation for stacked weights."""
+    bound = math.sqrt(6 / fan_in)
+    return torch.empty(shape).uniform_(-bound, bound)

@@ -1,0 +1,88 @@
+"""The local module: a spatial memory that all regions of an image read and write. Knows nothing of images or losses."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from irnet_kernels import ConvGRUWeights, conv_gru, crop_resize, paste_mean
+
+from .config import ModelConfig
+
+
+class LocalModule(nn.Module):
+    """Memory [B, D, H, W] on the feature map's cells; `logits_in` predictions of C classes are written into it."""
+
+    def __init__(self, config: ModelConfig, features: int, classes: int, logits_in: int):
+        super().__init__()
+        d, p, gate = config.memory_channels, config.patch_size, config.gate_channels or config.memory_channels
+        self.patch_size = p
+        self.initial = nn.Parameter(torch.zeros(1, d, config.memory_size, config.memory_size))
+        # write
+        self.map_patch = nn.Conv2d(features, d, 1)
+        self.map_logits = nn.Linear(logits_in * classes, d, bias=False)
+        self.input = nn.Conv2d(d, d, 3, padding=1)
+        shapes = ConvGRUWeights(
+            new_x=(d, d, 3, 3),
+            new_h=(d, d, 3, 3),
+            reset_x=(gate, d, 3, 3),
+            reset_h=(gate, d, 3, 3),
+            update_x=(gate, d, 3, 3),
+            update_h=(gate, d, 3, 3),
+            new_bias=(d,),
+            reset_bias=(gate,),
+            update_bias=(gate,),
+        )
+        self.gru = nn.ParameterDict({name: torch.zeros(shape) for name, shape in shapes._asdict().items()})
+        # read
+        self.context = nn.ModuleList(nn.Conv2d(d, d, 3, padding=1) for _ in range(3))
+        self.read1 = nn.Linear(p * p * d, config.hidden)
+        self.read2 = nn.Linear(config.hidden, config.hidden)
+        self.classifier = nn.Linear(config.hidden, classes)
+        self.confidence = nn.Linear(config.hidden, 1, bias=False)
+        self._initialise()
+
+    def start(self, images: int, height: int, width: int) -> Tensor:
+        """The initial memory [B, D, height, width], the same for every image."""
+        return resize_legacy(self.initial, height, width).expand(images, -1, -1, -1)
+
+    def read(self, memory: Tensor, cells: Tensor, ptr: Tensor) -> Tensor:
+        """What each region finds in the memory: [R, hidden]. `cells` are boxes in cells of the memory."""
+        first, second, third = self.context
+        x = first(memory)
+        x = x + third(F.relu(second(F.relu(x))))
+        x = crop_resize(x, cells, ptr, self.patch_size)
+        x = F.relu(self.read1(x.permute(0, 2, 3, 1).flatten(1)))  # row, column, channel: as the authors flatten
+        return F.relu(self.read2(x))
+
+    def write(self, memory: Tensor, patches: Tensor, logits: Tensor, cells: Tensor, ptr: Tensor) -> Tensor:
+        """The memory after every region has written its patch [R, F, P, P] and its predictions [R, logits_in C]."""
+        x = F.relu(self.map_patch(patches) + self.map_logits(logits)[:, :, None, None])
+        x = F.relu(self.input(x))
+        state = crop_resize(memory, cells, ptr, self.patch_size)
+        return paste_mean(memory, conv_gru(x, state, ConvGRUWeights(**self.gru)), cells, ptr)
+
+    def _initialise(self) -> None:
+        """As the authors: N(0, 0.01), but He for the context and input convolutions and the wide FC layers."""
+        for module in [*self.context, self.input, self.read1, self.read2]:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+        for module in (self.map_patch, self.map_logits, self.classifier, self.confidence):
+            nn.init.normal_(module.weight, std=0.01)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for name, weight in self.gru.items():
+            if not name.endswith("bias"):
+                nn.init.normal_(weight, std=0.01)
+
+
+def resize_legacy(x: Tensor, height: int, width: int) -> Tensor:
+    """[B, C, h, w] -> [B, C, height, width] by TensorFlow 1's bilinear rule: source = destination * in / out."""
+    rows, columns = (_legacy_weights(n_in, n_out, x) for n_in, n_out in zip(x.shape[2:], (height, width), strict=True))
+    return torch.einsum("yh,bchw,xw->bcyx", rows, x, columns)
+
+
+def _legacy_weights(n_in: int, n_out: int, like: Tensor) -> Tensor:
+    """The [n_out, n_in] matrix of the legacy rule; positions past the last source cell read that cell."""
+    source = (torch.arange(n_out, dtype=like.dtype, device=like.device) * (n_in / n_out)).clamp(max=n_in - 1)
+    cells = torch.arange(n_in, dtype=like.dtype, device=like.device)
+    return (1 - (source[:, None] - cells).abs()).clamp(min=0)

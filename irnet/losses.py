@@ -1,0 +1,66 @@
+"""The training loss of one roll-out. Reads predictions and labels; holds no weights."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .config import LossConfig
+from .model import Predictions
+
+
+@dataclass
+class Loss:
+    """The loss and its parts, each a mean over the batch's images."""
+
+    total: Tensor
+    conv: Tensor
+    modules: dict[str, Tensor]  # "local" and "global", where they run
+    final: Tensor
+    weights: dict[str, Tensor]  # per iteration's name, the re-weighting of its regions [R]
+
+
+def compute(predictions: Predictions, labels: Tensor, ptr: Tensor, config: LossConfig) -> Loss:
+    """CE(f0) + lambda sum over modules of mean_i sum_r w_i(r) CE(f_i) + mu CE(final), averaged over images.
+
+    labels  int64 [R]
+    ptr     int64 [B + 1]
+    Each image weighs 1 / B whatever its number of regions (images with none add zero), so accumulating gradients over
+    parts of a batch gives the batch's step. w_i(r) is proportional to max(1 - p_{i-1}(r), beta), normalised over the
+    image and detached; p is the probability of the true class at the module's previous iteration, the ConvNet's for i = 1.
+    """
+    counts = ptr[1:] - ptr[:-1]
+    images = len(counts)
+    image = torch.repeat_interleave(torch.arange(images, device=ptr.device), counts, output_size=len(labels))
+    even = 1 / counts[image].to(predictions.final.dtype) / images
+
+    def entropy(logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    conv = (entropy(predictions.logits["conv"]) * even).sum()
+    total, modules, weights = conv, {}, {}
+    for module in ("local", "global"):
+        names = [name for name in predictions.logits if name.startswith(module)]
+        previous = predictions.logits["conv"]
+        parts = []
+        for name in names:
+            logits = predictions.logits[name]
+            weights[name] = hard_weights(previous, labels, image, images, config.beta)
+            parts.append((entropy(logits) * weights[name]).sum() / images)
+            previous = logits
+        if parts:
+            modules[module] = config.memory * torch.stack(parts).mean()
+            total = total + modules[module]
+    final = (entropy(predictions.final) * even).sum()
+    if modules:
+        total = total + config.final * final
+    return Loss(total, conv, modules, final, weights)
+
+
+def hard_weights(logits: Tensor, labels: Tensor, image: Tensor, images: int, beta: float) -> Tensor:
+    """max(1 - p, beta) of the true class's probability, normalised over each image: [R], detached."""
+    p = logits.detach().softmax(1).gather(1, labels[:, None])[:, 0]
+    raw = (1 - p).clamp(min=beta)
+    total = torch.zeros(images, dtype=raw.dtype, device=raw.device).index_add_(0, image, raw)
+    return raw / total[image]

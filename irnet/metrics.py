@@ -1,0 +1,98 @@
+"""Accuracy and average precision per class and per instance. Takes scores and labels; knows no model and no data set."""
+
+import torch
+from torch import Tensor
+
+FIGURES = (
+    "class_score",
+    "class_accuracy",
+    "class_ap",
+    "instance_score",
+    "instance_accuracy",
+    "instance_ap",
+    "instance_ap_gt_ranked",
+)
+
+
+def evaluate(scores: Tensor, labels: Tensor, background: int | None = None) -> dict[str, float]:
+    """All figures of FIGURES for soft-max scores [R, C] and labels int64 [R].
+
+    background  a class that never wins an argmax and of which there are no regions; None where there is no such class
+    Class figures are means over the classes that occur. Raises ValueError for no regions, NaN scores, labels out of range.
+    """
+    table = per_class(scores, labels, background)
+    occurring = [row for row in table.values() if row["regions"]]
+    own = scores.gather(1, labels[:, None])[:, 0]
+    hit, confidence = _predict(scores, labels, background)
+    mean = lambda key: sum(row[key] for row in occurring) / len(occurring)  # noqa: E731
+    return {
+        "class_score": mean("score"),
+        "class_accuracy": mean("accuracy"),
+        "class_ap": mean("ap"),
+        "instance_score": own.double().mean().item(),
+        "instance_accuracy": hit.double().mean().item(),
+        "instance_ap": average_precision(confidence, hit, len(labels)),
+        "instance_ap_gt_ranked": average_precision(own, hit, len(labels)),
+    }
+
+
+def per_class(scores: Tensor, labels: Tensor, background: int | None = None) -> dict[int, dict[str, float]]:
+    """For every class but the background: its number of regions, mean score, accuracy and AP (0 where none occurs)."""
+    _check(scores, labels, background)
+    hit, _ = _predict(scores, labels, background)
+    table = {}
+    for c in range(scores.shape[1]):
+        if c == background:
+            continue
+        own = labels == c
+        regions = int(own.sum())
+        table[c] = {
+            "regions": regions,
+            "score": scores[own, c].double().mean().item() if regions else 0.0,
+            "accuracy": hit[own].double().mean().item() if regions else 0.0,
+            "ap": average_precision(scores[:, c], own, regions) if regions else 0.0,
+        }
+    return table
+
+
+def average_precision(scores: Tensor, positive: Tensor, total: int) -> float:
+    """The area under the interpolated precision-recall curve, at all points, of items ranked by score.
+
+    scores    [N]
+    positive  bool [N]
+    total     the number of positives that recall counts against
+    Items of equal score enter together, so the order in which they are given does not matter.
+    """
+    if total == 0:
+        raise ValueError("average precision needs at least one positive")
+    order = scores.argsort(descending=True, stable=True)
+    found = positive[order].double().cumsum(0)
+    ranked = scores[order]
+    last = torch.cat([ranked[1:] != ranked[:-1], ranked.new_ones(1, dtype=torch.bool)])  # the end of each run of ties
+    found = found[last]
+    precision = found / (last.nonzero()[:, 0] + 1)
+    recall = found / total
+    envelope = precision.flip(0).cummax(0).values.flip(0)
+    return ((recall - torch.cat([recall.new_zeros(1), recall[:-1]])) * envelope).sum().item()
+
+
+def _predict(scores: Tensor, labels: Tensor, background: int | None) -> tuple[Tensor, Tensor]:
+    """Per region: whether the best class is the true one, and the best class's score."""
+    if background is not None:
+        scores = scores.clone()
+        scores[:, background] = -torch.inf
+    confidence, best = scores.max(1)
+    return best == labels, confidence
+
+
+def _check(scores: Tensor, labels: Tensor, background: int | None) -> None:
+    if len(labels) == 0:
+        raise ValueError("no regions to evaluate")
+    if scores.dim() != 2 or len(scores) != len(labels):
+        raise ValueError(f"scores must be [{len(labels)}, C], got {list(scores.shape)}")
+    if scores.isnan().any():
+        raise ValueError("scores hold NaN")
+    if labels.min() < 0 or labels.max() >= scores.shape[1] or (labels == background).any():
+        raise ValueError(
+            f"labels must be classes of 0 .. {scores.shape[1] - 1} other than the background ({background})"
+        )

@@ -1,0 +1,135 @@
+"""propagate and propagate_regions: schemas, public functions, fakes and gradients. Mathematics is in reference.py."""
+
+import torch
+from torch import Tensor
+
+from .. import library
+from . import reference
+from .edges import EdgeSet
+
+
+def propagate(x: Tensor, edges: EdgeSet, weight: Tensor, *, impl: str = "auto") -> Tensor:
+    """Pass messages over the edges of a typed graph: the sum over edge types t of A_t x W_t.
+
+    x       [N, D_in], or a batch [B, N, D_in] over one graph; float64, float32, bfloat16 or float16
+    edges   `EdgeSet` of N nodes and T types on the same device
+    weight  [T, D_in, D_out], of x's dtype
+    impl    "auto", or one of "cuda", "triton", "cpp", "reference"
+    Returns [N, D_out] or [B, N, D_out]; differentiable once in x and weight. Under autocast both take its dtype.
+    Accumulates in float32 (float64 for float64). The formula is that of relational graph convolutions, as in Chen et
+    al., CVPR 2018, section 3.2.
+
+    Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
+    """
+    name = "propagate"
+    x, weight = library.autocast(x, weight)
+    library.check(
+        x.dim() in (2, 3) and x.shape[-2] == edges.num_nodes,
+        name,
+        lambda: f"x must be [{edges.num_nodes}, D] or [B, {edges.num_nodes}, D], got {list(x.shape)}",
+    )
+    _check_weight(name, x, weight, edges.num_types)
+    library.check_device(name, x=x, edges=edges.indptr)
+    chosen = library.choose(name, impl, x.device.type)
+    batch = x if x.dim() == 3 else x[None]
+    out = library.overload(name, chosen)(batch, *edges.tensors(), weight)
+    return out if x.dim() == 3 else out[0]
+
+
+def propagate_regions(
+    x: Tensor, boxes: Tensor, ptr: Tensor, weight: Tensor, *, bandwidth: float = 50.0, impl: str = "auto"
+) -> Tensor:
+    """Pass messages between the regions of each image over five edge types that follow from their boxes.
+
+    x          [R, D_in], float64, float32, bfloat16 or float16
+    boxes      float32 [R, 4], (x1, y1, x2, y2) in image pixels
+    ptr        int64 [B + 1]; image b owns the regions ptr[b]:ptr[b + 1], possibly none
+    weight     [5, D_in, D_out], of x's dtype: left, right, above, below, overlap
+    bandwidth  pixels over which the influence of a region falls to 1/e
+    impl       "auto", or one of "cuda", "triton", "cpp", "reference"
+    Returns [R, D_out]; differentiable once in x and weight. Under autocast both take its dtype.
+
+    The sum over types of A_t x W_t. With kappa = exp(-|c_i - c_j| / bandwidth) of the box centres, A_left[i, j] = kappa
+    where c_j is left of c_i; right, above and below likewise; A_overlap[i, j] = IoU(i, j), j != i. Every row of every A_t
+    is divided by its sum (rows of zeros stay zero). Regions of different images never see each other; boxes with a NaN
+    or an infinity have no edges. Accumulates in float32 (float64 for float64). After Chen et al., CVPR 2018, section 3.2.
+
+    Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
+    """
+    name = "propagate_regions"
+    x, weight = library.autocast(x, weight)
+    library.check(x.dim() == 2, name, lambda: f"x must be [R, D], got {list(x.shape)}")
+    library.check_ragged(name, boxes, ptr)
+    library.check(len(x) == len(boxes), name, lambda: f"{len(x)} rows of x, but {len(boxes)} boxes")
+    library.check(bandwidth > 0, name, lambda: f"bandwidth must be positive, got {bandwidth}")
+    _check_weight(name, x, weight, len(reference.REGION_TYPES))
+    library.check_device(name, x=x, boxes=boxes, ptr=ptr)
+    chosen = library.choose(name, impl, x.device.type)
+    return library.overload(name, chosen)(x, boxes, ptr, weight, bandwidth)
+
+
+def _check_weight(name: str, x: Tensor, weight: Tensor, types: int) -> None:
+    library.check(
+        weight.dim() == 3 and weight.shape[:2] == (types, x.shape[-1]),
+        name,
+        lambda: f"weight must be [{types}, {x.shape[-1]}, D_out], got {list(weight.shape)}",
+    )
+    library.check_floats(name, x=x, weight=weight)
+
+
+def _save(ctx, inputs, output) -> None:
+    x, *edges, weight = inputs
+    ctx.save_for_backward(x, weight, *edges)
+
+
+def _gradient(op, ctx, grad: Tensor):
+    x, weight, *edges = ctx.saved_tensors
+    d_x, d_weight = op("propagate_backward")(grad, x, *edges, weight)
+    return d_x, *[None] * len(edges), d_weight
+
+
+def _save_regions(ctx, inputs, output) -> None:
+    *tensors, ctx.bandwidth = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _regions_gradient(op, ctx, grad: Tensor):
+    d_x, d_weight = op("propagate_regions_backward")(grad, *ctx.saved_tensors, ctx.bandwidth)
+    return d_x, None, None, d_weight, None
+
+
+def _like(tensor: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+
+
+_EDGES = "Tensor indptr, Tensor indices, Tensor values, Tensor t_indptr, Tensor t_indices, Tensor t_values"
+library.define(
+    "propagate",
+    f"(Tensor x, {_EDGES}, Tensor weight) -> Tensor",
+    reference=reference.propagate,
+    fake=lambda x, *rest: _like(x, *x.shape[:2], rest[-1].shape[2]),
+    backward=_gradient,
+    save=_save,
+)
+library.define(
+    "propagate_backward",
+    f"(Tensor grad, Tensor x, {_EDGES}, Tensor weight) -> (Tensor, Tensor)",
+    reference=reference.propagate_backward,
+    fake=lambda grad, x, *rest: (_like(x, *x.shape), _like(rest[-1], *rest[-1].shape)),
+    public=False,
+)
+library.define(
+    "propagate_regions",
+    "(Tensor x, Tensor boxes, Tensor ptr, Tensor weight, float bandwidth) -> Tensor",
+    reference=reference.propagate_regions,
+    fake=lambda x, boxes, ptr, weight, bandwidth: _like(x, x.shape[0], weight.shape[2]),
+    backward=_regions_gradient,
+    save=_save_regions,
+)
+library.define(
+    "propagate_regions_backward",
+    "(Tensor grad, Tensor x, Tensor boxes, Tensor ptr, Tensor weight, float bandwidth) -> (Tensor, Tensor)",
+    reference=reference.propagate_regions_backward,
+    fake=lambda grad, x, boxes, ptr, weight, bandwidth: (_like(x, *x.shape), _like(weight, *weight.shape)),
+    public=False,
+)

@@ -1,0 +1,104 @@
+"""conv_gru: schema, public function, fake and gradient. Its mathematics is in reference.py."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .. import library
+from . import reference
+
+
+class ConvGRUWeights(NamedTuple):
+    """3x3 kernels in OIHW and biases; gates have G = 1 or C channels. `_x` acts on the input, `_h` on the state."""
+
+    new_x: Tensor  # [C, C, 3, 3]
+    new_h: Tensor  # [C, C, 3, 3]
+    reset_x: Tensor  # [G, C, 3, 3]
+    reset_h: Tensor  # [G, C, 3, 3]
+    update_x: Tensor  # [G, C, 3, 3]
+    update_h: Tensor  # [G, C, 3, 3]
+    new_bias: Tensor  # [C]
+    reset_bias: Tensor  # [G]
+    update_bias: Tensor  # [G]
+
+
+def conv_gru(inputs: Tensor, state: Tensor, weights: ConvGRUWeights, *, impl: str = "auto") -> Tensor:
+    """The change that a convolutional GRU makes to its state on every patch: u.(n - h).
+
+    inputs   x [R, C, P, P], float64, float32, bfloat16 or float16; channels_last is the fast layout
+    state    h, like inputs
+    weights  `ConvGRUWeights` of the same dtype
+    impl     "auto", or one of "cuda", "triton", "cpp", "reference"
+    Returns [R, C, P, P] in channels_last; differentiable once in inputs, state and every weight.
+
+    r = sigmoid(Wxr * x + br + Whr * h), u = sigmoid(Wxu * x + bu + Whu * h), n = relu(Wxn * x + bn + Whn * (r.h)), with
+    3x3 convolutions and zero padding inside the patch (Chen et al., CVPR 2018, section 3.1; the memory-side
+    convolutions have no bias, as in the authors' code). `paste_mean` adds the result to the memory. Under autocast all
+    arguments take its dtype. Accumulates in float32 (float64 for float64).
+
+    Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
+    """
+    name = "conv_gru"
+    library.check(
+        inputs.dim() == 4 and inputs.shape == state.shape and inputs.shape[2] == inputs.shape[3],
+        name,
+        lambda: f"inputs and state must both be [R, C, P, P], got {list(inputs.shape)} and {list(state.shape)}",
+    )
+    channels, gate = inputs.shape[1], weights.reset_bias.shape[0]
+    library.check(gate in (1, channels), name, lambda: f"gates must have 1 or {channels} channels, got {gate}")
+    for field, weight in weights._asdict().items():
+        outputs = channels if field.startswith("new") else gate
+        wanted = [outputs] if field.endswith("bias") else [outputs, channels, 3, 3]
+        library.check(
+            list(weight.shape) == wanted,
+            name,
+            lambda f=field, w=weight, s=wanted: f"{f} must be {s}, got {list(w.shape)}",
+        )
+    inputs, state, *rest = library.autocast(inputs, state, *weights)
+    library.check_floats(name, inputs=inputs, state=state, **dict(zip(ConvGRUWeights._fields, rest, strict=True)))
+    chosen = library.choose(name, impl, inputs.device.type)
+    return library.overload(name, chosen)(inputs, state, rest)[0]
+
+
+def _save(ctx, inputs, output) -> None:
+    x, h, weights = inputs
+    _, new, reset, update = output
+    ctx.save_for_backward(x, h, new, reset, update, *weights)
+    ctx.mark_non_differentiable(new, reset, update)
+    ctx.set_materialize_grads(False)
+
+
+def _gradient(op, ctx, grad: Tensor | None, *unused):
+    if grad is None:
+        return None, None, [None] * len(ConvGRUWeights._fields)
+    x, h, new, reset, update, *weights = ctx.saved_tensors
+    return op("conv_gru_backward")(grad, x, h, weights, new, reset, update)
+
+
+def _fake(inputs: Tensor, state: Tensor, weights: list[Tensor]):
+    regions, _, *patch = inputs.shape
+    gate = (regions, weights[2].shape[0], *patch)
+    return tuple(library.empty_map(inputs, shape) for shape in (inputs.shape, inputs.shape, gate, gate))
+
+
+def _fake_backward(grad, inputs, state, weights, new, reset, update):
+    gradients = [w.new_empty(w.shape) for w in weights]
+    return library.empty_map(inputs, inputs.shape), library.empty_map(state, state.shape), gradients
+
+
+library.define(
+    "conv_gru",
+    "(Tensor inputs, Tensor state, Tensor[] weights) -> (Tensor, Tensor, Tensor, Tensor)",
+    reference=reference.conv_gru,
+    fake=_fake,
+    backward=_gradient,
+    save=_save,
+)
+library.define(
+    "conv_gru_backward",
+    "(Tensor grad, Tensor inputs, Tensor state, Tensor[] weights, Tensor new, Tensor reset, Tensor update)"
+    " -> (Tensor, Tensor, Tensor[])",
+    reference=reference.conv_gru_backward,
+    fake=_fake_backward,
+    public=False,
+)

@@ -1,0 +1,200 @@
+"""How operators are declared, implemented and chosen; no operator's mathematics lives here.
+
+Each operator is declared once per implementation, as an overload: `irnet::crop_resize.reference`, `.cpp`, `.cuda`,
+`.triton`. PyTorch's dispatcher is the only registry: an implementation exists where its overload has a kernel.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+
+from . import build_info
+
+IMPLEMENTATIONS = ("cuda", "triton", "cpp", "reference")  # the order in which "auto" looks for one
+
+_library = torch.library.Library("irnet", "DEF")
+_operators: list[str] = []
+
+
+class ImplementationUnavailable(RuntimeError):
+    """An implementation was asked for by name and is not there. The message says why and what to do."""
+
+
+def define(
+    name: str,
+    schema: str,
+    *,
+    reference: Callable,
+    fake: Callable,
+    backward: Callable | None = None,
+    save: Callable | None = None,
+    public: bool = True,
+) -> None:
+    """Declare the operator `irnet::name` for every implementation and register its reference.
+
+    `backward(overload, ctx, *grads)` is given a function that finds another operator of the same implementation, so a
+    gradient never mixes implementations; `save(ctx, inputs, output)` stores what it needs. Without them the operator
+    is a gradient itself, and differentiating it again raises.
+    """
+    if public:
+        _operators.append(name)
+    for impl in IMPLEMENTATIONS:
+        qualified = f"{name}.{impl}"
+        _library.define(qualified + schema)
+        torch.library.register_fake(f"irnet::{qualified}", fake, lib=_library)
+        torch.library.register_autograd(
+            f"irnet::{qualified}",
+            functools.partial(backward, functools.partial(overload, impl=impl)) if backward else _not_twice(name),
+            setup_context=save or (lambda ctx, inputs, output: None),
+            lib=_library,
+        )
+    _library.impl(f"{name}.reference", _outside_autocast(reference), "CompositeExplicitAutograd")
+
+
+def overload(name: str, impl: str) -> Callable:
+    """The operator `irnet::name` in the implementation `impl`."""
+    return getattr(getattr(torch.ops.irnet, name), impl)
+
+
+@torch.compiler.assume_constant_result
+def choose(name: str, impl: str, device: str) -> str:
+    """The implementation that a call runs: `impl`, or the first available one where it is "auto".
+
+    name    the operator
+    impl    "auto" or a member of IMPLEMENTATIONS; "auto" defers to the environment's IRNET_IMPL first
+    device  "cpu" or "cuda"
+    Raises ValueError for a name that is no implementation, ImplementationUnavailable for one that is not there.
+    """
+    source = "impl"
+    if impl == "auto":
+        impl, source = os.environ.get("IRNET_IMPL", "auto"), "the environment's IRNET_IMPL"
+    build_info.native()  # loads the extension, whose kernels then stand in the dispatcher
+    if impl == "auto":
+        return next(candidate for candidate in IMPLEMENTATIONS if _exists(name, candidate, device))
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"{name}: {source} is {impl!r}; choose one of auto, {', '.join(IMPLEMENTATIONS)}")
+    if not _exists(name, impl, device):
+        have = ", ".join(candidate for candidate in IMPLEMENTATIONS if _exists(name, candidate, device))
+        raise ImplementationUnavailable(
+            f"{name}: no {impl} kernel for {device} tensors here; {_why(impl)}; there is: {have}"
+        )
+    return impl
+
+
+def available() -> dict[str, dict[str, list[str]]]:
+    """Per operator and device type of this machine, the implementations there are, the one "auto" takes first."""
+    build_info.native()
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    return {
+        name: {device: [impl for impl in IMPLEMENTATIONS if _exists(name, impl, device)] for device in devices}
+        for name in _operators
+    }
+
+
+def autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors in autocast's dtype where it is on for their device, as for PyTorch's own matrix products."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which references compute: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def empty_map(like: torch.Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
+    """An uninitialised channels_last tensor of `shape`: how every map and patch leaves an operator."""
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def check(condition: bool, name: str, message: Callable[[], str]) -> None:
+    """Raise ValueError("name: message") unless `condition`."""
+    if not condition:
+        raise ValueError(f"{name}: {message()}")
+
+
+def check_floats(name: str, **tensors: torch.Tensor) -> None:
+    """All tensors share one floating dtype (float64, float32, bfloat16 or float16) and one device."""
+    dtypes = {argument: t.dtype for argument, t in tensors.items()}
+    allowed = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    check(
+        len(set(dtypes.values())) == 1 and next(iter(dtypes.values())) in allowed,
+        name,
+        lambda: f"wants one floating dtype, got {', '.join(f'{a} {d}' for a, d in dtypes.items())}",
+    )
+    check_device(name, **tensors)
+
+
+def check_device(name: str, **tensors: torch.Tensor) -> None:
+    """All tensors are on one device."""
+    devices = {argument: t.device for argument, t in tensors.items()}
+    check(
+        len(set(devices.values())) == 1,
+        name,
+        lambda: f"wants one device, got {', '.join(f'{a} on {d}' for a, d in devices.items())}",
+    )
+
+
+def check_ragged(name: str, boxes: torch.Tensor, ptr: torch.Tensor, images: int | None = None) -> None:
+    """`boxes` is float32 [R, 4], `ptr` int64 [B + 1] (B = `images` where given). Their values are not looked at."""
+    check(
+        boxes.dim() == 2 and boxes.shape[1] == 4 and boxes.dtype == torch.float32,
+        name,
+        lambda: f"boxes must be float32 [R, 4], got {boxes.dtype} {list(boxes.shape)}",
+    )
+    check(
+        ptr.dim() == 1 and ptr.dtype == torch.int64 and ptr.shape[0] >= 1,
+        name,
+        lambda: f"ptr must be int64 [B + 1], got {ptr.dtype} {list(ptr.shape)}",
+    )
+    check(
+        images is None or ptr.shape[0] == images + 1,
+        name,
+        lambda: f"ptr must have {images + 1} entries for {images} images, got {ptr.shape[0]}",
+    )
+
+
+def image_slices(name: str, ptr: torch.Tensor, regions: int) -> list[slice]:
+    """`ptr` as one slice of the regions per image. Copies ptr to the host: for references only."""
+    bounds = ptr.tolist()
+    check(
+        bounds[0] == 0 and bounds[-1] == regions and bounds == sorted(bounds),
+        name,
+        lambda: f"ptr must rise from 0 to the number of regions ({regions}), got {bounds}",
+    )
+    return [slice(low, high) for low, high in zip(bounds, bounds[1:], strict=False)]
+
+
+def _exists(name: str, impl: str, device: str) -> bool:
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device, "CPU")
+    return torch._C._dispatch_has_computed_kernel_for_dispatch_key(f"irnet::{name}.{impl}", key)
+
+
+def _why(impl: str) -> str:
+    if impl == "triton":
+        return "this version has no Triton kernel for it"
+    return build_info.native_reason()
+
+
+def _outside_autocast(function: Callable) -> Callable:
+    """References choose their own precision; autocast must not lower it inside them."""
+
+    @functools.wraps(function)
+    def run(*arguments):
+        device = next(a.device.type for a in arguments if isinstance(a, torch.Tensor))
+        with torch.autocast(device, enabled=False):
+            return function(*arguments)
+
+    return run
+
+
+def _not_twice(name: str) -> Callable:
+    def refuse(ctx, *grads):
+        raise RuntimeError(f"irnet::{name} is a gradient and cannot be differentiated again")
+
+    return refuse

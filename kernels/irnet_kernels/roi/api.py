@@ -1,0 +1,165 @@
+"""crop_resize and paste_mean: schemas, public functions, fakes and gradients. Their mathematics is in reference.py."""
+
+from torch import Tensor
+
+from .. import library
+from . import reference
+
+BORDERS = ("zero", "clamp")
+
+
+def crop_resize(
+    features: Tensor, boxes: Tensor, ptr: Tensor, size: int = 7, *, border: str = "zero", impl: str = "auto"
+) -> Tensor:
+    """Sample a `size` x `size` patch of every region from its image's feature map, bilinearly.
+
+    features  [B, C, H, W], float64, float32, bfloat16 or float16; channels_last is the fast layout
+    boxes     float32 [R, 4], (x1, y1, x2, y2) in feature cells: pixels divided by the stride
+    ptr       int64 [B + 1]; image b owns the regions ptr[b]:ptr[b + 1], possibly none
+    size      samples per side, at least 1
+    border    what a sample outside [0, H - 1] x [0, W - 1] is: "zero", or "clamp" for the nearest border sample
+    impl      "auto", or one of "cuda", "triton", "cpp", "reference"
+    Returns [R, C, size, size] in channels_last and the dtype of `features`; differentiable in `features`.
+
+    Row i lies at y = y1 + i (y2 - y1) / (size - 1), columns likewise; size 1 samples the centre. This is TensorFlow's
+    crop_and_resize. Samples up to 1e-4 cells outside count as on the border; samples at a NaN or infinite position are
+    zero. Accumulates in float32 (float64 for float64).
+
+    Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
+    """
+    name = "crop_resize"
+    library.check(features.dim() == 4, name, lambda: f"features must be [B, C, H, W], got {list(features.shape)}")
+    library.check_floats(name, features=features)
+    library.check_ragged(name, boxes, ptr, features.shape[0])
+    library.check_device(name, features=features, boxes=boxes, ptr=ptr)
+    library.check(size >= 1, name, lambda: f"size must be at least 1, got {size}")
+    library.check(border in BORDERS, name, lambda: f"border must be one of {BORDERS}, got {border!r}")
+    chosen = library.choose(name, impl, features.device.type)
+    return library.overload(name, chosen)(features, boxes, ptr, size, border)
+
+
+def paste_mean(memory: Tensor, patches: Tensor, boxes: Tensor, ptr: Tensor, *, impl: str = "auto") -> Tensor:
+    """Add to every cell of the memory the mean of the patches whose regions cover it.
+
+    memory   [B, C, H, W], float64, float32, bfloat16 or float16; channels_last is the fast layout
+    patches  [R, C, P, P] with P at least 2, of the memory's dtype (under autocast it is cast to it)
+    boxes    float32 [R, 4], (x1, y1, x2, y2) in memory cells
+    ptr      int64 [B + 1]; image b owns the regions ptr[b]:ptr[b + 1], possibly none
+    impl     "auto", or one of "cuda", "triton", "cpp", "reference"
+    Returns a tensor like `memory`, in channels_last; differentiable in `memory` and `patches`.
+
+    Cell (v, u) reads patch row (v - y1) / (y2 - y1) (P - 1), its column likewise, bilinearly, if both lie within
+    [0, P - 1], give or take 1e-4; else the region does not cover it. Boxes of zero or infinite extent, or with a NaN,
+    cover nothing; cells that nothing covers keep their memory. Nothing of size R x C x H x W is ever made.
+
+    Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
+    """
+    name = "paste_mean"
+    (patches,) = (patches.to(memory.dtype),) if _autocasting(memory) else (patches,)
+    library.check(memory.dim() == 4, name, lambda: f"memory must be [B, C, H, W], got {list(memory.shape)}")
+    library.check(
+        patches.dim() == 4 and patches.shape[2] == patches.shape[3] >= 2 and patches.shape[1] == memory.shape[1],
+        name,
+        lambda: f"patches must be [R, {memory.shape[1]}, P, P] with P at least 2, got {list(patches.shape)}",
+    )
+    library.check_floats(name, memory=memory, patches=patches)
+    library.check_ragged(name, boxes, ptr, memory.shape[0])
+    library.check(len(boxes) == len(patches), name, lambda: f"{len(patches)} patches, but {len(boxes)} boxes")
+    library.check_device(name, memory=memory, boxes=boxes, ptr=ptr)
+    chosen = library.choose(name, impl, memory.device.type)
+    return library.overload(name, chosen)(memory, patches, boxes, ptr)
+
+
+def _autocasting(tensor: Tensor) -> bool:
+    import torch
+
+    return torch.is_autocast_enabled(tensor.device.type)
+
+
+# The two operators and their gradients are linear in maps and patches, and each is the adjoint of another: crop_resize
+# of crop_resize_backward, paste_mean's patch path of paste_mean_backward.
+
+
+def _save_crop(ctx, inputs, output) -> None:
+    features, boxes, ptr, size, border = inputs
+    ctx.save_for_backward(boxes, ptr)
+    ctx.size, ctx.border, ctx.shape = size, border, features.shape[2:]
+
+
+def _crop_gradient(op, ctx, grad: Tensor):
+    boxes, ptr = ctx.saved_tensors
+    return op("crop_resize_backward")(grad, boxes, ptr, *ctx.shape, ctx.border), None, None, None, None
+
+
+def _save_crop_backward(ctx, inputs, output) -> None:
+    grad, boxes, ptr, _, _, border = inputs
+    ctx.save_for_backward(boxes, ptr)
+    ctx.size, ctx.border = grad.shape[-1], border
+
+
+def _crop_second_gradient(op, ctx, grad: Tensor):
+    boxes, ptr = ctx.saved_tensors
+    return op("crop_resize")(grad, boxes, ptr, ctx.size, ctx.border), None, None, None, None, None
+
+
+def _save_paste(ctx, inputs, output) -> None:
+    _, patches, boxes, ptr = inputs
+    ctx.save_for_backward(boxes, ptr)
+    ctx.size = patches.shape[-1]
+
+
+def _paste_gradient(op, ctx, grad: Tensor):
+    boxes, ptr = ctx.saved_tensors
+    patches = op("paste_mean_backward")(grad, boxes, ptr, ctx.size) if ctx.needs_input_grad[1] else None
+    return grad, patches, None, None
+
+
+def _save_paste_backward(ctx, inputs, output) -> None:
+    grad, boxes, ptr, _ = inputs
+    ctx.save_for_backward(boxes, ptr)
+    ctx.shape = grad.shape
+
+
+def _paste_second_gradient(op, ctx, grad: Tensor):
+    boxes, ptr = ctx.saved_tensors
+    return op("paste_mean")(grad.new_zeros(ctx.shape), grad, boxes, ptr), None, None, None
+
+
+library.define(
+    "crop_resize",
+    "(Tensor features, Tensor boxes, Tensor ptr, SymInt size, str border) -> Tensor",
+    reference=reference.crop_resize,
+    fake=lambda features, boxes, ptr, size, border: library.empty_map(
+        features, (boxes.shape[0], features.shape[1], size, size)
+    ),
+    backward=_crop_gradient,
+    save=_save_crop,
+)
+library.define(
+    "crop_resize_backward",
+    "(Tensor grad, Tensor boxes, Tensor ptr, SymInt height, SymInt width, str border) -> Tensor",
+    reference=reference.crop_resize_backward,
+    fake=lambda grad, boxes, ptr, height, width, border: library.empty_map(
+        grad, (ptr.shape[0] - 1, grad.shape[1], height, width)
+    ),
+    backward=_crop_second_gradient,
+    save=_save_crop_backward,
+    public=False,
+)
+library.define(
+    "paste_mean",
+    "(Tensor memory, Tensor patches, Tensor boxes, Tensor ptr) -> Tensor",
+    reference=reference.paste_mean,
+    fake=lambda memory, patches, boxes, ptr: library.empty_map(memory, memory.shape),
+    backward=_paste_gradient,
+    save=_save_paste,
+)
+library.define(
+    "paste_mean_backward",
+    "(Tensor grad, Tensor boxes, Tensor ptr, SymInt size) -> Tensor",
+    reference=reference.paste_mean_backward,
+    fake=lambda grad, boxes, ptr, size: library.empty_map(grad, (boxes.shape[0], grad.shape[1], size, size)),
+    backward=_paste_second_gradient,
+    save=_save_paste_backward,
+    public=False,
+)
