@@ -1,9 +1,10 @@
 """ConvNets from image to feature map to region feature. No reasoning happens here.
 
-A backbone has two parts: `forward` makes the map (stride 16) of whole images, `head` makes one vector of each patch that
-was cropped from it. Neither lets images of a batch, or distant pixels, see each other: no batch statistics.
+A backbone has two parts: `forward` makes the map (stride 16) of whole images, `head` one vector of each patch that was
+cropped from it. Neither lets images of a batch, or distant pixels, see each other: no batch statistics.
 """
 
+import itertools
 import pickle
 from pathlib import Path
 
@@ -32,21 +33,20 @@ def build(config: ModelConfig) -> nn.Module:
 
 
 class SmallBackbone(nn.Module):
-    """Four strided 3x3 convolutions for CPUs: stride 16, receptive field 31 pixels. Patches get one more convolution."""
+    """Four strided 3x3 convolutions for CPUs: stride 16, receptive field 31 pixels. Patches get one more."""
 
     receptive_field = 31
 
     def __init__(self, channels: int = 64):
         super().__init__()
         widths = (3, channels // 2, channels, channels, channels)
-        self.stem = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.stem = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in itertools.pairwise(widths))
         self.patch = nn.Conv2d(channels, 2 * channels, 3, padding=1)
         for conv in [*self.stem, self.patch]:
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)
         self.channels, self.feature_channels = channels, 2 * channels
+        self.grad_checkpointing = False  # four convolutions leave nothing worth making again
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, channels, ceil(H / 16), ceil(W / 16)]."""
@@ -63,8 +63,8 @@ class SmallBackbone(nn.Module):
 class ResNet(nn.Module):
     """ResNet-50 or -101 with frozen batch-norm, under torchvision's and timm's parameter names.
 
-    Blocks 1 to 3 make the map; block 4, at stride 1, works on patches, as in the authors' code. The stem and block 1 are
-    frozen.
+    Blocks 1 to 3 make the map; block 4, at stride 1, works on patches, as in the authors' code. The stem and block 1
+    are frozen.
     """
 
     channels, feature_channels = 1024, 2048

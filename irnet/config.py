@@ -100,15 +100,43 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-def small(variant: str = "full") -> ModelConfig:
-    """A model for CPUs and generated scenes: about a million weights, receptive field of 31 pixels."""
-    return ModelConfig(
-        variant=variant, backbone="small", memory_channels=64, memory_size=12, hidden=128, graph_channels=64
+def small() -> Config:
+    """Settings for CPUs and generated scenes: a model of a few hundred thousand weights, trained in a minute or two.
+
+    The small backbone sees 31 pixels around each cell. Nothing is mirrored: scenes tell left from right.
+    """
+    return Config(
+        ModelConfig(
+            backbone="small",
+            iterations=2,
+            memory_channels=64,
+            memory_size=12,
+            hidden=128,
+            graph_channels=64,
+            graph_layers=2,
+        ),
+        LossConfig(),
+        DataConfig(name="scenes", short_side=0, flip=False),
+        TrainConfig(
+            steps=400,
+            batch_size=16,
+            optimizer="adamw",
+            lr=2e-3,
+            lr_steps=[],
+            warmup_steps=20,
+            cosine=True,
+            clip_norm=1.0,
+            checkpoint_every=100,
+            log_every=10,
+        ),
     )
 
 
-def load(path: str | Path) -> Config:
-    """Read a YAML file of sections model, loss, data and train. InputError names an unknown key or a wrong value."""
+def load(path: str | Path, base: Config | None = None) -> Config:
+    """Read a YAML file of sections model, loss, data and train; what it leaves out is as in `base` (the defaults).
+
+    InputError names an unknown key or a wrong value.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
         values = yaml.safe_load(text) or {}
@@ -116,12 +144,12 @@ def load(path: str | Path) -> Config:
         raise InputError(path, error.strerror or str(error), "give a readable YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(path, f"is not valid YAML ({' '.join(str(error).split())})", "correct the file") from error
-    return from_dict(values, path)
+    return from_dict(values, path, base)
 
 
-def from_dict(values: Any, where: str | Path) -> Config:
-    """A Config from nested plain values, as `dataclasses.asdict` gives them. InputErrors name `where`."""
-    config = Config()
+def from_dict(values: Any, where: str | Path, base: Config | None = None) -> Config:
+    """A Config from nested plain values, as `dataclasses.asdict` gives them, over `base`. InputErrors name `where`."""
+    config = base or Config()
     sections = {f.name for f in dataclasses.fields(config)}
     if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()):
         raise InputError(where, "does not hold sections of settings", f"use the sections {', '.join(sorted(sections))}")

@@ -14,7 +14,7 @@ REGION_TYPES = 5  # left, right, above, below, overlap
 
 
 class GlobalModule(nn.Module):
-    """Region states [R, D] and class features [C, D]; `logits_in` predictions of C classes are written into the states."""
+    """Region states [R, D] and class features [C, D]; `logits_in` predictions of C classes enter the states."""
 
     def __init__(
         self,

@@ -28,15 +28,16 @@ def compute(predictions: Predictions, labels: Tensor, ptr: Tensor, config: LossC
     ptr     int64 [B + 1]
     Each image weighs 1 / B whatever its number of regions (images with none add zero), so accumulating gradients over
     parts of a batch gives the batch's step. w_i(r) is proportional to max(1 - p_{i-1}(r), beta), normalised over the
-    image and detached; p is the probability of the true class at the module's previous iteration, the ConvNet's for i = 1.
+    image and detached; p is the probability of the true class at the module's previous iteration, the ConvNet's for i
+    = 1.
     """
     counts = ptr[1:] - ptr[:-1]
     images = len(counts)
     image = torch.repeat_interleave(torch.arange(images, device=ptr.device), counts, output_size=len(labels))
-    even = 1 / counts[image].to(predictions.final.dtype) / images
+    even = 1 / counts[image].to(_at_least_float32(predictions.final).dtype) / images
 
     def entropy(logits: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, reduction="none")
+        return F.cross_entropy(_at_least_float32(logits), labels, reduction="none")
 
     conv = (entropy(predictions.logits["conv"]) * even).sum()
     total, modules, weights = conv, {}, {}
@@ -60,7 +61,11 @@ def compute(predictions: Predictions, labels: Tensor, ptr: Tensor, config: LossC
 
 def hard_weights(logits: Tensor, labels: Tensor, image: Tensor, images: int, beta: float) -> Tensor:
     """max(1 - p, beta) of the true class's probability, normalised over each image: [R], detached."""
-    p = logits.detach().softmax(1).gather(1, labels[:, None])[:, 0]
+    p = _at_least_float32(logits).detach().softmax(1).gather(1, labels[:, None])[:, 0]
     raw = (1 - p).clamp(min=beta)
     total = torch.zeros(images, dtype=raw.dtype, device=raw.device).index_add_(0, image, raw)
     return raw / total[image]
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

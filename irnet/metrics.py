@@ -1,4 +1,4 @@
-"""Accuracy and average precision per class and per instance. Takes scores and labels; knows no model and no data set."""
+"""Accuracy and average precision, per class and per instance. Takes scores and labels; knows no model or data set."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def evaluate(scores: Tensor, labels: Tensor, background: int | None = None) -> d
     """All figures of FIGURES for soft-max scores [R, C] and labels int64 [R].
 
     background  a class that never wins an argmax and of which there are no regions; None where there is no such class
-    Class figures are means over the classes that occur. Raises ValueError for no regions, NaN scores, labels out of range.
+    Class figures are means over the classes that occur. ValueError for no regions, NaN scores, labels out of range.
     """
     table = per_class(scores, labels, background)
     occurring = [row for row in table.values() if row["regions"]]
@@ -92,7 +92,7 @@ def _check(scores: Tensor, labels: Tensor, background: int | None) -> None:
         raise ValueError(f"scores must be [{len(labels)}, C], got {list(scores.shape)}")
     if scores.isnan().any():
         raise ValueError("scores hold NaN")
-    if labels.min() < 0 or labels.max() >= scores.shape[1] or (labels == background).any():
+    if labels.min() < 0 or labels.max() >= scores.shape[1] or (background is not None and (labels == background).any()):
         raise ValueError(
             f"labels must be classes of 0 .. {scores.shape[1] - 1} other than the background ({background})"
         )

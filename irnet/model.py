@@ -1,9 +1,11 @@
 """The model: the roll-out of both modules on one screen. Layers live in backbone.py, local.py and graph.py."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from irnet_kernels import EdgeSet, crop_resize
 
@@ -16,7 +18,8 @@ from .local import LocalModule
 
 @dataclass
 class Predictions:
-    """What a roll-out says of R regions and C classes. Names are "conv", "local 1".."local I", "global 1".."global I"."""
+    """What a roll-out says of R regions and C classes; steps are "conv", "local 1".."local I", "global 1".."global
+    I"."""
 
     logits: dict[str, Tensor]  # name -> [R, C]
     attention: Tensor  # [K, R] in the order of `logits`; sums to 1 over K
@@ -45,6 +48,7 @@ class IRNet(nn.Module):
     ):
         super().__init__()
         self.config = config
+        self.grad_checkpointing = False
         self.backbone = trunk or backbone.build(config)
         self.classifier = nn.Linear(self.backbone.feature_channels, classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
@@ -58,6 +62,10 @@ class IRNet(nn.Module):
                 raise ValueError(f"the variant {config.variant!r} needs a class graph")
             features = self.backbone.feature_channels
             self.graph = GlobalModule(config, features, classes, modules, class_graph, word_vectors)
+
+    def set_grad_checkpointing(self, on: bool) -> None:
+        """Keep fewer activations for the backward pass and make them again: less memory, about a third more time."""
+        self.grad_checkpointing = self.backbone.grad_checkpointing = on
 
     def forward(self, batch: Batch) -> Predictions:
         """Predict for images of any sizes. Images of one size go through the ConvNet and the memory together."""
@@ -95,29 +103,34 @@ class IRNet(nn.Module):
             images, _, height, width = features.shape
             memory = self.local.start(images, height, width)  # [B, D, H, W]
             memories.append(memory)
-            confidences["conv"] = self.local.confidence(self.local.read(memory, cells, ptr))
+            confidences["conv"] = self.local.confidence(self._run(self.local.read, memory, cells, ptr))
             last["local"] = f0
 
         for i in range(1, self.config.iterations + 1):
             seen = {module: last[module].detach() for module in sorted(last, reverse=True)}  # local before global
             both = torch.cat(list(seen.values()), 1)  # [R, C or 2C]
             if self.local is not None:
-                memory = self.local.write(memory, patches, both, cells, ptr)
+                memory = self._run(self.local.write, memory, patches, both, cells, ptr)
                 memories.append(memory)
-                found = self.local.read(memory, cells, ptr)  # [R, hidden]
+                found = self._run(self.local.read, memory, cells, ptr)  # [R, hidden]
                 logits[f"local {i}"] = last["local"] = self.local.classifier(found)
                 confidences[f"local {i}"] = self.local.confidence(found)
             if self.graph is not None:
                 state = self.graph.write(state, feature, both)
-                found = self.graph.read(state, self._assignment(seen), boxes, ptr)  # [R, D]
+                found = self._run(self.graph.read, state, self._assignment(seen), boxes, ptr)  # [R, D]
                 logits[f"global {i}"] = last["global"] = self.graph.classifier(found)
                 confidences[f"global {i}"] = self.graph.confidence(found)
 
         logits = {name: logits[name] for name in sorted(logits, key=_order)}
         confidence = torch.cat([confidences[name] for name in logits], 1).T  # [K, R]
-        attention = confidence.softmax(0)
+        attention = confidence.softmax(0)  # [K, R]
         final = sum(w[:, None] * f.detach() for w, f in zip(attention, logits.values(), strict=True))
         return Predictions(logits, attention, final, confidence, memories)
+
+    def _run(self, step: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+        if self.grad_checkpointing and self.training:
+            return checkpoint(step, *arguments, use_reentrant=False)
+        return step(*arguments)
 
     def _assignment(self, seen: dict[str, Tensor]) -> Tensor:
         """How much each region belongs to each class, [R, C]."""

@@ -1,4 +1,4 @@
-"""Compare irnet with the authors' program: `python -m irnet.parity FILE.npz ...`. Reads recorded outputs; trains nothing.
+"""Compares irnet with the authors' program, `python -m irnet.parity FILE.npz ...`: reads their outputs, trains nothing.
 
 A file `local_*.npz` holds weights, inputs, outputs and gradients of the authors' local module and attention; a file
 `metrics_*.npz` holds scores and the figures of their evaluation. Each output's and gradient's largest absolute error is

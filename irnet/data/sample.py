@@ -5,8 +5,6 @@ No data set's own layout or file format belongs here.
 
 import os
 import re
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -23,8 +21,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # "left_" and "right_" anywhere a word begins (so never in "bright_"), "left " and "right " at the front only.
 _SIDE = re.compile(r"(?<![^\W_])(?:left|right)(?=_)|^(?:left|right)(?= )")
-# What Pillow's decoders are known to raise for damaged files.
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+# What Pillow raises for damaged files; the last, for a header that claims a monstrous size.
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass
@@ -69,6 +67,17 @@ class Batch:
         move = lambda t: t.to(device, non_blocking=True)  # noqa: E731
         images = [move(image) for image in self.images]
         return Batch(images, move(self.boxes), move(self.ptr), move(self.labels), self.names, self.kinds)
+
+    def split(self, parts: int) -> list["Batch"]:
+        """At most `parts` batches of ceil(B / parts) images, the last with what is left."""
+        size = -(-len(self.images) // parts)
+        pieces = []
+        for start in range(0, len(self.images), size):
+            ptr = self.ptr[start : start + size + 1]
+            rows = slice(int(ptr[0]), int(ptr[-1]))
+            images, names = self.images[start : start + size], self.names[start : start + size]
+            pieces.append(Batch(images, self.boxes[rows], ptr - ptr[0], self.labels[rows], names, self.kinds[rows]))
+        return pieces
 
 
 def read_image(path: str | os.PathLike) -> Tensor:

@@ -1,7 +1,7 @@
 """The operator library of irnet: region crops and pastes, the convolutional GRU and typed graph propagation.
 
-It knows nothing of the model. Importing it starts no CUDA context and imports no Triton; without a compiler, Triton or a
-GPU the reference implementations serve.
+It knows nothing of the model. Importing it starts no CUDA context and imports no Triton; without a compiler, Triton or
+a GPU the reference implementations serve.
 """
 
 from .graph import EdgeSet, propagate, propagate_regions

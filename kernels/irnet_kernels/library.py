@@ -5,6 +5,7 @@ Each operator is declared once per implementation, as an overload: `irnet::crop_
 """
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Sequence
 
@@ -167,7 +168,7 @@ def image_slices(name: str, ptr: torch.Tensor, regions: int) -> list[slice]:
         name,
         lambda: f"ptr must rise from 0 to the number of regions ({regions}), got {bounds}",
     )
-    return [slice(low, high) for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [slice(low, high) for low, high in itertools.pairwise(bounds)]
 
 
 def _exists(name: str, impl: str, device: str) -> bool:

@@ -50,9 +50,10 @@ def propagate_regions(
     Returns [R, D_out]; differentiable once in x and weight. Under autocast both take its dtype.
 
     The sum over types of A_t x W_t. With kappa = exp(-|c_i - c_j| / bandwidth) of the box centres, A_left[i, j] = kappa
-    where c_j is left of c_i; right, above and below likewise; A_overlap[i, j] = IoU(i, j), j != i. Every row of every A_t
-    is divided by its sum (rows of zeros stay zero). Regions of different images never see each other; boxes with a NaN
-    or an infinity have no edges. Accumulates in float32 (float64 for float64). After Chen et al., CVPR 2018, section 3.2.
+    where c_j is left of c_i; right, above and below likewise; A_overlap[i, j] = IoU(i, j), j != i. Every row of every
+    A_t is divided by its sum (rows of zeros stay zero). Regions of different images never see each other; boxes with a
+    NaN or an infinity have no edges. Accumulates in float32 (float64 for float64). After Chen et al., CVPR 2018,
+    section 3.2.
 
     Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
     """

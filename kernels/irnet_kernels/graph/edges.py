@@ -39,8 +39,8 @@ class EdgeSet:
         edges      src and dst integer [E_t], weight float [E_t], in any order; duplicates add up; E_t may be 0
         num_nodes  N
         normalize  divide every row of every A_t by its sum (rows that sum to zero stay zero)
-        The result is on the device of the first triple. Raises ValueError naming the first malformed edge: a node out of
-        range, a negative, infinite or NaN weight.
+        The result is on the device of the first triple. Raises ValueError naming the first malformed edge: a node out
+        of range, a negative, infinite or NaN weight.
         """
         if not edges:
             raise ValueError("an EdgeSet needs at least one edge type")
@@ -100,9 +100,8 @@ def _check(kind: int, src: Tensor, dst: Tensor, weight: Tensor, num_nodes: int) 
         shapes = f"{list(src.shape)}, {list(dst.shape)}, {list(weight.shape)}"
         raise ValueError(f"edge type {kind}: src, dst and weight must be 1-D and of one length, got {shapes}")
     if src.is_floating_point() or dst.is_floating_point() or not weight.is_floating_point():
-        raise ValueError(
-            f"edge type {kind}: src and dst must be integers and weight floating, got {src.dtype}, {dst.dtype}, {weight.dtype}"
-        )
+        dtypes = f"{src.dtype}, {dst.dtype}, {weight.dtype}"
+        raise ValueError(f"edge type {kind}: src and dst must be integers and weight floating, got {dtypes}")
     wrong = {
         "its source is out of range": (src < 0) | (src >= num_nodes),
         "its target is out of range": (dst < 0) | (dst >= num_nodes),

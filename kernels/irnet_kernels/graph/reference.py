@@ -76,10 +76,10 @@ def propagate_regions_backward(
 def region_adjacency(boxes: Tensor, bandwidth: float, dtype: torch.dtype = torch.float32) -> Tensor:
     """The five row-normalised adjacency matrices [5, R, R] of one image's boxes [R, 4] in pixels.
 
-    kappa = exp(-|c_i - c_j| / bandwidth) of the centres; left[i, j] = kappa where c_j lies left of c_i, right, above and
-    below likewise; overlap[i, j] = IoU(i, j), j != i; then every row divided by its sum, rows of zeros kept. A box with a
-    NaN or an infinity has no edges. The largest kappa of a row is divided out first, which the sum undoes exactly in
-    mathematics and which keeps far neighbours from vanishing in float32.
+    kappa = exp(-|c_i - c_j| / bandwidth) of the centres; left[i, j] = kappa where c_j lies left of c_i, right, above
+    and below likewise; overlap[i, j] = IoU(i, j), j != i; then every row divided by its sum, rows of zeros kept. A box
+    with a NaN or an infinity has no edges. The largest kappa of a row is divided out first, which the sum undoes
+    exactly in mathematics and which keeps far neighbours from vanishing in float32.
     """
     usable = boxes.isfinite().all(1)
     boxes = torch.where(usable[:, None], boxes, 0).to(dtype)

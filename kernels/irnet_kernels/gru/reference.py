@@ -1,4 +1,4 @@
-"""The definition of conv_gru and its gradient in plain PyTorch: six 3x3 convolutions and the pointwise passes between."""
+"""The definition of conv_gru and its gradient in plain PyTorch: six 3x3 convolutions and the passes between."""
 
 from torch import Tensor
 from torch.nn.functional import conv2d

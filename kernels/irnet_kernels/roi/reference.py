@@ -1,7 +1,8 @@
 """The definition of crop_resize and paste_mean in plain PyTorch; float64 stays float64, all else computes in float32.
 
-Both operators and both gradients are one separable product, Ay X Ax, of hat functions hat(c, n)[k] = max(0, 1 - |c - k|):
-cropping collects from the map with the hats of its sample positions, pasting spreads onto it with those of its cells.
+Both operators and both gradients are one separable product, Ay X Ax, of hat functions hat(c, n)[k] = max(0, 1 - |c -
+k|): cropping collects from the map with the hats of its sample positions, pasting spreads onto it with those of its
+cells.
 """
 
 from collections.abc import Iterator
@@ -94,7 +95,8 @@ def _crop_weights(boxes: Tensor, size: int, height: int, width: int, border: str
 
 
 def _paste_weights(boxes: Tensor, size: int, height: int, width: int, dtype: torch.dtype):
-    """Hats [r, size, height] and [r, size, width] of the cells' patch positions, and which rows and columns are covered.
+    """Hats [r, size, height] and [r, size, width] of the cells' patch positions, and which rows and columns are
+    covered.
 
     A box without extent along an axis, or with an infinite one, covers nothing.
     """

@@ -1,0 +1,287 @@
+"""The command line, `irnet demo | train | eval | predict | data | graph | info`: reads options, prints, does no work.
+
+Bad input is one line on standard error and exit code 2.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from . import __version__
+from .errors import InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return options.run(options) or 0
+    except InputError as error:
+        print(f"irnet: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("irnet: interrupted; finished checkpoints are kept, --resume goes on from the last", file=sys.stderr)
+        return 130
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from .demo import demo
+    from .engine.setup import choose_device
+
+    config = _config(options, small=True)
+    demo(Path(options.output_dir), config, choose_device(options.device), options.train_scenes, options.val_scenes)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from .engine import checkpoint, evaluate
+    from .engine.setup import choose_device
+    from .engine.train import train
+
+    output, device = Path(options.output_dir), choose_device(options.device)
+    resume = None
+    if options.resume == "auto":
+        resume = checkpoint.find(output) if (output / "checkpoints").exists() else None
+    elif options.resume:
+        resume = checkpoint.find(options.resume)
+    config = _config(options, base=resume.config if resume else None)
+    print(evaluate.table_text(train(config, output, device, resume)))
+
+
+def _eval(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from .engine import checkpoint, evaluate
+    from .engine.setup import choose_device, open_dataset, restore_model
+    from .engine.train import same_classes
+
+    saved = checkpoint.find(options.checkpoint, checkpoint.BEST if options.best else checkpoint.LAST)
+    config, device = _config(options, base=saved.config), choose_device(options.device)
+    data = open_dataset(config.data, "val")
+    same_classes(data.classes, saved.classes, config.data.root)
+    model = restore_model(saved.config.model, len(saved.classes), saved.model).to(device)
+    with tqdm(total=len(data), unit="img", dynamic_ncols=True) as bar:
+        scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, bar)
+    results = {"step": saved.step, "split": data.split, **evaluate.summarise(scores)}
+    folder = Path(options.output_dir or (Path(options.checkpoint) if Path(options.checkpoint).is_dir() else "."))
+    evaluate.write(folder, results, scores, data.classes)
+    print(evaluate.table_text(results))
+    print(f"{folder / 'results.json'}, {folder / 'per_class.csv'}")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    import torch
+
+    from . import files
+    from .data.boxes import check_boxes, read_boxes
+    from .data.sample import Sample, read_image
+    from .engine import checkpoint, predict
+    from .engine.setup import choose_device, restore_model, sizes
+    from .report.draw import annotate
+
+    saved = checkpoint.find(options.checkpoint, checkpoint.BEST if options.best else checkpoint.LAST)
+    image = read_image(options.image)
+    boxes, _ = read_boxes(options.boxes)
+    boxes = check_boxes(boxes, image.shape[1], image.shape[2], options.boxes)
+    model = restore_model(saved.config.model, len(saved.classes), saved.model).to(choose_device(options.device))
+    sample = Sample(image, boxes, torch.zeros(len(boxes), dtype=torch.int64), Path(options.image).name)
+    reasoning = predict.explain(model, sample, saved.classes, **sizes(saved.config.data))
+    reasoning.labels = None
+    picture = Path(options.output or Path(options.image).stem + ".irnet.png")
+    files.write_with(picture, lambda path: annotate(reasoning).save(path, format="PNG"))
+    for index, scores in enumerate(reasoning.final):
+        trail = [reasoning.classes[step[index].argmax()] for step in reasoning.scores]
+        changes = [
+            f"{name}: {word}"
+            for name, word, old in zip(reasoning.steps, trail, ["", *trail], strict=False)
+            if word != old
+        ]
+        print(f"{index}: {reasoning.classes[scores.argmax()]} {scores.max():.2f}  ({' -> '.join(changes)})")
+    print(picture)
+
+
+def _data(options: argparse.Namespace) -> None:
+    from .data import scenes
+    from .engine.setup import open_dataset
+
+    if options.what == "scenes":
+        facts = scenes.generate(
+            Path(options.output_dir), options.train_scenes, options.val_scenes, options.size, options.seed
+        )
+        for split in ("train", "val"):
+            bounds = facts[split]["bounds"]
+            print(
+                f"{split}: {facts[split]['images']} images; seeing only a box's own view, nobody can pass "
+                f"{100 * bounds['instance_accuracy']:.2f}% accuracy, {100 * bounds['class_ap']:.2f}% class AP"
+            )
+        return
+    config = _config(options)
+    for part in ("train", "val"):
+        data = open_dataset(config.data, part)
+        labels = data.image_labels()
+        print(f"{data.split}: {len(data)} images, {sum(map(len, labels))} regions, {len(data.classes)} classes")
+        for reason, count in data.skipped.items():
+            print(f"  {reason}: {count}")
+
+
+def _graph(options: argparse.Namespace) -> None:
+    from .data.graphs import save_class_graph
+    from .engine.setup import class_graph, open_dataset
+
+    config = _config(options)
+    graph = class_graph(config.data, open_dataset(config.data, "train"))
+    for name, (src, dst, weight) in graph.relations.items():
+        print(f"{name}: {len(src)} edges")
+        for edge in weight.argsort(descending=True, stable=True)[: options.show].tolist():
+            print(f"  {graph.classes[src[edge]]} -> {graph.classes[dst[edge]]}  {weight[edge]:.3f}")
+    if options.output:
+        save_class_graph(graph, options.output)
+        print(options.output)
+
+
+def _info(options: argparse.Namespace) -> None:
+    from irnet_kernels import info
+
+    print(f"irnet {__version__}")
+    info.main()
+
+
+def _config(options: argparse.Namespace, base=None, small: bool = False):
+    """The settings: defaults (or a checkpoint's, or the small ones), then --config, then options, then KEY=VALUE."""
+    from . import config as settings
+
+    config = base or (settings.small() if small or getattr(options, "small", False) else settings.Config())
+    if getattr(options, "config", None):
+        config = settings.load(options.config, config)
+    for name, key in OPTIONS.items():
+        value = getattr(options, name, None)
+        if value is not None:
+            settings.override(config, key, value, "--" + name.replace("_", "-"))
+    for pair in getattr(options, "overrides", []):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError("command line", f"{pair!r} is no KEY=VALUE", "write for example train.lr=1e-3")
+        settings.override(config, key, value)
+    settings.validate(config)
+    return config
+
+
+# option -> config key, where an option is only another name for a setting
+OPTIONS = {
+    "data": "data.name",
+    "data_root": "data.root",
+    "variant": "model.variant",
+    "steps": "train.steps",
+    "batch_size": "train.batch_size",
+    "workers": "train.workers",
+    "amp": "train.amp",
+    "grad_accum_steps": "train.grad_accum_steps",
+    "grad_checkpointing": "train.grad_checkpointing",
+    "compile": "train.compile",
+    "seed": "train.seed",
+    "deterministic": "train.deterministic",
+    "max_regions": "data.max_regions",
+    "limit_batches": "train.limit_batches",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="irnet", description="Iterative visual reasoning over image regions.")
+    parser.add_argument("--version", action="version", version=f"irnet {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("demo", _demo, "generate scenes, train all four variants, compare them on one HTML page")
+    sub.add_argument("--output-dir", default="runs/demo")
+    _scene_options(sub)
+    _common(sub)
+    _run_options(sub)
+
+    sub = command("train", _train, "train a model; resumes to the same bits")
+    sub.add_argument("--output-dir", required=True)
+    sub.add_argument("--small", action="store_true", help="the small model for CPUs, in place of the paper's")
+    sub.add_argument("--variant", metavar="NAME", help="conv, local, global or full")
+    sub.add_argument(
+        "--resume", nargs="?", const="auto", metavar="auto|PATH", help="go on from a run folder or checkpoint"
+    )
+    _data_options(sub)
+    _common(sub)
+    _run_options(sub)
+
+    sub = command("eval", _eval, "evaluate a run on its held-out split; writes results.json and per_class.csv")
+    _checkpoint_options(sub)
+    sub.add_argument("--output-dir", help="where the files go; the run folder if not given")
+    _data_options(sub)
+    _common(sub)
+    sub.add_argument("-b", "--batch-size", type=int)
+    sub.add_argument("-j", "--workers", type=int)
+    sub.add_argument("--limit-batches", type=int)
+
+    sub = command("predict", _predict, "name the object in every box of one image; writes an annotated PNG")
+    sub.add_argument("image", metavar="IMAGE")
+    sub.add_argument("--boxes", required=True, metavar="FILE", help="JSON list, or lines, of x1 y1 x2 y2 in pixels")
+    sub.add_argument("--output", metavar="PNG", help="default: the image's name with .irnet.png, in this folder")
+    _checkpoint_options(sub)
+    sub.add_argument("--device", default="auto")
+
+    sub = command("data", _data, "generate scenes, or check a data set and count what is in it")
+    sub.add_argument("what", choices=["scenes", "check"])
+    sub.add_argument("--output-dir", default="data/scenes", help="of scenes")
+    _scene_options(sub)
+    sub.add_argument("--size", type=int, default=192, help="pixels of a scene's side")
+    sub.add_argument("--seed", type=int, default=0)
+    _data_options(sub)
+
+    sub = command("graph", _graph, "show the class graph of a data set, or write it as JSON")
+    sub.add_argument("--show", type=int, default=5, help="strongest edges to print per relation")
+    sub.add_argument("--output", metavar="JSON")
+    _data_options(sub)
+
+    command("info", _info, "versions, devices and the operators' implementations")
+    return parser
+
+
+def _scene_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--train-scenes", type=int, default=1500)
+    sub.add_argument("--val-scenes", type=int, default=300)
+
+
+def _data_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--data", metavar="NAME", help="coco or scenes")
+    sub.add_argument("--data-root", metavar="DIR")
+
+
+def _checkpoint_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--checkpoint", required=True, metavar="RUN", help="a run folder or a checkpoint file")
+    sub.add_argument("--best", action="store_true", help="the checkpoint with the best class AP, not the last")
+
+
+def _common(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--config", metavar="YAML", help="sections model, loss, data, train; see irnet/config.py")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, such as train.lr=1e-3")
+
+
+def _run_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--steps", type=int)
+    sub.add_argument("-b", "--batch-size", type=int)
+    sub.add_argument("-j", "--workers", type=int)
+    sub.add_argument("--amp", choices=["off", "bf16", "fp16"])
+    sub.add_argument("--grad-accum-steps", type=int)
+    sub.add_argument("--grad-checkpointing", action="store_true", default=None)
+    sub.add_argument("--compile", action="store_true", default=None)
+    sub.add_argument("--seed", type=int)
+    sub.add_argument("--deterministic", action="store_true", default=None)
+    sub.add_argument("--max-regions", type=int, help="regions kept per training image")
+    sub.add_argument("--limit-batches", type=int, help="batches of an evaluation")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,503 @@
+"""The generator of synthetic scenes, where context decides some classes: rules, layout, files, bounds. No drawing.
+
+Scenes come in pairs. The twins of a pair are the same picture bit for bit but for the context objects, all of which lie
+outside what a ConvNet sees of any ambiguous box; every ambiguous object has the other class in the other twin. So
+whatever looks at such a box alone is right on one of the two at most, and `bounds` counts from the written pixels how
+far it can get at all.
+
+    near      an egg (hen_egg, turtle_egg): whether a hen or a turtle is the nearest of the two. Two eggs with coins of
+              their own share a scene, so that presence does not tell.
+    far       a flower (morning_flower, evening_flower): whether the sun stands far to the left or far to the right.
+    presence  a ball (beach_ball, snow_ball): whether beach things or snow things are anywhere in the picture.
+    plain     everything else: its looks tell.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import product
+from math import fsum
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image
+from tqdm import tqdm
+
+from irnet.data.scene_art import background, sprite
+from irnet.errors import InputError
+
+VERSION = 1  # of what is drawn: one more whenever the same parameters give other files
+
+# name, supercategory
+CLASSES = [
+    ("hen_egg", "egg"), ("turtle_egg", "egg"), ("morning_flower", "flower"), ("evening_flower", "flower"),
+    ("beach_ball", "ball"), ("snow_ball", "ball"), ("hen", "animal"), ("turtle", "animal"), ("sun", "sky"),
+    ("parasol", "beach"), ("bucket", "beach"), ("starfish", "beach"), ("snowman", "snow"), ("sled", "snow"),
+    ("mitten", "snow"), ("tree", "scenery"), ("house", "scenery"), ("cat", "animal"), ("balloon", "sky"),
+]  # fmt: skip
+NAMES = [name for name, _ in CLASSES]
+LOOKALIKES = [("hen_egg", "turtle_egg"), ("morning_flower", "evening_flower"), ("beach_ball", "snow_ball")]
+THEMES = (("parasol", "bucket", "starfish"), ("snowman", "sled", "mitten"))  # of beach_ball, of snow_ball
+DISTRACTORS = ("tree", "house", "cat", "balloon")
+KINDS = ("near", "far", "presence")
+
+BORDER, SPACE, LEAST = 4, 2, 20  # pixels: to the image's edge, between two boxes, the shortest side of an object
+HORIZON = 0.3
+Box = tuple[int, int, int, int]
+
+
+def _seen(
+    start: np.ndarray, end: np.ndarray, length: int, stride: int, receptive_field: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`visible_region` along one axis."""
+    half, last = (receptive_field - 1) // 2, -(-length // stride) - 1
+    first_cell = np.clip(np.floor(np.divide(start, stride)), 0, last).astype(np.int64)
+    last_cell = np.clip(np.ceil(np.divide(end, stride)), 0, last).astype(np.int64)
+    return np.clip(stride * first_cell - half, 0, length), np.clip(stride * last_cell + half + 1, 0, length)
+
+
+def visible_region(boxes: np.ndarray, size: tuple[int, int], stride: int, receptive_field: int) -> np.ndarray:
+    """What a ConvNet sees of each box: int64 [R, 4], (x1, y1, x2, y2) in pixels, ends exclusive, clipped to the image.
+
+    boxes [R, 4] are (x1, y1, x2, y2) in pixels, size is (H, W). Cell k of the feature map is centred at pixel
+    `stride` * k and sees (receptive_field - 1) // 2 pixels to each side; a box reads the cells floor(y1 / stride) ..
+    ceil(y2 / stride), as far as they exist, by bilinear interpolation.
+    """
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    x1, x2 = _seen(boxes[:, 0], boxes[:, 2], size[1], stride, receptive_field)
+    y1, y2 = _seen(boxes[:, 1], boxes[:, 3], size[0], stride, receptive_field)
+    return np.stack([x1, y1, x2, y2], 1)
+
+
+def bounds(
+    images: Iterable[np.ndarray],
+    boxes: Sequence[np.ndarray],
+    labels: Sequence[Sequence[int]],
+    kinds: Sequence[Sequence[str]],
+    stride: int,
+    receptive_field: int,
+) -> dict:
+    """The best scores, on exactly these images, of a classifier that sees of a box its place and visible region only.
+
+    images  uint8 [H, W, 3] each; boxes [R, 4] per image, (x1, y1, x2, y2) in pixels; labels and kinds: R per image.
+
+    Boxes that no such classifier can tell apart form a group: the same box, region and pixels in an image of the same
+    size. Gives "instance_accuracy", "class_accuracy" (mean over the classes that occur), "class_ap" (the same mean; a
+    group is ranked as one, by its share of the class, precision taken at its end) and "by_kind", the accuracy among the
+    boxes of each kind. Raises ValueError if there is no box at all.
+    """
+    groups: dict[bytes, Counter] = defaultdict(Counter)
+    group_kinds: dict[str, dict[bytes, Counter]] = defaultdict(lambda: defaultdict(Counter))
+    for image, image_boxes, image_labels, image_kinds in zip(images, boxes, labels, kinds, strict=True):
+        regions = visible_region(image_boxes, image.shape[:2], stride, receptive_field)
+        places = np.asarray(image_boxes, np.float64).reshape(-1, 4)
+        for box, region, label, kind in zip(places, regions, image_labels, image_kinds, strict=True):
+            x1, y1, x2, y2 = region
+            digest = blake2b(np.array([*image.shape, *region]).tobytes() + box.tobytes(), digest_size=16)
+            digest.update(np.ascontiguousarray(image[y1:y2, x1:x2]).tobytes())
+            groups[digest.digest()][label] += 1
+            group_kinds[kind][digest.digest()][label] += 1
+    totals: Counter = sum(groups.values(), Counter())
+    if not totals:
+        raise ValueError("no boxes: there is nothing to bound")
+    precisions = {}
+    for label, total in totals.items():
+        found = seen = precision = 0.0
+        # Of two groups with equal shares the smaller one first: that order gives more.
+        for members in sorted(
+            (g for g in groups.values() if g[label]), key=lambda g: (-g[label] / g.total(), g.total())
+        ):
+            found, seen = found + members[label], seen + members.total()
+            precision += members[label] * found / seen
+        precisions[label] = precision / total
+    return {
+        "instance_accuracy": _best(groups) / totals.total(),
+        "class_accuracy": fsum(max(n / totals[c] for c, n in g.items()) for g in groups.values()) / len(totals),
+        "class_ap": fsum(precisions.values()) / len(totals),
+        "by_kind": {kind: _best(g) / sum(g.values(), Counter()).total() for kind, g in sorted(group_kinds.items())},
+    }
+
+
+def _best(groups: dict[bytes, Counter]) -> int:
+    return sum(max(members.values()) for members in groups.values())
+
+
+@dataclass
+class Slot:
+    """One object of a pair of twins: its kind, and per twin its class, picture and box (the same for shared objects).
+
+    swapped is its coin: the first twin has the second class, or the second place, of the two.
+    """
+
+    kind: str
+    classes: tuple[str, str]
+    sprites: tuple[Image.Image, Image.Image]
+    swapped: bool = False
+    boxes: tuple[Box, Box] = ((0, 0, 0, 0), (0, 0, 0, 0))
+
+    def place(self, box: Box, align_x: float = 0.5, align_y: float = 1.0) -> None:
+        """Puts both pictures into one box that is large enough for either."""
+        corners = []
+        for image in self.sprites:
+            x = box[0] + round((box[2] - box[0] - image.width) * align_x)
+            y = box[1] + round((box[3] - box[1] - image.height) * align_y)
+            corners.append((x, y, x + image.width, y + image.height))
+        self.boxes = (corners[0], corners[1])
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        return max(s.width for s in self.sprites), max(s.height for s in self.sprites)
+
+
+class NoRoom(Exception):
+    """A try at a layout found no free place for an object."""
+
+
+@dataclass
+class Layout:
+    """The places taken in one try: by any object, by what differs between twins, by the views of ambiguous objects."""
+
+    size: int
+    stride: int
+    receptive_field: int
+    rng: Generator
+    taken: list[Box] = field(default_factory=list)
+    changing: list[Box] = field(default_factory=list)
+    views: list[Box] = field(default_factory=list)
+
+    def put(
+        self, extent: tuple[int, int], role: str, x: tuple[float, float] | None = None, y: tuple | None = None
+    ) -> Box:
+        """A place chosen evenly among all that are free, with the upper left corner in the inclusive ranges x and y.
+
+        role is "seen" (ambiguous: its view may show nothing that changes), "changing" (must stay out of every view) or
+        "plain".
+        """
+        w, h = extent
+        x, y = x or (0, self.size), y or (HORIZON * self.size - 0.5 * h, self.size)
+        xs = np.arange(max(BORDER, np.ceil(x[0])), min(self.size - BORDER - w, np.floor(x[1])) + 1, dtype=np.int64)
+        ys = np.arange(max(BORDER, np.ceil(y[0])), min(self.size - BORDER - h, np.floor(y[1])) + 1, dtype=np.int64)
+        free = np.ones((len(ys), len(xs)), bool)
+        box = xs, ys, xs + w, ys + h
+        conflicts = [(box, SPACE, self.taken)]
+        if role == "changing":
+            conflicts.append((box, 0, self.views))
+        if role == "seen":
+            (left, right), (top, bottom) = (
+                _seen(start, start + length, self.size, self.stride, self.receptive_field)
+                for start, length in ((xs, w), (ys, h))
+            )
+            conflicts.append(((left, top, right, bottom), 0, self.changing))
+        for (x1, y1, x2, y2), gap, obstacles in conflicts:
+            for o in obstacles:
+                rows, columns = (y1 < o[3] + gap) & (y2 + gap > o[1]), (x1 < o[2] + gap) & (x2 + gap > o[0])
+                free &= ~(rows[:, None] & columns)
+        places = np.flatnonzero(free)
+        if not len(places):
+            raise NoRoom
+        row, column = divmod(int(places[self.rng.integers(len(places))]), len(xs))
+        place = (int(xs[column]), int(ys[row]), int(xs[column]) + w, int(ys[row]) + h)
+        self.taken.append(place)
+        if role == "changing":
+            self.changing.append(place)
+        if role == "seen":
+            self.views.append(self.view(place))
+        return place
+
+    def view(self, box: Box) -> Box:
+        region = visible_region(np.array(box), (self.size, self.size), self.stride, self.receptive_field)
+        return tuple(region[0].tolist())
+
+
+def near_margin(size: int) -> float:
+    """By how many pixels (between centres) an egg's own partner is nearer than the other egg's, at least."""
+    return size / 8
+
+
+def far_distance(size: int) -> int:
+    """The least horizontal distance between the centres of flower and sun, in pixels: 80 of 192."""
+    return min(80 * size // 192, size // 2 - 16)
+
+
+def _distance(a: Box, b: Box) -> float:
+    return float(np.hypot(a[0] + a[2] - b[0] - b[2], a[1] + a[3] - b[1] - b[3])) / 2
+
+
+def _make_slots(kinds: set[str], size: int, stride: int, rng: Generator) -> dict[str, list[Slot]]:
+    """Draws the objects of a pair, by role, and throws the coins."""
+    scale = size / 192
+
+    def draw(look: str, low: int, high: int, least: int = LEAST) -> Image.Image:
+        low, high = max(least, round(low * scale)), max(least, round(high * scale))
+        return sprite(look, int(rng.integers(low, high + 1)), least, rng)
+
+    def pair(kind: str, names: tuple[str, str], images: tuple[Image.Image, Image.Image], coin: bool) -> Slot:
+        return Slot(kind, names[::-1], images[::-1], True) if coin else Slot(kind, names, images)
+
+    slots: dict[str, list[Slot]] = defaultdict(list)
+    if "far" in kinds:
+        coin, flower, sun = bool(rng.integers(2)), draw("flower", 25, 29), draw("sun", 20, 23)
+        slots["flower"].append(pair("far", LOOKALIKES[1], (flower, flower), coin))
+        slots["sun"].append(pair("plain", ("sun", "sun"), (sun, sun), coin))
+    if "near" in kinds:
+        least = max(24, round(24 * scale), stride)  # so that a partner's box surely covers a cell of the map
+        for _ in range(2):
+            coin, egg = bool(rng.integers(2)), draw("egg", 22, 28)
+            partners = (draw("hen", 26, 33, least), draw("turtle", 26, 34, least))
+            slots["egg"].append(pair("near", LOOKALIKES[0], (egg, egg), coin))
+            slots["partner"].append(pair("plain", ("hen", "turtle"), partners, coin))
+    if "presence" in kinds:
+        coin, ball, count = bool(rng.integers(2)), draw("ball", 22, 29), int(rng.integers(1, 3))
+        slots["ball"].append(pair("presence", LOOKALIKES[2], (ball, ball), coin))
+        beach, snow = (rng.choice(theme, count, replace=False).tolist() for theme in THEMES)
+        for names in zip(beach, snow, strict=True):
+            slots["theme"].append(pair("plain", names, tuple(draw(name, 26, 34) for name in names), coin))
+    for name in rng.choice(DISTRACTORS, rng.integers(1, 4), replace=False).tolist():
+        picture = draw(name, 27, 36)
+        slots["distractor"].append(pair("plain", (name, name), (picture, picture), False))
+    return slots
+
+
+def _lay_out(slots: dict[str, list[Slot]], layout: Layout) -> None:
+    """Gives every object its place, or raises NoRoom."""
+    size = layout.size
+    for flower, sun in zip(slots["flower"], slots["sun"], strict=True):
+        (w, _), (sun_w, _), far = flower.extent, sun.extent, far_distance(size)
+        reach = BORDER + sun_w / 2 + far
+        place = layout.put(flower.extent, "seen", x=(reach - w / 2, size - reach - w / 2))
+        flower.place(place)
+        centre = (place[0] + place[2]) / 2
+        sky = (BORDER, 0.06 * size)
+        left = layout.put(sun.extent, "changing", x=(0, centre - far - sun_w / 2), y=sky)
+        right = layout.put(sun.extent, "changing", x=(centre + far - sun_w / 2, size), y=sky)
+        sun.boxes = (right, left) if sun.swapped else (left, right)
+    for egg, partner in zip(slots["egg"], slots["partner"], strict=True):
+        egg.place(layout.put(egg.extent, "seen"))
+        _put_beside(egg.boxes[0], partner, layout)
+    for (egg, own), (_, other) in product(zip(slots["egg"], slots["partner"], strict=True), repeat=2):
+        if own is not other:
+            nearest_other = min(_distance(egg.boxes[0], box) for box in other.boxes)
+            if max(_distance(egg.boxes[0], box) for box in own.boxes) + near_margin(size) > nearest_other:
+                raise NoRoom
+    for ball in slots["ball"]:
+        ball.place(layout.put(ball.extent, "seen"))
+    for slot in slots["theme"]:
+        slot.place(layout.put(slot.extent, "changing"))
+    for slot in slots["distractor"]:
+        in_the_air = slot.classes[0] == "balloon"
+        slot.place(layout.put(slot.extent, "plain", y=(0, 0.5 * size) if in_the_air else None))
+
+
+def _put_beside(egg: Box, partner: Slot, layout: Layout) -> None:
+    """Puts the partner on one of the four sides of the egg, just outside the egg's view."""
+    (w, h), view = partner.extent, layout.view(egg)
+    along_x = (egg[0] - w / 2, egg[2] - w / 2)  # the partner's centre is level with some part of the egg
+    along_y = (max(egg[1] - h / 2, HORIZON * layout.size - h / 2), egg[3] - h / 2)
+    slack = [
+        min(BORDER, 3 * layout.stride - g)
+        for g in (egg[0] - view[0], egg[1] - view[1], view[2] - egg[2], view[3] - egg[3])
+    ]
+    sides = [
+        ((view[0] - w - slack[0], view[0] - w), along_y, 1.0, 0.5),
+        (along_x, (view[1] - h - slack[1], view[1] - h), 0.5, 1.0),
+        ((view[2], view[2] + slack[2]), along_y, 0.0, 0.5),
+        (along_x, (view[3], view[3] + slack[3]), 0.5, 0.0),
+    ]
+    for k in layout.rng.permutation(4):
+        x, y, align_x, align_y = sides[k]
+        if y[0] < HORIZON * layout.size - h / 2:
+            continue
+        try:
+            partner.place(layout.put(partner.extent, "changing", x, y), align_x, align_y)
+            return
+        except NoRoom:
+            continue
+    raise NoRoom
+
+
+def _make_pair(size: int, stride: int, receptive_field: int, seeds: list[int]) -> tuple[list[Image.Image], list[Slot]]:
+    """The pictures of two twins and their objects, in the order of the annotations."""
+    rng = np.random.default_rng(seeds)
+    kinds: set[str] = set()
+    while not kinds:
+        kinds = {kind for kind in KINDS if rng.random() < 0.66}
+    for attempt in range(1000):
+        if attempt % 200 == 0:
+            slots = _make_slots(kinds, size, stride, rng)
+        try:
+            _lay_out(slots, Layout(size, stride, receptive_field, rng))
+            break
+        except NoRoom:
+            continue
+    else:
+        trouble = f"{size} pixels have no room for all objects outside a receptive field of {receptive_field}"
+        raise InputError("size", trouble, "give a larger size, or a smaller receptive field or stride")
+    objects = [slot for members in slots.values() for slot in members]
+    objects = [objects[k] for k in rng.permutation(len(objects))]
+    canvas = background(size, HORIZON, rng).convert("RGBA")
+    pictures = []
+    for twin in range(2):
+        picture = canvas.copy()
+        for slot in objects:
+            picture.alpha_composite(slot.sprites[twin], slot.boxes[twin][:2])
+        pictures.append(picture.convert("RGB"))
+    return pictures, objects
+
+
+def class_graph() -> dict:
+    """What the scenes' classes have to do with each other: {"classes": names, "relations": [{"name", "edges"}]}.
+
+    An edge is [src, dst, weight] by class index; dst receives from src. All relations are symmetric.
+    """
+    together = [("hen", "hen_egg"), ("turtle", "turtle_egg"), ("sun", "morning_flower"), ("sun", "evening_flower")]
+    for ball, theme in zip(LOOKALIKES[2], THEMES, strict=True):
+        members = (ball, *theme)
+        together += [(a, b) for k, a in enumerate(members) for b in members[k + 1 :]]
+    kinds = [(a, b) for k, (a, kind) in enumerate(CLASSES) for b, other in CLASSES[k + 1 :] if kind == other]
+    relations = []
+    for name, pairs in (("belongs_together", together), ("looks_like", LOOKALIKES), ("same_kind", kinds)):
+        edges = sorted([NAMES.index(a), NAMES.index(b), 1.0] for pair in pairs for a, b in (pair, pair[::-1]))
+        relations.append({"name": name, "edges": edges})
+    return {"classes": NAMES, "relations": relations}
+
+
+def _write_split(
+    root: Path, split: str, pairs: int, size: int, seeds: list[int], stride: int, rf: int, bar: tqdm
+) -> dict:
+    """Writes the images and annotations of one split and gives its facts, bounds included, read back from the files."""
+    folder = root / "images" / split
+    folder.mkdir(parents=True)
+    images, annotations = [], []
+    for pair in range(pairs):
+        pictures, objects = _make_pair(size, stride, rf, [*seeds, pair])
+        for twin, picture in enumerate(pictures):
+            number = 2 * pair + twin + 1
+            images.append({"id": number, "file_name": f"{number:06d}.png", "width": size, "height": size})
+            picture.save(folder / images[-1]["file_name"], compress_level=1)
+            for slot in objects:
+                x1, y1, x2, y2 = (float(v) for v in slot.boxes[twin])
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number,
+                        "category_id": NAMES.index(slot.classes[twin]) + 1,
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "area": (x2 - x1) * (y2 - y1),
+                        "iscrowd": 0,
+                        "segmentation": [[x1, y1, x2, y1, x2, y2, x1, y2]],
+                        "kind": slot.kind,
+                    }
+                )
+            bar.update()
+    categories = [{"id": k + 1, "name": name, "supercategory": kind} for k, (name, kind) in enumerate(CLASSES)]
+    content = {"info": {"description": f"irnet scenes, {split}"}, "licenses": [], "images": images}
+    _write_json(
+        root / "annotations" / f"instances_{split}.json",
+        content | {"annotations": annotations, "categories": categories},
+    )
+    by_image: list[list[dict]] = [[] for _ in images]
+    for a in annotations:
+        by_image[a["image_id"] - 1].append(a)
+    corners = [np.array([[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in rows)]) for rows in by_image]
+    labels = [[a["category_id"] - 1 for a in rows] for rows in by_image]
+    kinds = [[a["kind"] for a in rows] for rows in by_image]
+    pixels = (np.asarray(Image.open(folder / image["file_name"])) for image in images)
+    counts = Counter(NAMES[k] for row in labels for k in row)
+    return {
+        "images": len(images),
+        "objects": len(annotations),
+        "kinds": dict(sorted(Counter(k for row in kinds for k in row).items())),
+        "classes": {name: counts[name] for name in NAMES},
+        "bounds": bounds(pixels, corners, labels, kinds, stride, rf),
+    }
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=None if len(content.get("annotations", ())) else 1) + "\n")
+
+
+def _check(train: int, val: int, size: int, seed: int, stride: int, receptive_field: int) -> None:
+    for name, count in (("train", train), ("val", val)):
+        if count < 2 or count % 2:
+            raise InputError(name, f"{count} images: scenes come in pairs of twins", "give an even number from 2 up")
+    for name, value, low, high in (("size", size, 160, 1024), ("seed", seed, 0, 2**32 - 1), ("stride", stride, 4, 32)):
+        if not low <= value <= high:
+            raise InputError(name, f"{value} is out of range", f"give {low} to {high}")
+    if not 1 <= receptive_field <= 4 * stride + 1:
+        # Beyond this, what lies outside a view is out of reach of three 3x3 convolutions.
+        raise InputError(
+            "receptive_field", f"{receptive_field} is out of range", f"give 1 to {4 * stride + 1} at stride {stride}"
+        )
+
+
+def _earlier(out: Path, wanted: dict) -> dict | None:
+    """The facts of a result that is already in `out`, None where there is nothing; refuses anything else."""
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise InputError(out, "is a file", "name a folder for the data set")
+    if not any(out.iterdir()):
+        return None
+    try:
+        facts = json.loads((out / "scenes.json").read_text())
+        same = {key: facts[key] for key in wanted if key not in ("train", "val")}
+        same |= {split: {"images": facts[split]["images"]} for split in ("train", "val")}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(out, "is not empty and holds no scenes", "name a new or an empty folder") from None
+    if same != wanted:
+        raise InputError(out, "holds scenes made with other parameters", "name another folder, or delete this one")
+    return facts
+
+
+def generate(
+    out: Path,
+    train: int = 1500,
+    val: int = 300,
+    size: int = 192,
+    seed: int = 0,
+    stride: int = 16,
+    receptive_field: int = 31,
+    progress: bool = True,
+) -> dict:
+    """Writes a data set of scenes in COCO's layout to the folder `out` and returns its facts, as in scenes.json.
+
+    train and val are numbers of images (even, a pair of twins is two), `size` their height and width in pixels.
+    `stride` and `receptive_field` (pixels) describe the ConvNet from which the ambiguous classes are hidden. The same
+    parameters give the same bytes. Everything is written beside `out` and moved there in one step at the end. A folder
+    that holds the same result already is left as it is; any other that is not empty, and parameters out of range,
+    raise InputError.
+    """
+    out = Path(out)
+    _check(train, val, size, seed, stride, receptive_field)
+    facts = {"version": VERSION, "seed": seed, "size": size, "stride": stride, "receptive_field": receptive_field}
+    earlier = _earlier(out, facts | {"train": {"images": train}, "val": {"images": val}})
+    if earlier is not None:
+        if progress:
+            print(f"{out}: these scenes are here already, nothing to do", file=sys.stderr)
+        return earlier
+    facts |= {"near_gap": 3 * stride, "near_margin": near_margin(size), "far_distance": far_distance(size)}
+    target = out.resolve()
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            out, f"cannot be written ({error.strerror})", "name a folder in a place you may write to"
+        ) from None
+    try:
+        with tqdm(total=train + val, unit="image", desc="scenes", disable=not progress) as bar:
+            for k, (split, count) in enumerate((("train", train), ("val", val))):
+                facts[split] = _write_split(partial, split, count // 2, size, [seed, k], stride, receptive_field, bar)
+        _write_json(partial / "class_graph.json", class_graph())
+        _write_json(partial / "scenes.json", facts)
+        partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return facts

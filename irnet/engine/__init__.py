@@ -1,0 +1,1 @@
+"""Runs: training, evaluation, prediction and their checkpoints. What a model computes is not decided here."""

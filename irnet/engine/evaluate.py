@@ -1,0 +1,115 @@
+"""Evaluation: a model's scores on a data set, every figure per step of its reasoning, and the files that hold them."""
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import files, metrics
+from ..config import Config
+from ..data.loader import batches
+from ..data.sample import Batch
+from ..errors import InputError
+from ..model import IRNet
+from .setup import sizes
+
+
+@dataclass
+class Scores:
+    """Soft-max scores of all regions of a data set, on the CPU.
+
+    steps   name -> float32 [R, C]: "final", then every prediction of the roll-out
+    labels  int64 [R]
+    kinds   R strings, or empty
+    images  their number
+    """
+
+    steps: dict[str, Tensor]
+    labels: Tensor
+    kinds: list[str]
+    images: int
+
+
+def held_out(dataset, config: Config, device: torch.device) -> Iterable[Batch]:
+    """The data set's batches in order, at the size that the run was trained at."""
+    return batches(
+        dataset,
+        config.train.batch_size,
+        seed=0,
+        epoch=0,
+        train=False,
+        workers=config.train.workers,
+        flip=False,
+        limit=config.train.limit_batches or None,
+        pin_memory=device.type == "cuda",
+        **sizes(config.data),
+    )
+
+
+@torch.no_grad()
+def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progress: tqdm | None = None) -> Scores:
+    """Run the model over all batches. InputError where they hold no region."""
+    was_training = model.training
+    model.eval()
+    steps: dict[str, list[Tensor]] = {}
+    labels, kinds, images = [], [], 0
+    for batch in batches:
+        predictions = model(batch.to(device))
+        for name, logits in {"final": predictions.final, **predictions.logits}.items():
+            steps.setdefault(name, []).append(logits.float().softmax(1).cpu())
+        labels.append(batch.labels)
+        kinds += batch.kinds
+        images += len(batch.images)
+        if progress is not None:
+            progress.update(len(batch.images))
+            progress.set_postfix(regions=sum(map(len, labels)), refresh=False)
+    model.train(was_training)
+    if not sum(map(len, labels)):
+        raise InputError("evaluation", f"{images} images hold no region", "choose a split with annotated boxes")
+    return Scores({name: torch.cat(parts) for name, parts in steps.items()}, torch.cat(labels), kinds, images)
+
+
+def summarise(scores: Scores) -> dict:
+    """The content of results.json: the figures of metrics.FIGURES for every step, and the accuracy by kind of
+    region."""
+    results = {
+        "images": scores.images,
+        "regions": len(scores.labels),
+        "metrics": {name: metrics.evaluate(values, scores.labels) for name, values in scores.steps.items()},
+    }
+    if scores.kinds:
+        right = scores.steps["final"].argmax(1) == scores.labels
+        kinds = sorted(set(scores.kinds))
+        rows = {kind: torch.tensor([k == kind for k in scores.kinds]) for kind in kinds}
+        results["accuracy_by_kind"] = {kind: right[rows[kind]].double().mean().item() for kind in kinds}
+    return results
+
+
+def write(folder: Path, results: dict, scores: Scores, classes: list[str]) -> None:
+    """results.json, and per_class.csv with every class's regions, score, accuracy and AP in the final prediction."""
+    table = metrics.per_class(scores.steps["final"], scores.labels)
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(["class", "regions", "score", "accuracy", "ap"])
+    for c, row in table.items():
+        figures = [f"{row[key]:.6f}" if row["regions"] else "" for key in ("score", "accuracy", "ap")]
+        rows.writerow([classes[c], row["regions"], *figures])
+    files.write_json(folder / "results.json", results)
+    files.write(folder / "per_class.csv", text.getvalue())
+
+
+def table_text(results: dict) -> str:
+    """The figures of every step as aligned text, in per cent."""
+    names = [key.replace("_", " ") for key in metrics.FIGURES]
+    lines = ["".join(["step".ljust(12), *(name.rjust(len(name) + 2) for name in names)])]
+    for step, figures in results["metrics"].items():
+        cells = (
+            f"{100 * figures[key]:.2f}".rjust(len(name) + 2) for key, name in zip(metrics.FIGURES, names, strict=True)
+        )
+        lines.append("".join([step.ljust(12), *cells]))
+    return "\n".join(lines)

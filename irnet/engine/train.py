@@ -1,0 +1,276 @@
+"""Training: steps of the optimiser, the run folder, and going on after a stop to bit-identical weights."""
+
+import contextlib
+import json
+import logging
+import math
+import platform
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+import irnet_kernels
+
+from .. import __version__, files, losses
+from ..config import Config, TrainConfig, dump
+from ..data.loader import batches
+from ..data.sample import Batch
+from ..errors import InputError
+from ..model import IRNet
+from . import checkpoint, evaluate
+from .checkpoint import BEST, LAST, Checkpoint
+from .setup import build_model, compile_parts, open_dataset, sizes
+
+log = logging.getLogger("irnet")
+
+
+def train(
+    config: Config, output: Path, device: torch.device, resume: Checkpoint | None = None, progress: bool = True
+) -> dict:
+    """Train to config.train.steps, evaluate on the held-out split, and return the content of results.json.
+
+    output  the run folder: config.yaml, env.txt, log.txt, metrics.jsonl, results.json, per_class.csv, checkpoints/
+    resume  the checkpoint to go on from, as `checkpoint.find` gives it
+    Stopped at any moment and resumed, a run on a CPU ends with the same bits as one that was not stopped: the order of
+    the data, the flips and the learning rate follow from the step's number alone. Raises InputError for unusable data,
+    a folder that already holds another run, a loss that is not finite, a full disk.
+    """
+    if resume is None and (output / "checkpoints" / LAST).exists():
+        raise InputError(output, "already holds a run", "add --resume to go on with it, or choose another --output-dir")
+    torch.use_deterministic_algorithms(config.train.deterministic)
+    with _log_file(output / "log.txt"):
+        data, held_out = open_dataset(config.data, "train"), open_dataset(config.data, "val")
+        same_classes(held_out.classes, data.classes, f"{config.data.root} (held-out split)")
+        if not len(data):
+            raise InputError(config.data.root, "the training split has no images", "choose another split")
+        model = build_model(config, data).to(device)
+        optimizer, schedule = _optimizer(model, config.train)
+        scaler = torch.amp.GradScaler(device.type, enabled=config.train.amp == "fp16")
+        parameters = dict(model.named_parameters())
+        start, best = 0, -1.0
+        if resume is not None:
+            same_classes(data.classes, resume.classes, "the checkpoint")
+            if resume.config.model != config.model:
+                raise InputError(
+                    "--resume", "the model's settings differ from the checkpoint's", "leave them as they were"
+                )
+            model.load_state_dict(resume.model)
+            checkpoint.restore_optimizer(optimizer, parameters, resume.optimizer)
+            start, best = resume.step, resume.extra["best"]
+            if scaler.is_enabled():
+                scaler.load_state_dict(resume.extra["scaler"])
+            _keep_lines(output / "metrics.jsonl", start)
+            log.info("going on from step %d", start)
+        files.write(output / "config.yaml", dump(config))
+        files.write(output / "env.txt", environment(device))
+        model.set_grad_checkpointing(config.train.grad_checkpointing)
+        if config.train.compile:
+            compile_parts(model)
+        log.info("%s", describe(model, data))
+
+        def state(step: int, with_optimizer: bool = True) -> Checkpoint:
+            extra = {"best": best, "scaler": scaler.state_dict()}
+            moments = checkpoint.optimizer_tensors(optimizer, parameters) if with_optimizer else {}
+            return Checkpoint(step, config, data.classes, model.state_dict(), moments, extra)
+
+        def assess(step: int) -> tuple[dict, evaluate.Scores]:
+            nonlocal best
+            scores = evaluate.collect(model, evaluate.held_out(held_out, config, device), device)
+            results = {"step": step, "split": "val", **evaluate.summarise(scores)}
+            figure = results["metrics"]["final"]["class_ap"]
+            log.info("step %d: class AP %.2f%% on %d held-out images", step, 100 * figure, scores.images)
+            if figure > best:
+                best = figure
+                checkpoint.save(output / "checkpoints" / BEST, state(step, with_optimizer=False))
+            return results, scores
+
+        model.train()
+        meter = _Meter(output / "metrics.jsonl", config.train.log_every)
+        stream = _stream(data, config, start, device)
+        with (
+            logging_redirect_tqdm([log]),
+            tqdm(total=config.train.steps, initial=start, unit="step", disable=not progress, dynamic_ncols=True) as bar,
+        ):
+            for step in range(start + 1, config.train.steps + 1):
+                batch = next(stream)
+                rate = schedule(step)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                figures = _step(model, batch, optimizer, scaler, config, device)
+                if not math.isfinite(figures["loss"]):
+                    trouble = f"the loss at step {step} is {figures['loss']}"
+                    raise InputError("training", trouble, "lower train.lr or set train.clip_norm; checkpoints are kept")
+                meter.add(step, rate, figures, batch, bar)
+                bar.update()
+                if step % config.train.checkpoint_every == 0 or step == config.train.steps:
+                    checkpoint.save(output / "checkpoints" / LAST, state(step))
+                if config.train.eval_every and step % config.train.eval_every == 0 and step < config.train.steps:
+                    assess(step)
+        results, scores = assess(max(start, config.train.steps))
+        checkpoint.save(output / "checkpoints" / LAST, state(max(start, config.train.steps)))
+        evaluate.write(output, results, scores, data.classes)
+    return results
+
+
+def describe(model: IRNet, data) -> str:
+    """One line: variant, weights and data."""
+    weights = sum(p.numel() for p in model.parameters())
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return (
+        f"{model.config.variant}: {weights:,} weights ({learned:,} learned), {len(data)} training images, "
+        f"{len(data.classes)} classes"
+    )
+
+
+def environment(device: torch.device) -> str:
+    """The content of env.txt: versions, machine and what the operators run on."""
+    facts = {
+        "irnet": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+        "cpu capability": torch.backends.cpu.get_cpu_capability(),
+        "operators": json.dumps(irnet_kernels.available()),
+    }
+    return "".join(f"{key}: {value}\n" for key, value in facts.items())
+
+
+def _step(model: IRNet, batch: Batch, optimizer, scaler, config: Config, device: torch.device) -> dict[str, float]:
+    """One step of the optimiser on one batch, in equal parts; the figures to log."""
+    optimizer.zero_grad(set_to_none=True)
+    figures: dict[str, Tensor] = {}
+    images = len(batch.images)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.train.amp)
+    for part in batch.split(config.train.grad_accum_steps):
+        part = part.to(device)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            predictions = model(part)
+        loss = losses.compute(predictions, part.labels, part.ptr, config.loss)
+        share = len(part.images) / images
+        scaler.scale(loss.total * share).backward()
+        for name, value in {
+            "loss": loss.total,
+            "loss_conv": loss.conv,
+            "loss_final": loss.final,
+            **{f"loss_{module}": value for module, value in loss.modules.items()},
+        }.items():
+            figures[name] = figures.get(name, 0) + value.detach() * share
+    if config.train.clip_norm:
+        scaler.unscale_(optimizer)
+        figures["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    return {name: float(value) for name, value in figures.items()}
+
+
+def _optimizer(model: IRNet, config: TrainConfig):
+    """The optimiser, with no weight decay on biases, and the learning rate as a function of the step (from 1)."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in learned if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in learned if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=config.lr)
+
+    def schedule(step: int) -> float:
+        rate = config.lr * min(1.0, step / (config.warmup_steps + 1))
+        if config.cosine:
+            return rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / config.steps))
+        return rate * 0.1 ** sum(step > at for at in config.lr_steps)
+
+    return optimizer, schedule
+
+
+def _stream(data, config: Config, start: int, device: torch.device):
+    """Batches from step `start` on, epoch after epoch."""
+    per_epoch = math.ceil(len(data) / config.train.batch_size)
+    epoch, skip = divmod(start, per_epoch)
+    while True:
+        yield from batches(
+            data,
+            config.train.batch_size,
+            seed=config.train.seed,
+            epoch=epoch,
+            train=True,
+            workers=config.train.workers,
+            flip=config.data.flip,
+            start_batch=skip,
+            pin_memory=device.type == "cuda",
+            **sizes(config.data),
+        )
+        epoch, skip = epoch + 1, 0
+
+
+class _Meter:
+    """Averages figures between two lines of metrics.jsonl, and shows them on the progress bar."""
+
+    def __init__(self, path: Path, every: int):
+        self.path, self.every = path, every
+        self.reset()
+
+    def reset(self) -> None:
+        self.sums, self.steps, self.images, self.regions, self.since = {}, 0, 0, 0, time.perf_counter()
+
+    def add(self, step: int, rate: float, figures: dict[str, float], batch: Batch, bar: tqdm) -> None:
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps += 1
+        self.images += len(batch.images)
+        self.regions += len(batch.boxes)
+        if step % self.every and step != bar.total:
+            return
+        seconds = time.perf_counter() - self.since
+        line = {"step": step, "lr": rate, **{name: value / self.steps for name, value in self.sums.items()}}
+        line |= {"images_per_s": self.images / seconds, "regions_per_s": self.regions / seconds}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        parts = {name.removeprefix("loss_"): f"{line[name]:.3f}" for name in line if name.startswith("loss")}
+        speed = {"img/s": f"{line['images_per_s']:.1f}", "reg/s": f"{line['regions_per_s']:.0f}"}
+        bar.set_postfix(parts | speed, refresh=False)
+        self.reset()
+
+
+def _keep_lines(path: Path, step: int) -> None:
+    """Drop the lines of metrics.jsonl beyond `step`, and a half-written last one."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    files.write(path, "".join(kept))
+
+
+def same_classes(found: list[str], wanted: list[str], where: str) -> None:
+    if found == wanted:
+        return
+    extra, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
+    trouble = f"the data's {len(found)} classes differ from the {len(wanted)} expected"
+    trouble += "".join(f"; {what} {names[0]!r}" for what, names in (("new:", extra), ("missing:", missing)) if names)
+    raise InputError(where, trouble, "use the data set that the run was trained on")
+
+
+@contextlib.contextmanager
+def _log_file(path: Path):
+    """Copy the log into a file while the run lasts."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise InputError(path, f"cannot be written ({error.strerror})", "choose another --output-dir") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(min(log.level or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,502 @@
+"""Pictures of one image's reasoning: boxes, answers, attention, memory. Takes plain arrays; knows nothing of models."""
+
+import colorsys
+import math
+import unicodedata
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+
+PANEL_WIDTH = 900  # narrowest annotated picture: below this the panel's columns no longer fit
+OVERLAY_WIDTH = 480
+LONGEST_SIDE = 2400  # larger images are shrunk, so that a picture stays something one can open and mail
+MODULE_COLOURS: dict[str, Colour] = {"conv": (128, 128, 128), "local": (43, 122, 210), "global": (222, 116, 14)}
+_PAPER, _INK, _FAINT, _WRONG = (255, 255, 255), (24, 26, 30), (112, 117, 125), (190, 30, 30)
+
+
+@dataclass
+class Reasoning:
+    """What one model made of one image. Tensors on the CPU are taken as well as arrays.
+
+    image      uint8 [H, W, 3], RGB
+    boxes      float32 [R, 4], (x1, y1, x2, y2) in pixels of `image`; R may be 0
+    classes    C names
+    steps      names of the K predictions in order: "conv", "local 1", ..., "global 1", ...
+    scores     float32 [K, R, C], soft-max scores of every step
+    attention  float32 [K, R], sums to one over K
+    final      float32 [R, C], the scores of the mixed answer
+    memory     float32 [M, h, w], RMS over the channels of the spatial memory after each of M writes, or None
+    stride     pixels per memory cell; memory cell (v, u) lies at pixel (v stride, u stride)
+    labels     int64 [R], the true classes where known, else None
+    kinds      R strings, or empty
+    variant    the model's name: "conv", "local", "global" or "full"
+
+    Raises ValueError where the shapes do not fit each other.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    classes: list[str]
+    steps: list[str]
+    scores: np.ndarray
+    attention: np.ndarray
+    final: np.ndarray
+    memory: np.ndarray | None = None
+    stride: int = 16
+    labels: np.ndarray | None = None
+    kinds: list[str] = field(default_factory=list)
+    variant: str = ""
+
+    def __post_init__(self):
+        self.image = np.ascontiguousarray(self.image)
+        self.boxes = np.asarray(self.boxes, np.float32).reshape(-1, 4)
+        self.scores, self.attention, self.final = (
+            np.asarray(a, np.float32) for a in (self.scores, self.attention, self.final)
+        )
+        self.labels = None if self.labels is None else np.asarray(self.labels, np.int64)
+        self.memory = None if self.memory is None else np.asarray(self.memory, np.float32)
+        regions, steps, classes = len(self.boxes), len(self.steps), len(self.classes)
+        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8 or self.image.size == 0:
+            raise ValueError(f"image must be uint8 [H, W, 3] and not empty, got {self.image.dtype} {self.image.shape}")
+        for name, shape in [
+            ("scores", (steps, regions, classes)),
+            ("attention", (steps, regions)),
+            ("final", (regions, classes)),
+            ("labels", (regions,)),
+        ]:
+            array = getattr(self, name)
+            if array is not None and array.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+        if self.kinds and len(self.kinds) != regions:
+            raise ValueError(f"kinds must be empty or name all {regions} regions, got {len(self.kinds)}")
+        if self.memory is not None and (self.memory.ndim != 3 or self.memory.size == 0):
+            raise ValueError(f"memory must be [M, h, w] and not empty, got {self.memory.shape}")
+
+    def answer(self, region: int) -> tuple[str, float]:
+        """The final class of one region and its score."""
+        best = int(self.final[region].argmax())
+        return self.classes[best], float(self.final[region, best])
+
+    def truth(self, region: int) -> str | None:
+        """The true class of one region, or None where it is not known."""
+        return None if self.labels is None else self.classes[int(self.labels[region])]
+
+    def kind(self, region: int) -> str | None:
+        """Why the class of one region can or cannot be told from its looks, or None where it is not known."""
+        return self.kinds[region] if self.kinds else None
+
+
+def chains(steps: list[str]) -> dict[str, list[int]]:
+    """The steps of each module in order, as indices: {"local": [0, 1, 2], "global": [0, 3, 4]}.
+
+    Every chain starts at the ConvNet's prediction (step "conv"), from which both modules set out.
+    """
+    start = [k for k, name in enumerate(steps) if name == "conv"]
+    modules = list(dict.fromkeys(name.split()[0] for name in steps if name != "conv"))
+    return {m: start + [k for k, name in enumerate(steps) if name.split()[0] == m] for m in modules}
+
+
+def trail(reasoning: Reasoning, region: int, arrow: str = "->") -> str:
+    """The answers of one region where they changed between iterations: "conv: mug -> local 2: cup".
+
+    The modules iterate side by side, so each is followed by itself from the ConvNet's answer on; a module that
+    never changed its answer is not named. "" where no answer changed.
+    """
+    return "; ".join(_changes(reasoning, region, arrow))
+
+
+def _changes(reasoning: Reasoning, region: int, arrow: str) -> list[str]:
+    """The parts of `trail`, one per module that changed its answer."""
+    best = reasoning.scores[:, region].argmax(axis=1)
+    name = lambda k: f"{reasoning.steps[k]}: {reasoning.classes[best[k]]}"  # noqa: E731
+    parts = []
+    for chain in chains(reasoning.steps).values():
+        changed = [k for before, k in pairwise(chain) if best[k] != best[before]]
+        if changed:
+            parts.append(f" {arrow} ".join(name(k) for k in [chain[0], *changed]))
+    return parts
+
+
+def module_mass(reasoning: Reasoning) -> dict[str, np.ndarray]:
+    """How much of each region's attention lies on each module: {"conv": float32 [R], "local": ..., ...}."""
+    names = [name.split()[0] for name in reasoning.steps]
+    return {m: reasoning.attention[[n == m for n in names]].sum(axis=0) for m in dict.fromkeys(names)}
+
+
+def annotate(reasoning: Reasoning) -> Image.Image:
+    """The image with its boxes and answers, and under it a panel with one row per box.
+
+    A row holds the box's number, the final class and score (with the true class where it is known and another),
+    the attention over the steps and the trail of answers. Small images are enlarged by a whole factor and very
+    large ones shrunk; the panel grows with the number of boxes and never leaves one out.
+    """
+    picture, scale = _scaled(reasoning.image, PANEL_WIDTH)
+    width = max(picture.width, PANEL_WIDTH)
+    size = round(15 * (1 + (width / PANEL_WIDTH - 1) * 0.6))  # larger pictures are mostly looked at shrunk
+    _draw_boxes(picture, reasoning, scale, size)
+    panel = _panel(reasoning, width, size)
+    page = Image.new("RGB", (width, picture.height + panel.height), _PAPER)
+    page.paste(picture, ((width - picture.width) // 2, 0))
+    page.paste(panel, (0, picture.height))
+    return page
+
+
+def highlight(reasoning: Reasoning, region: int) -> Image.Image:
+    """The whole image with one box standing out and the others thin, for showing a region in its context."""
+    picture, scale = _scaled(reasoning.image, OVERLAY_WIDTH)
+    boxes = _pixel_boxes(reasoning.boxes, scale, picture.size)
+    draw = ImageDraw.Draw(picture)
+    for r, box in enumerate(boxes):
+        if r != region:
+            _outline(draw, box, (235, 235, 235), 2)
+    _outline(draw, boxes[region], (255, 214, 0), max(4, picture.width // 110))
+    return picture
+
+
+def memory_overlay(reasoning: Reasoning, step: int) -> Image.Image:
+    """The magnitude of the spatial memory after write `step` (0-based) as a heat map over the image.
+
+    The colours of all writes share one scale, from zero to the largest value of any; the strip under the image
+    shows it. Raises ValueError where there is no memory and IndexError where there is no such write.
+    """
+    if reasoning.memory is None:
+        raise ValueError(f"the {reasoning.variant or 'given'} variant has no spatial memory to draw")
+    writes = len(reasoning.memory)
+    if not 0 <= step < writes:
+        raise IndexError(f"write {step} is not among the {writes} in memory")
+    picture, scale = _scaled(reasoning.image, OVERLAY_WIDTH)
+    top = float(reasoning.memory.max())
+    heat = _resample(reasoning.memory[step], picture.size, scale * reasoning.stride) / (top if top > 0 else 1.0)
+    colours = colormaps["inferno"](np.clip(heat, 0, 1))[..., :3] * 255
+    grey = np.asarray(picture.convert("L"), np.float32)[..., None]
+    weight = (0.35 + 0.4 * np.clip(heat, 0, 1))[..., None]
+    picture = Image.fromarray((grey * (1 - weight) + colours * weight).astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    for box in _pixel_boxes(reasoning.boxes, scale, picture.size):
+        _outline(draw, box, (255, 255, 255), 2)
+    return _with_scale(picture, f"memory after write {step + 1} of {writes}", top)
+
+
+def attention_overlay(reasoning: Reasoning) -> Image.Image:
+    """The image with every box filled in the mixed colour of the modules its attention lies on.
+
+    The frame has the colour of the module with the largest share, the bar along the lower edge shows all
+    shares, and the strip under the image names the colours.
+    """
+    picture, scale = _scaled(reasoning.image, OVERLAY_WIDTH)
+    mass = module_mass(reasoning)
+    names = list(mass)
+    palette = np.array([_step_colour(name, [name]) for name in names], np.float32).reshape(-1, 3)
+    shares = np.stack([mass[m] for m in names], axis=1) if names else np.zeros((len(reasoning.boxes), 0), np.float32)
+    boxes = _pixel_boxes(reasoning.boxes, scale, picture.size)
+    tint = Image.new("RGBA", picture.size)
+    fill = ImageDraw.Draw(tint)
+    order = sorted(range(len(boxes)), key=lambda r: -_area(boxes[r]))  # small boxes end up on top
+    for r in order:
+        fill.rectangle(boxes[r], fill=(*(int(c) for c in shares[r] @ palette), 130))
+    grey = picture.convert("L").convert("RGBA")  # the only colours left are those that mean something
+    picture = Image.alpha_composite(grey, tint).convert("RGB")
+    draw = ImageDraw.Draw(picture)
+    for r in order:
+        _outline(draw, boxes[r], tuple(int(c) for c in palette[shares[r].argmax()]), 3)
+    for r in order:
+        x1, _, x2, y2 = boxes[r]
+        _bar(draw, (x1, y2 - 8, x2, y2), shares[r], palette)
+    return _with_legend(picture, [(name, tuple(int(c) for c in rgb)) for name, rgb in zip(names, palette, strict=True)])
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size=size)
+
+
+def _plain(text: str) -> str:
+    """`text` in the characters the bundled font has (ASCII); accents are dropped, anything else becomes "?"."""
+    letters = [c for c in unicodedata.normalize("NFKD", " ".join(text.split())) if not unicodedata.combining(c)]
+    return "".join(c if " " <= c <= "~" else "?" for c in letters)
+
+
+def _scaled(image: np.ndarray, width: int) -> tuple[Image.Image, float]:
+    """The image enlarged by a whole factor towards `width`, or shrunk to `LONGEST_SIDE`, and the factor."""
+    picture = Image.fromarray(image)
+    longest = max(picture.size)
+    if longest > LONGEST_SIDE:
+        scale = LONGEST_SIDE / longest
+        size = tuple(max(1, round(side * scale)) for side in picture.size)
+        return picture.resize(size, Image.Resampling.LANCZOS), scale
+    factor = max(1, min(math.ceil(width / picture.width), LONGEST_SIDE // longest))
+    size = (picture.width * factor, picture.height * factor)
+    return picture.resize(size, Image.Resampling.BICUBIC) if factor > 1 else picture.copy(), float(factor)
+
+
+def _pixel_boxes(boxes: np.ndarray, scale: float, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """Boxes in pixels of the drawn picture, ordered, inside it and at least a few pixels wide, so all can be seen."""
+    result = []
+    limit = np.array([size[0] - 1, size[1] - 1] * 2, np.float64)
+    for box in np.clip(np.nan_to_num(boxes.astype(np.float64) * scale), 0, limit):
+        (x1, x2), (y1, y2) = sorted(box[0::2]), sorted(box[1::2])
+        x1, y1 = (min(a, max(0, n - 5)) for a, n in ((x1, size[0]), (y1, size[1])))
+        x2, y2 = min(max(x2, x1 + 4), size[0] - 1), min(max(y2, y1 + 4), size[1] - 1)
+        result.append((round(x1), round(y1), round(x2), round(y2)))
+    return result
+
+
+def _area(box: tuple[int, int, int, int]) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _outline(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: Colour, width: int) -> None:
+    """A frame with a thin dark rim, so that it shows on any ground."""
+    draw.rectangle((box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1), outline=(0, 0, 0), width=width + 2)
+    draw.rectangle(box, outline=colour, width=width)
+
+
+def _box_colour(number: int) -> Colour:
+    """Colours of boxes with near numbers lie far apart: the hue advances by the golden ratio."""
+    red, green, blue = colorsys.hls_to_rgb(number * 0.618034 % 1, (0.62, 0.5, 0.72)[number % 3], 0.85)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _step_colour(name: str, steps: list[str]) -> Colour:
+    """A module's colour, from light at its first iteration to full at its last."""
+    module = name.split()[0]
+    base = MODULE_COLOURS.get(module, (140, 86, 170))
+    same = [step for step in steps if step.split()[0] == module]
+    mix = 0.55 * (1 - (same.index(name) + 1) / len(same))
+    return tuple(round(c + (255 - c) * mix) for c in base)
+
+
+def _on(colour: Colour) -> Colour:
+    """Black or white, whichever is legible on `colour`."""
+    return (0, 0, 0) if 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 135 else (255, 255, 255)
+
+
+def _bar(draw: ImageDraw.ImageDraw, box, shares: np.ndarray, palette: np.ndarray, font=None) -> None:
+    """A bar of stacked shares; with a font, a share's percentage stands in it where it fits."""
+    x1, y1, x2, y2 = box
+    total = float(shares.sum())
+    edges = x1 + np.cumsum([0, *(shares / total if total > 0 else shares)]) * (x2 - x1)
+    for share, left, right, rgb in zip(shares, edges, edges[1:], palette, strict=False):
+        if round(right) > round(left):
+            colour = tuple(int(c) for c in rgb)
+            draw.rectangle((round(left), y1, round(right) - 1, y2), fill=colour)
+            text = f"{share / total:.0%}"
+            if font is not None and font.getlength(text) + 4 < right - left:
+                draw.text(((left + right) / 2, (y1 + y2) / 2), text, font=font, fill=_on(colour), anchor="mm")
+
+
+def _draw_boxes(picture: Image.Image, reasoning: Reasoning, scale: float, size: int) -> None:
+    draw, regions = ImageDraw.Draw(picture), len(reasoning.boxes)
+    if regions == 0:
+        font = _font(size)
+        draw.rectangle((0, 0, font.getlength("no boxes") + size, 2 * size), fill=(0, 0, 0))
+        draw.text((size // 2, size), "no boxes", font=font, fill=(255, 255, 255), anchor="lm")
+        return
+    boxes = _pixel_boxes(reasoning.boxes, scale, picture.size)
+    line = max(1, round(size / 6)) if regions <= 40 else max(1, round(size / 10))
+    for r in sorted(range(regions), key=lambda r: -_area(boxes[r])):
+        _outline(draw, boxes[r], _box_colour(r), line)
+    font = _font(size if regions <= 40 else max(11, round(size * 0.75)))
+    for r, (text, place) in _place_labels(reasoning, boxes, picture.size, font).items():
+        colour = _box_colour(r)
+        draw.rectangle(place, fill=colour, outline=(0, 0, 0))
+        middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
+        draw.text(middle, text, font=font, fill=_on(colour), anchor="mm")
+
+
+def _place_labels(reasoning: Reasoning, boxes, size: tuple[int, int], font) -> dict[int, tuple[str, tuple]]:
+    """A label and its place for every box, small boxes first since they have the fewest places to go.
+
+    A label that would cover another everywhere shrinks to the box's number, which the panel explains.
+    """
+    height = round(font.size * 1.3)
+    everything = np.array(boxes, np.float64)
+    taken, result = np.zeros((0, 4)), {}
+    for r in sorted(range(len(boxes)), key=lambda r: _area(boxes[r])):
+        name, score = reasoning.answer(r)
+        name = _plain(name)
+        name = name if len(name) <= 24 else f"{name[:22]}.."
+        best = None
+        for text in (f"{r + 1} {name} {score:.2f}", f"{r + 1}"):
+            places = _candidates(boxes[r], math.ceil(font.getlength(text)) + 8, height, size)
+            covered = _overlap(places, taken)
+            others = _overlap(places, np.delete(everything, r, axis=0)) if len(boxes) <= 100 else 0.0
+            cost = 100 * covered + 0.3 * others + 0.02 * np.arange(len(places))
+            k = int(cost.argmin())
+            if best is None or covered[k] < best[0]:
+                best = (covered[k], text, places[k])
+            if best[0] == 0:
+                break
+        taken = np.concatenate([taken, best[2][None]])
+        result[r] = (best[1], tuple(int(v) for v in best[2]))
+    return dict(sorted(result.items(), reverse=True))  # low numbers are drawn last, on top
+
+
+def _candidates(box, width: int, height: int, size: tuple[int, int]) -> np.ndarray:
+    """Places for a label of the given size about a box, best first, moved inside the picture: [12, 4]."""
+    x1, y1, x2, y2 = box
+    corners = [(x1, y1 - height), (x2 - width, y1 - height), (x1, y2), (x2 - width, y2), (x1, y1), (x2 - width, y1)]
+    corners += [(x1, y2 - height), (x2 - width, y2 - height)]
+    corners += [(x2, y1), (x1 - width, y1), (x2, y2 - height), (x1 - width, y2 - height)]
+    left = np.clip([c[0] for c in corners], 0, max(0, size[0] - 1 - width))
+    top = np.clip([c[1] for c in corners], 0, max(0, size[1] - 1 - height))
+    return np.stack([left, top, left + width, top + height], axis=1).astype(np.float64)
+
+
+def _overlap(places: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The share of each of [P, 4] places that [Q, 4] others cover, summed over the others: [P]."""
+    low, high = (
+        np.maximum(places[:, None, :2], others[None, :, :2]),
+        np.minimum(places[:, None, 2:], others[None, :, 2:]),
+    )
+    shared = np.clip(high - low, 0, None).prod(axis=2).sum(axis=1)
+    return shared / (places[:, 2:] - places[:, :2]).prod(axis=1)
+
+
+def _wrap(text: str, font, width: float) -> list[str]:
+    """`text` in lines of at most `width` pixels; a word longer than a line is broken, nothing is cut away."""
+    lines, line = [], ""
+    for word in _plain(text).split(" "):
+        joined = f"{line} {word}" if line else word
+        if font.getlength(joined) <= width:
+            line = joined
+            continue
+        if line:
+            lines.append(line)
+        while font.getlength(word) > width and len(word) > 1:
+            cut = next((n for n in range(len(word) - 1, 1, -1) if font.getlength(word[:n]) <= width), 1)
+            lines.append(word[:cut])
+            word = word[cut:]
+        line = word
+    return [*lines, line]
+
+
+def _panel(reasoning: Reasoning, width: int, size: int) -> Image.Image:
+    """The table under the annotated image: a legend, then a row per box as high as its longest cell."""
+    font, small = _font(size), _font(round(size * 0.85))
+    pad, step = round(size * 0.8), round(size * 1.3)
+    regions = len(reasoning.boxes)
+    if regions == 0:
+        panel = Image.new("RGB", (width, step + 2 * pad), _PAPER)
+        note = "There are no boxes to name in this image."
+        ImageDraw.Draw(panel).text((pad, pad), note, font=font, fill=_INK)
+        return panel
+    number = round(font.getlength(str(regions))) + size
+    edges = [pad, pad + number + pad, *(pad + number + round(width * share) for share in (0.22, 0.47))]
+    widths = [edges[1] - edges[0] - pad, edges[2] - edges[1] - pad, edges[3] - edges[2] - pad, width - edges[3] - pad]
+
+    rows = []
+    for r in range(regions):
+        name, score = reasoning.answer(r)
+        truth = reasoning.truth(r)
+        lines = [(line, _INK) for line in _wrap(f"{name}  {score:.2f}", font, widths[1])]
+        if truth is not None and truth != name:
+            lines += [(line, _WRONG) for line in _wrap(f"wrong, truly {truth}", font, widths[1])]
+        changes = _changes(reasoning, r, "->")
+        told = [(line, _INK) for change in changes for line in _wrap(change, font, widths[3])]
+        told = told or [("no change", _FAINT)]
+        rows.append((lines, told, step * max(len(lines), len(told)) + round(size * 0.5)))
+
+    colours = [_step_colour(name, reasoning.steps) for name in reasoning.steps]
+    title = f"{regions} box{'es' if regions > 1 else ''}"
+    title += f", variant {_plain(reasoning.variant)}" if reasoning.variant else ""
+    legend = _legend_rows(list(zip(reasoning.steps, colours, strict=True)), small, width - 2 * pad)
+    head = pad + step + len(legend) * step + pad + step
+    panel = Image.new("RGB", (width, head + sum(height for *_, height in rows) + pad), _PAPER)
+    draw = ImageDraw.Draw(panel)
+    draw.text((pad, pad), title, font=font, fill=_INK)
+    if reasoning.labels is not None:
+        right = int((reasoning.final.argmax(axis=1) == reasoning.labels).sum())
+        draw.text((width - pad, pad), f"{right} of {regions} right", font=font, fill=_INK, anchor="ra")
+    _draw_legend(draw, legend, (pad, pad + step), small, step)
+    for x, text in zip(edges, ("box", "final answer", "attention", "answers that changed"), strict=True):
+        draw.text((x, head - round(step * 1.05)), text, font=small, fill=_FAINT)
+
+    y = head
+    for r, (lines, told, height) in enumerate(rows):
+        draw.line((pad, y, width - pad, y), fill=(222, 224, 228))
+        top, colour = y + round(size * 0.25), _box_colour(r)
+        draw.rectangle((edges[0], top, edges[0] + number, top + step - 3), fill=colour, outline=_INK)
+        draw.text((edges[0] + number / 2, top + (step - 3) / 2), str(r + 1), font=font, fill=_on(colour), anchor="mm")
+        for x, cell in ((edges[1], lines), (edges[3], told)):
+            for i, (line, ink) in enumerate(cell):
+                draw.text((x, top + i * step), line, font=font, fill=ink)
+        bar = (edges[2], top, edges[2] + widths[2], top + step - 3)
+        _bar(draw, bar, reasoning.attention[:, r], np.array(colours, np.float32), small)
+        y += height
+    return panel
+
+
+def _legend_rows(
+    entries: list[tuple[str, Colour | None]], font, width: int
+) -> list[list[tuple[str, Colour | None, int]]]:
+    """Legend entries in rows no wider than `width`, each with its own width; one without a colour is a heading."""
+    rows, used = [[]], 0
+    for name, colour in entries:
+        need = round(font.getlength(_plain(name)) + (2.2 if colour else 0.8) * font.size)
+        if rows[-1] and used + need > width:
+            rows, used = [*rows, []], 0
+        rows[-1].append((_plain(name), colour, need))
+        used += need
+    return rows
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, rows, corner: tuple[int, int], font, step: int) -> None:
+    side = round(font.size * 0.85)
+    for i, row in enumerate(rows):
+        x, y = corner[0], corner[1] + i * step
+        for name, colour, need in row:
+            if colour:
+                draw.rectangle((x, y + 2, x + side, y + 2 + side), fill=colour)
+            draw.text((x + (round(1.35 * side) if colour else 0), y), name, font=font, fill=_INK)
+            x += need
+
+
+def _resample(grid: np.ndarray, size: tuple[int, int], cell: float) -> np.ndarray:
+    """A [h, w] map read bilinearly at every pixel of a picture whose cells are `cell` pixels apart: [H, W]."""
+
+    def hat(pixels: int, cells: int) -> np.ndarray:
+        at = np.clip((np.arange(pixels) + 0.5) / cell, 0, cells - 1)
+        return np.clip(1 - np.abs(at[:, None] - np.arange(cells)[None]), 0, None).astype(np.float32)
+
+    return hat(size[1], grid.shape[0]) @ grid @ hat(size[0], grid.shape[1]).T
+
+
+def _with_scale(picture: Image.Image, title: str, top: float) -> Image.Image:
+    """The picture over a strip with a title and the colour scale from 0 to `top`."""
+    size = max(13, round(picture.width / 27))
+    font, pad = _font(size), size // 2
+    caption = f"{top:.3g}"
+    room, ramp = font.getlength("0") + font.getlength(caption) + 4 * pad, 6 * size
+    title_lines = _wrap(title, font, max(picture.width, 8 * size) - 2 * pad)
+    beside = len(title_lines) == 1 and font.getlength(title) + room + ramp + 2 * pad <= picture.width
+    height = (len(title_lines) + (not beside)) * round(size * 1.5) + pad
+    page = Image.new("RGB", (max(picture.width, 8 * size), picture.height + height), _PAPER)
+    page.paste(picture, (0, 0))
+    draw, y = ImageDraw.Draw(page), picture.height + pad
+    for line in title_lines:
+        draw.text((pad, y), line, font=font, fill=_INK)
+        y += round(size * 1.5)
+    y = picture.height + pad if beside else y
+    x = page.width - round(room + ramp) if beside else pad
+    draw.text((x, y), "0", font=font, fill=_INK)
+    x += round(font.getlength("0")) + pad
+    colours = (colormaps["inferno"](np.linspace(0, 1, ramp))[:, :3] * 255).astype(np.uint8)
+    page.paste(Image.fromarray(np.repeat(colours[None], size, axis=0)), (x, y))
+    draw.text((x + ramp + pad, y), caption, font=font, fill=_INK)
+    return page
+
+
+def _with_legend(picture: Image.Image, entries: list[tuple[str, Colour]]) -> Image.Image:
+    size = max(13, round(picture.width / 27))
+    font, pad, step = _font(size), size // 2, round(size * 1.5)
+    width = max(picture.width, 8 * size)
+    rows = _legend_rows([("attention on", None), *entries], font, width - 2 * pad)
+    page = Image.new("RGB", (width, picture.height + len(rows) * step + pad), _PAPER)
+    page.paste(picture, (0, 0))
+    _draw_legend(ImageDraw.Draw(page), rows, (pad, picture.height + pad), font, step)
+    return page

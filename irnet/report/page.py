@@ -1,0 +1,622 @@
+"""The page and the tables that compare trained variants. Takes results and pictures as plain data; runs no model."""
+
+import base64
+import html
+import io
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+from PIL import Image
+
+from irnet.report.draw import Reasoning, attention_overlay, chains, highlight, memory_overlay, trail
+
+# Middle tones: at least 3 to 1 against the page's ground in its light and in its dark scheme.
+COLOURS = {"conv": "#868c94", "local": "#2f80dc", "global": "#d4720f", "full": "#1f9a5b"}
+_DASHES = {"conv": (0, (1, 1.4)), "local": (0, (5, 1.6)), "global": (0, (5, 1.4, 1, 1.4)), "full": "solid"}
+_INK = "#010203"  # stands for the text colour in a chart, which the page replaces by currentColor
+
+KIND_MEANINGS = {
+    "plain": "told by its own looks",
+    "near": "told only by an object close to it",
+    "far": "told only by an object far away in the image",
+    "presence": "told only by what else the image holds, wherever that is",
+}
+_METRICS = [
+    ("class_ap", "class AP", "class AP"),
+    ("class_accuracy", "class accuracy", "class acc"),
+    ("instance_accuracy", "instance accuracy", "inst acc"),
+]
+
+
+@dataclass
+class Row:
+    """One row of the comparison: `kind` is "variant", "gain" (of `variant` over conv) or "bound"."""
+
+    kind: str
+    variant: str
+    name: str
+    cells: list[str]
+
+
+@dataclass
+class Table:
+    """The comparison of the variants: long and short column names and rows of text, "" where nothing is known."""
+
+    columns: list[tuple[str, str]]
+    rows: list[Row]
+
+
+def comparison(runs: list[dict], facts: dict) -> Table:
+    """The table every form renders: percentages of the final answers, gains over conv in points, and the bound.
+
+    runs   one dict per variant: {"variant", "results", "history", "seconds", "parameters"}
+    facts  {"bounds": {"instance_accuracy", "class_accuracy", "class_ap", "by_kind"}, ...}
+
+    Everything but "variant" may be absent; columns of which nothing is known are left out.
+    """
+    bounds = facts.get("bounds") or {}
+    sources = [_by_kind(run) for run in runs] + [bounds.get("by_kind") or {}]
+    kinds = list(
+        dict.fromkeys([k for k in KIND_MEANINGS if any(k in s for s in sources)] + [k for s in sources for k in s])
+    )
+    columns = [(long, short) for _, long, short in _METRICS] + [(kind, kind) for kind in kinds]
+    columns += [("training time", "training"), ("parameters", "parameters")]
+
+    def numbers(values: dict, by_kind: dict) -> list[float | None]:
+        return [_number(values.get(key)) for key, *_ in _METRICS] + [_number(by_kind.get(kind)) for kind in kinds]
+
+    measured = [(run["variant"], numbers(_final(run), _by_kind(run))) for run in runs]
+    rows = [
+        Row("variant", v, v, [*map(percent, values), _duration(run.get("seconds")), _count(run.get("parameters"))])
+        for (v, values), run in zip(measured, runs, strict=True)
+    ]
+    start = dict(measured).get("conv", [])
+    for v, values in measured if start else []:
+        gains = [None if a is None or b is None else a - b for a, b in zip(values, start, strict=True)]
+        if v != "conv" and any(g is not None for g in gains):
+            cells = ["" if g is None else f"{100 * g:+.1f}" for g in gains]
+            rows.append(Row("gain", v, f"{v} - conv", [*cells, "", ""]))
+    limits = numbers(bounds, bounds.get("by_kind") or {})
+    if any(limit is not None for limit in limits):
+        rows.append(Row("bound", "", "box-only bound", [*map(percent, limits), "", ""]))
+    keep = [i for i in range(len(columns)) if any(row.cells[i] for row in rows)]
+    for row in rows:
+        row.cells = [row.cells[i] for i in keep]
+    return Table([columns[i] for i in keep], rows)
+
+
+def table_text(runs: list[dict], facts: dict) -> str:
+    """The comparison as aligned plain text, for a terminal; no newline at its end."""
+    table = comparison(runs, facts)
+    grid = [["variant", *(short for _, short in table.columns)]]
+    grid += [[row.name, *(cell or "-" for cell in row.cells)] for row in table.rows]
+    widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
+    lines = [
+        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(g, widths, strict=True))) for g in grid
+    ]
+    rule = "-" * len(lines[0])
+    text = [lines[0], rule]
+    for i, row in enumerate(table.rows):
+        if i and row.kind != table.rows[i - 1].kind:
+            text.append(rule)
+        text.append(lines[i + 1])
+    return "\n".join([*text, _legend(table)])
+
+
+def table_markdown(runs: list[dict], facts: dict) -> str:
+    """The comparison as a Markdown table; no newline at its end."""
+    table = comparison(runs, facts)
+    cell = lambda text: (text or "-").replace("|", "\\|").replace("<", "&lt;")  # noqa: E731
+    lines = [["variant", *(long for long, _ in table.columns)], ["---", *("---:" for _ in table.columns)]]
+    lines += [[row.name, *row.cells] for row in table.rows]
+    body = "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
+    return f"{body}\n\n{_legend(table)}"
+
+
+def write_page(
+    path: str | os.PathLike,
+    title: str,
+    runs: list[dict],
+    gallery: list[dict],
+    facts: dict,
+    scenes: Sequence[Reasoning] | None = None,
+) -> None:
+    """Writes one self-contained HTML page that compares the variants; atomically, making its folder if need be.
+
+    path     where it goes; an existing page is replaced
+    title    the page's title, shown above the finding
+    runs     one dict per variant: {"variant", "results": results.json, "history": [{"step", "loss", ...}, ...],
+             "seconds": of training, "parameters": count}; everything but "variant" may be absent
+    gallery  boxes that only the full model got right: {"reasonings": {variant: Reasoning}, "region": int}
+    facts    "bounds", "data", "machine", "versions", "seed" and others; what is absent is left out
+    scenes   reasonings whose memory and attention are drawn; by default the first two of the gallery's
+
+    Raises OSError where the page cannot be written.
+    """
+    path = Path(path)
+    text = page(title, runs, gallery, facts, scenes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def page(
+    title: str, runs: list[dict], gallery: list[dict], facts: dict, scenes: Sequence[Reasoning] | None = None
+) -> str:
+    """The text of the page; the arguments are `write_page`'s."""
+    scenes = _first_scenes(gallery) if scenes is None else scenes
+    headline, lede = _finding(title, runs, facts)
+    sections = [
+        _section("results", "What came out", _table_html(runs, facts)),
+        _section("iterations", "Accuracy by iteration", _iterations_html(runs, facts)),
+        _section("gallery", "Boxes that only the full model got right", _gallery_html(gallery)),
+        _section("inside", "What the model remembers and where it looks", _scenes_html(scenes)),
+        _section("training", "Training", _losses_html(runs)),
+        _section("facts", "How this was measured", _facts_html(facts)),
+    ]
+    name = f"<p class=title>{_e(title)}</p>" if headline != title else ""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{_e(title)}</title>
+<style>{_CSS}</style>
+</head>
+<body>
+<header>
+{name}
+<h1>{_e(headline)}</h1>
+{"".join(f"<p>{_e(p)}</p>" for p in lede)}
+</header>
+<main>
+{"".join(sections)}
+</main>
+</body>
+</html>
+"""
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage with one decimal and no sign, "" for None."""
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _number(value) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _final(run: dict) -> dict:
+    return _metrics(run).get("final") or {}
+
+
+def _metrics(run: dict) -> dict:
+    return (run.get("results") or {}).get("metrics") or {}
+
+
+def _by_kind(run: dict) -> dict:
+    return (run.get("results") or {}).get("accuracy_by_kind") or {}
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number / 1e6:.2f} M" if number >= 1e6 else f"{number:,}"
+
+
+def _legend(table: Table) -> str:
+    kinds = {row.kind for row in table.rows}
+    text = "Per cent, final answers."
+    text += " Gains over conv are in points." if "gain" in kinds else ""
+    return text + (" The bound is the best that seeing one box alone allows." if "bound" in kinds else "")
+
+
+def _e(text: object) -> str:
+    return html.escape(str(text), quote=True)
+
+
+def _finding(title: str, runs: list[dict], facts: dict) -> tuple[str, list[str]]:
+    """The headline and the paragraphs under it: what was measured and what came out, in plain words."""
+    by_name = {run["variant"]: run for run in runs}
+    others = [v for v in by_name if v != "conv"]
+    best = "full" if "full" in by_name else others[-1] if others else None
+    before, after = (
+        _number(_final(by_name[v]).get("instance_accuracy")) if v in by_name else None for v in ("conv", best)
+    )
+    headline, lede = title, []
+    if before is not None and after is not None:
+        numbers = f"from {percent(before)} % to {percent(after)} %"
+        count = (by_name[best].get("results") or {}).get("regions")
+        # Two standard errors of the difference, as if the two were measured on different boxes: a cautious yardstick.
+        spread = 2 * math.sqrt((before * (1 - before) + after * (1 - after)) / count) if count else 0.0
+        if abs(after - before) <= spread:
+            headline = (
+                f"Reasoning over boxes made no clear difference: {percent(before)} % without, {percent(after)} % with"
+            )
+        elif after > before:
+            headline = f"Letting boxes reason about each other raised accuracy {numbers}"
+        else:
+            headline = f"Letting boxes reason about each other lowered accuracy {numbers}"
+        results = by_name[best].get("results") or {}
+        where = f"on {results['regions']:,} boxes" if "regions" in results else ""
+        where += f" in {results['images']:,} images" if where and "images" in results else ""
+        where += f" of the {results['split']} split" if where and "split" in results else ""
+        sentence = f"Accuracy is the share of boxes whose class was named right{', ' + where if where else ''}."
+        lede.append(
+            f"{sentence} The starting point, conv, is a ConvNet without reasoning; {_DESCRIPTIONS[best]}"
+            if best in _DESCRIPTIONS
+            else sentence
+        )
+        if count and abs(after - before) <= spread:
+            lede.append("The difference is smaller than two standard errors, so it may be chance.")
+        limit = _number((facts.get("bounds") or {}).get("instance_accuracy"))
+        if limit is not None:
+            bound = f"Whatever classifier sees one box and nothing else stays at or below {percent(limit)} % here"
+            lede.append(f"{bound}; {best} reaches {percent(after)} %.")
+    if facts.get("data"):
+        lede.append(f"Data: {facts['data']}.")
+    return headline, lede
+
+
+_DESCRIPTIONS = {
+    "local": "local adds a spatial memory that all boxes read and write.",
+    "global": "global adds a graph that joins boxes and classes.",
+    "full": "full adds a spatial memory that all boxes read and write (local) and a graph that joins boxes and "
+    "classes (global).",
+}
+
+
+def _section(name: str, heading: str, body: str) -> str:
+    return f'<section aria-labelledby="{name}"><h2 id="{name}">{heading}</h2>\n{body}</section>\n' if body else ""
+
+
+def _scroll(label: str, table: str) -> str:
+    """A table that scrolls by itself on a narrow screen; focusable, so that it does from the keyboard too."""
+    return f'<div class="scroll" role="region" aria-label="{_e(label)}" tabindex="0">{table}</div>'
+
+
+def _head(first: str, columns: list[str]) -> str:
+    return f"<thead><tr>{''.join(f'<th scope=col>{_e(c)}</th>' for c in [first, *columns])}</tr></thead>"
+
+
+def _swatch(variant: str) -> str:
+    return f'<span class="dot" style="background:{COLOURS[variant]}"></span>' if variant in COLOURS else ""
+
+
+def _table_html(runs: list[dict], facts: dict) -> str:
+    table = comparison(runs, facts)
+    if not table.columns:
+        return ""
+    gains = {row.variant: row.cells for row in table.rows if row.kind == "gain"}
+    body = []
+    for row in table.rows:
+        if row.kind == "gain":
+            continue
+        cells = []
+        for i, cell in enumerate(row.cells):
+            gain = gains.get(row.variant, [""] * len(row.cells))[i] if row.kind == "variant" else ""
+            tone = "" if not gain else " up" if float(gain) > 0 else " down" if float(gain) < 0 else ""
+            mark = f' <small class="gain{tone}">{gain.replace("-", "&minus;")}</small>' if gain else ""
+            cells.append(f"<td>{_e(cell) or '&ndash;'}{mark}</td>")
+        name = f"{_swatch(row.variant)}{_e(row.name)}"
+        body.append(f'<tr class="{row.kind}"><th scope=row>{name}</th>{"".join(cells)}</tr>')
+    caption = f"<caption>{_e(_legend(table))}</caption>"
+    text = (
+        f"<table>{caption}{_head('variant', [long for long, _ in table.columns])}<tbody>{''.join(body)}</tbody></table>"
+    )
+    told = [(name, KIND_MEANINGS[name]) for name, _ in table.columns if name in KIND_MEANINGS]
+    kinds = "".join(f"<div><dt>{_e(name)}</dt><dd>{_e(meaning)}</dd></div>" for name, meaning in told)
+    note = f"<p>The boxes by what gives their class away:</p><dl class=kinds>{kinds}</dl>" if kinds else ""
+    return _scroll("Results of the variants", text) + note
+
+
+def _iterations_html(runs: list[dict], facts: dict) -> str:
+    measured = {
+        run["variant"]: {s: _number(m.get("instance_accuracy")) for s, m in _metrics(run).items()} for run in runs
+    }
+    measured = {v: {s: a for s, a in steps.items() if a is not None} for v, steps in measured.items()}
+    names = list(dict.fromkeys(s for steps in measured.values() for s in steps))
+    names.sort(key=lambda s: (_ORDER.get(s.split()[0], 2), int(s.split()[1]) if s.split()[1:] else 0))
+    if not names:
+        return ""
+    cells = {
+        v: "".join(f"<td>{percent(steps.get(s)) or '&ndash;'}</td>" for s in names) for v, steps in measured.items()
+    }
+    rows = "".join(f"<tr><th scope=row>{_swatch(v)}{_e(v)}</th>{cells[v]}</tr>" for v in measured if measured[v])
+    caption = "<caption>Instance accuracy of every prediction, per cent.</caption>"
+    table = _scroll("Accuracy by iteration", f"<table>{caption}{_head('variant', names)}<tbody>{rows}</tbody></table>")
+    limit = _number((facts.get("bounds") or {}).get("instance_accuracy"))
+    chart = _iterations_chart(measured, limit)
+    text = (
+        "Both modules start from the prediction of the ConvNet. Solid: local, dashed: global, dot: the final mixture."
+    )
+    return f"<div class=beside>{_figure(chart, text)}{table}</div>" if chart else table
+
+
+_ORDER = {"conv": 0, "local": 1, "global": 2, "final": 3}
+
+
+def _iterations_chart(measured: dict[str, dict[str, float]], limit: float | None) -> str:
+    """Accuracy over iterations, a line per variant and module; "" where no variant has iterations."""
+    last = max((int(s.split()[1]) for steps in measured.values() for s in steps if s.split()[1:]), default=0)
+    if last == 0:
+        return ""
+    figure, axes = _axes()
+    for variant, steps in measured.items():
+        colour, labelled = COLOURS.get(variant, "#9a5fc0"), False
+        names = [s for s in steps if s != "final"]
+        for module, chain in (chains(names) or {"conv": range(len(names))}).items():
+            points = [(int([*names[k].split(), "0"][1]), 100 * steps[names[k]]) for k in chain]
+            style = {"local": "solid", "global": (0, (4, 1.5))}.get(module, "dotted")
+            label = None if labelled else variant
+            axes.plot(
+                *zip(*sorted(points), strict=True), color=colour, linestyle=style, marker="o", markersize=3, label=label
+            )
+            labelled = True
+        if "final" in steps:
+            label = None if labelled else variant
+            axes.plot([last + 1], [100 * steps["final"]], "o", color=colour, markersize=6, label=label)
+    if limit is not None:
+        axes.axhline(100 * limit, color=_INK, linewidth=1, linestyle=(0, (2, 2)), label="box-only bound")
+    axes.set_xticks(range(last + 2), ["conv", *map(str, range(1, last + 1)), "final"])
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("instance accuracy, %")
+    _legend_above(figure, axes)
+    told = "; ".join(f"{v} ends at {percent(s['final'])} %" for v, s in measured.items() if "final" in s)
+    return _svg(figure, "iterations", f"Instance accuracy over the iterations: {told}.")
+
+
+_LOSSES = {
+    "loss": "The whole loss",
+    "loss_conv": "Loss of the ConvNet's prediction",
+    "loss_local": "Loss of the local module's predictions",
+    "loss_global": "Loss of the global module's predictions",
+    "loss_final": "Loss of the final mixture",
+}
+
+
+def _losses_html(runs: list[dict]) -> str:
+    """One small chart per loss, so that each stays legible on a phone."""
+    names = [key for run in runs for row in run.get("history") or [] for key in row if key.startswith("loss")]
+    charts, binned = [], 1
+    for name in dict.fromkeys(names):
+        lines = {}
+        for run in runs:
+            history = run.get("history") or []
+            points = [
+                (row["step"], row[name]) for row in history if "step" in row and _number(row.get(name)) is not None
+            ]
+            if points:
+                size = math.ceil(len(points) / 120)
+                binned = max(binned, size)
+                groups = [points[i : i + size] for i in range(0, len(points), size)]
+                lines[run["variant"]] = [
+                    [sum(column) / len(group) for column in zip(*group, strict=True)] for group in groups
+                ]
+        if not lines:
+            continue
+        figure, axes = _axes()
+        for variant, points in lines.items():
+            style = {"color": COLOURS.get(variant, "#9a5fc0"), "linestyle": _DASHES.get(variant, "solid")}
+            axes.plot(*zip(*points, strict=True), label=variant, **style)
+        axes.set_xlabel("step")
+        axes.set_ylabel(name.replace("_", " "))
+        axes.set_ylim(bottom=0)
+        _legend_above(figure, axes)
+        what = _LOSSES.get(name, f"Loss of {name.removeprefix('loss_').replace('_', ' ')}")
+        told = ", ".join(f"{v} ends at {points[-1][1]:.3g}" for v, points in lines.items())
+        charts.append(_figure(_svg(figure, name, f"{what} over training: {told}."), f"{what}."))
+    if not charts:
+        return ""
+    note = "<p>The whole loss sums over all predictions, so it is larger for variants that make more of them.</p>"
+    note += f"<p>Every point is the mean of up to {binned} logged steps.</p>" if binned > 1 else ""
+    return f"{note}<div class=charts>{''.join(charts)}</div>"
+
+
+def _axes():
+    figure = Figure(figsize=(4.4, 3.1), layout="constrained")
+    axes = figure.subplots()
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set(color=_INK, alpha=0.5)
+    axes.tick_params(colors=_INK, labelsize=9)
+    axes.xaxis.label.set(color=_INK, size=10)
+    axes.yaxis.label.set(color=_INK, size=10)
+    axes.grid(color=_INK, alpha=0.12, linewidth=0.7)
+    return figure, axes
+
+
+def _legend_above(figure: Figure, axes) -> None:
+    """The legend over the plot, where no line can run through it."""
+    entries = len(axes.get_legend_handles_labels()[1])
+    columns = entries if entries <= 4 else 3
+    figure.legend(
+        loc="outside upper left", ncols=columns, fontsize=9, frameon=False, labelcolor=_INK, columnspacing=1.2
+    )
+
+
+def _svg(figure: Figure, name: str, description: str) -> str:
+    """The figure as inline SVG that takes the page's text colour and font and whose ids no other chart shares."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'href="#', f'href="#{name}-', text).replace("url(#", f"url(#{name}-")
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text).replace(_INK, "currentColor")
+    box = re.search(r'viewBox="[^"]*"', text)[0]
+    label = f'{box} role="img" aria-label="{_e(description)}"'
+    return re.sub(r"^<svg[^>]*>", f"<svg {label}>", text, count=1).replace("xlink:href", "href")
+
+
+def _figure(picture: str, caption: str) -> str:
+    return f"<figure>{picture}<figcaption>{_e(caption)}</figcaption></figure>"
+
+
+def _image(picture: Image.Image, alt: str) -> str:
+    """An <img> that carries its PNG."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    size = f"width={picture.width} height={picture.height}"
+    return f'<img src="data:image/png;base64,{data}" alt="{_e(alt)}" {size} loading="lazy">'
+
+
+def _gallery_html(gallery: list[dict]) -> str:
+    if not gallery:
+        return "<p>There is none: no box was named right by the full model and wrong by all others.</p>"
+    cards = []
+    for entry in gallery:
+        region, reasonings = entry["region"], entry["reasonings"]
+        shown = reasonings.get("full") or next(iter(reasonings.values()))
+        truth, kind = shown.truth(region), shown.kind(region)
+        rows = []
+        for variant, reasoning in reasonings.items():
+            answer, score = reasoning.answer(region)
+            right = None if truth is None else answer == truth
+            mark = "" if right is None else "✓ right" if right else "✗ wrong"
+            tone = "" if right is None else ' class="up"' if right else ' class="down"'
+            cells = f"<td>{_e(answer)}</td><td>{score:.2f}</td><td{tone}>{mark}</td>"
+            rows.append(f"<tr><th scope=row>{_swatch(variant)}{_e(variant)}</th>{cells}</tr>")
+        name = f"<strong>{_e(truth)}</strong>" if truth is not None else "true class unknown"
+        name += f" <span class=kind>{_e(kind)}</span>" if kind else ""
+        changes = trail(shown, region, "→")
+        changes = f"<p class=trail>{_e(shown.variant or 'full')}, by iteration: {_e(changes)}</p>" if changes else ""
+        alt = f"An image of {len(shown.boxes)} boxes; the highlighted one is {truth or 'of unknown class'}."
+        table = f"<table>{_head('variant', ['answer', 'score', ''])}<tbody>{''.join(rows)}</tbody></table>"
+        table = table.replace("<th scope=col></th>", '<th scope=col><span class="hidden">verdict</span></th>')
+        caption = f"<figcaption><p>{name}</p>{table}{changes}</figcaption>"
+        picture = highlight(shown, region).quantize(256)  # a third of the bytes; a page should be small enough to mail
+        cards.append(f"<figure class=card>{_image(picture, alt)}{caption}</figure>")
+    return f"<div class=cards>{''.join(cards)}</div>"
+
+
+def _first_scenes(gallery: list[dict]) -> list[Reasoning]:
+    """The full model's reasonings on the first two different images of the gallery."""
+    found = {}
+    for entry in gallery:
+        reasoning = entry["reasonings"].get("full")
+        if reasoning is not None:
+            found.setdefault(reasoning.image.tobytes(), reasoning)
+    return list(found.values())[:2]
+
+
+def _scenes_html(scenes: Sequence[Reasoning]) -> str:
+    parts = []
+    for n, reasoning in enumerate(scenes, 1):
+        writes = 0 if reasoning.memory is None else len(reasoning.memory)
+        figures = [
+            _figure(
+                _image(memory_overlay(reasoning, m), f"Scene {n}: heat map of the spatial memory after write {m + 1}."),
+                f"Memory after write {m + 1} of {writes}",
+            )
+            for m in range(writes)
+        ]
+        alt = f"Scene {n}: every box coloured by the module its attention lies on."
+        figures.append(
+            _figure(_image(attention_overlay(reasoning), alt), "Attention: the modules that every answer comes from")
+        )
+        parts.append(f"<h3>Scene {n}</h3><div class=strip>{''.join(figures)}</div>")
+    if not parts:
+        return ""
+    text = "<p>Heat maps show how strong the spatial memory is in each place (root mean square over its channels); "
+    return f"{text}all maps of a scene share one scale. White frames are the boxes.</p>{''.join(parts)}"
+
+
+def _facts_html(facts: dict) -> str:
+    rows = []
+    for name, value in facts.items():
+        if name == "bounds" or value is None:
+            continue
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        elif isinstance(value, (list, tuple)):
+            value = ", ".join(map(str, value))
+        rows.append(f"<div><dt>{_e(name.replace('_', ' '))}</dt><dd>{_e(value)}</dd></div>")
+    return f"<dl>{''.join(rows)}</dl>" if rows else ""
+
+
+_CSS = """
+:root { --paper: #ffffff; --ink: #1b1e23; --soft: #5a616b; --line: #dfe2e6; --card: #f6f7f9;
+  --up: #11703f; --down: #b3261e }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14161a; --ink: #e8eaed; --soft: #a3abb5; --line: #343942; --card: #1d2026;
+    --up: #58c98c; --down: #ff8a80 }
+}
+* { box-sizing: border-box }
+html { -webkit-text-size-adjust: 100% }
+body { margin: 0 auto; max-width: 1120px; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
+header p, section > p { max-width: 46rem }
+h1 { font-size: clamp(1.5rem, 1.1rem + 2.2vw, 2.4rem); line-height: 1.18; margin: .2rem 0 1rem;
+  max-width: 30ch; text-wrap: balance }
+h2 { font-size: 1.3rem; margin: 3rem 0 .8rem }
+h3 { font-size: 1.05rem; margin: 1.6rem 0 .6rem }
+.title, caption, figcaption, dt, .trail { color: var(--soft) }
+.title { margin: 0; font-size: .95rem }
+.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px }
+table { border-collapse: separate; border-spacing: 0; width: 100%; font-variant-numeric: tabular-nums }
+caption { caption-side: bottom; text-align: left; padding: .6rem .8rem; font-size: .85rem;
+  border-top: 1px solid var(--line) }
+th, td { padding: .5rem .8rem; text-align: right; white-space: nowrap; vertical-align: baseline }
+th:first-child { text-align: left }
+.scroll th:first-child { position: sticky; left: 0; background: var(--paper) }
+thead th { font-weight: 500; color: var(--soft); font-size: .85rem; vertical-align: bottom; white-space: normal }
+tbody th, tbody td { border-top: 1px solid var(--line) }
+tbody th { font-weight: 600 }
+tr.bound th, tr.bound td { font-style: italic; font-weight: 400; color: var(--soft) }
+.gain { display: block; line-height: 1.1; font-size: .78rem; color: var(--soft) }
+.up, .gain.up { color: var(--up) }
+.down, .gain.down { color: var(--down) }
+.dot { display: inline-block; width: .65em; height: .65em; border-radius: 50%; margin-right: .5em }
+.charts, .cards, .strip { display: grid; gap: 1.2rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)) }
+.charts { margin: 1rem 0 }
+.beside { display: grid; gap: 1.2rem; align-items: center }
+@media (min-width: 56rem) { .beside { grid-template-columns: minmax(0, 2fr) minmax(0, 3fr) } }
+.beside th, .beside td { padding: .5rem .6rem }
+.cards { grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); align-items: start }
+.strip { grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)) }
+figure { margin: 0 }
+figcaption { font-size: .9rem; padding-top: .35rem }
+svg { display: block; width: 100%; height: auto }
+img { display: block; width: 100%; height: auto; border-radius: 6px }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; overflow: hidden }
+.card img { border-radius: 0; max-height: 26rem; object-fit: contain }
+.card figcaption { padding: .7rem .8rem }
+.card p { margin: 0 0 .4rem }
+.card strong { color: var(--ink); font-size: 1.05rem }
+.card th, .card td { padding: .25rem .4rem .25rem 0; font-size: .88rem }
+.card td:nth-child(2) { text-align: left; white-space: normal; color: var(--ink) }
+.card th:nth-child(2) { text-align: left }
+.card .trail { margin: .6rem 0 0; font-size: .82rem }
+.kind { border: 1px solid var(--line); border-radius: 1em; padding: .05em .6em; font-size: .8rem; margin-left: .3rem }
+dl { margin: 0; display: grid; gap: .4rem }
+dl div { display: grid; grid-template-columns: 6rem 1fr; gap: .8rem }
+dd { margin: 0; overflow-wrap: anywhere }
+.hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
+@media print { .scroll { overflow: visible } }
+"""

@@ -1,0 +1,345 @@
+"""COCO: both layouts, what is skipped and counted, and every way the files can be wrong."""
+
+import builtins
+import json
+import logging
+import math
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from irnet.data.coco import CocoDataset
+from irnet.data.graphs import derive_class_graph
+from irnet.errors import InputError
+
+TINY = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "coco_tiny"
+needs_tiny = pytest.mark.skipif(not TINY.is_dir(), reason=f"sample data absent: {TINY}")
+
+
+def image_row(number, width=60, height=40, name=None):
+    return {"id": number, "file_name": name or f"{number:06d}.png", "width": width, "height": height}
+
+
+def box_row(number, image, box, category=1, **more):
+    return {"id": number, "image_id": image, "category_id": category, "bbox": box, "iscrowd": 0, **more}
+
+
+def tables(annotations=(), images=None, categories=None):
+    categories = [(7, "dog", "animal"), (1, "cup", "kitchen")] if categories is None else categories
+    return {
+        "images": [image_row(1)] if images is None else images,
+        "annotations": list(annotations),
+        "categories": [{"id": n, "name": name, "supercategory": group} for n, name, group in categories],
+    }
+
+
+def make(root, data, split="train", folder=None):
+    """Writes an annotation file and its images under `root`, and returns the annotation file's path."""
+    path = root / "annotations" / f"instances_{split}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
+    folder = root / (folder or f"images/{split}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for row in data["images"] if isinstance(data, dict) else []:
+        if isinstance(row.get("file_name"), str) and row.get("width", 0) > 0 and row.get("height", 0) > 0:
+            (folder / row["file_name"]).parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.full((row["height"], row["width"], 3), row["id"] % 256, dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / row["file_name"])
+    return path
+
+
+def test_reads_sorts_and_maps(tmp_path):
+    images = [image_row(9), image_row(2, 30, 50), image_row(5)]
+    data = tables(
+        [box_row(40, 9, [1, 2, 10, 20], 7), box_row(31, 9, [3, 4, 5, 6], 1), box_row(8, 2, [0, 0, 30, 50])], images
+    )
+    make(tmp_path, data)
+    dataset = CocoDataset(tmp_path, "train")
+    assert dataset.classes == ["cup", "dog"]
+    assert dataset.supercategories == ["kitchen", "animal"]
+    assert dataset.index_of_category == {1: 0, 7: 1}
+    assert [dataset[i].name for i in range(3)] == ["000002.png", "000005.png", "000009.png"]
+    sample = dataset[2]
+    assert sample.boxes.tolist() == [[3, 4, 8, 10], [1, 2, 11, 22]]
+    assert sample.labels.tolist() == [0, 1]
+    assert (sample.boxes.dtype, sample.labels.dtype, sample.image.dtype) == (torch.float32, torch.int64, torch.uint8)
+    assert sample.image.shape == (3, 40, 60)
+    assert (sample.image == 9).all()
+    assert sample.kinds == []
+    empty = dataset[1]
+    assert (empty.boxes.shape, empty.labels.shape, empty.labels.dtype) == ((0, 4), (0,), torch.int64)
+    assert dataset.without_boxes == 1
+    assert dataset.image_sizes().tolist() == [[50, 30], [40, 60], [40, 60]]
+    assert [labels.tolist() for labels in dataset.image_labels()] == [[0], [], [0, 1]]
+    assert len(list(dataset)) == 3
+    sample.boxes.zero_()
+    assert dataset[-1].boxes.tolist() == [[3, 4, 8, 10], [1, 2, 11, 22]]
+
+
+def test_skips_and_clips_are_counted_and_logged_once(tmp_path, caplog, capsys):
+    boxes = [
+        [10, 10, 20, 20],
+        [-5, -5, 20, 20],  # clipped
+        [50, 30, 20, 20],  # clipped
+        [0, 0, 60.0005, 40],  # rounding, neither clipped nor outside
+        [10, 10, 0, 5],
+        [10, 10, 5, -3],
+        [10, 10, 5, 0.0005],
+        [59.9999, 10, 5, 5],  # next to nothing of it is left inside
+        [math.nan, 10, 5, 5],
+        [10, 10, math.inf, 5],
+        [None, 10, 5, 5],
+        [60, 10, 5, 5],
+        [10, -8, 5, 8],
+        [10, 99, 5, 8],
+    ]
+    annotations = [box_row(i, 1, box) for i, box in enumerate(boxes)]
+    annotations.append(box_row(50, 1, [math.nan, 0, 1, 1], iscrowd=1))  # a crowd first of all
+    make(tmp_path, tables(annotations))
+    with caplog.at_level(logging.INFO, logger="irnet"):
+        dataset = CocoDataset(tmp_path, "train")
+    assert dataset.skipped == {"iscrowd": 1, "not finite": 3, "zero area": 4, "outside the image": 3}
+    assert dataset.clipped == 2
+    assert dataset[0].boxes.tolist() == [[10, 10, 30, 30], [0, 0, 15, 15], [50, 30, 60, 40], [0, 0, 60, 40]]
+    assert len(caplog.records) == 1
+    line = caplog.records[0].getMessage()
+    assert "1 images (0 without boxes), 4 boxes in 2 classes; 2 clipped to the image; skipped: 1 iscrowd, 3 not" in line
+    assert "\n" not in line
+    assert capsys.readouterr() == ("", "")  # pycocotools prints; nothing of that may come through
+
+
+def test_max_regions_keeps_the_first_usable_ones_of_each_image(tmp_path):
+    crowd = box_row(1, 1, [0, 0, 9, 9], iscrowd=1)
+    rows = [
+        crowd,
+        crowd | {"id": 99},
+        *(box_row(n, 1, [n, 0, 5, 5]) for n in (4, 3, 2, 5)),
+        box_row(9, 3, [9, 0, 5, 5]),
+    ]
+    make(tmp_path, tables(rows, [image_row(1), image_row(2), image_row(3)]))
+    dataset = CocoDataset(tmp_path, "train", max_regions=2)
+    assert [dataset[i].boxes[:, 0].tolist() for i in range(3)] == [[2, 3], [], [9]]
+    assert dataset.skipped == {"iscrowd": 2, "over max_regions": 2}
+    with pytest.raises(InputError, match="--max-regions: 0 is not a number of regions; give 1 or more"):
+        CocoDataset(tmp_path, "train", max_regions=0)
+
+
+def test_kinds_follow_their_boxes(tmp_path):
+    rows = [box_row(2, 1, [2, 0, 5, 5], kind="b"), box_row(1, 1, [1, 0, 5, 5], kind="a"), box_row(3, 1, [3, 0, 5, 5])]
+    rows.insert(0, box_row(0, 1, [3, 0, 0, 5], kind="skipped"))
+    make(tmp_path, tables(rows))
+    assert CocoDataset(tmp_path, "train")[0].kinds == ["a", "b", ""]
+
+
+def test_no_annotations_at_all(tmp_path):
+    make(tmp_path, tables([]))
+    dataset = CocoDataset(tmp_path, "train", max_regions=3)
+    assert dataset[0].boxes.shape == (0, 4)
+    assert dataset.without_boxes == 1
+
+
+@pytest.mark.parametrize(
+    ("split", "folder", "name"),
+    [
+        ("train2017", "train2017", "000000000001.jpg"),
+        ("train2017", "images/train2017", "000000000001.jpg"),
+        ("val2014", "val2014", "COCO_val2014_000000000001.jpg"),
+        ("minival2014", "val2014", "COCO_val2014_000000000001.jpg"),
+        ("minival2014", "images/val2014", "COCO_val2014_000000000001.jpg"),
+        ("val", "images", "000001.png"),
+        ("my-own split", "images", "sub/000001.png"),
+    ],
+)
+def test_layouts(tmp_path, split, folder, name):
+    make(tmp_path, tables([box_row(1, 1, [1, 2, 3, 4])], [image_row(1, name=name)]), split, folder)
+    sample = CocoDataset(tmp_path, split)[0]
+    assert sample.name == name
+    assert sample.boxes.tolist() == [[1, 2, 4, 6]]
+
+
+def test_the_folder_that_holds_the_images_wins(tmp_path):
+    make(tmp_path, tables(), folder="images")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "000777.png").touch()
+    assert CocoDataset(tmp_path, "train").folder == tmp_path / "images"
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK"])
+def test_modes_become_rgb(tmp_path, mode):
+    make(tmp_path, tables([], [image_row(1, name="a.tif")]))
+    Image.new("L", (60, 40), 255).convert("RGB").convert(mode).save(tmp_path / "images/train/a.tif")
+    assert (CocoDataset(tmp_path, "train")[0].image == 255).all()
+    assert CocoDataset(tmp_path, "train")[0].image.shape == (3, 40, 60)
+
+
+def test_pickles_small(tmp_path):
+    make(tmp_path, tables([box_row(1, 1, [1, 2, 3, 4], segmentation=[[1.5] * 5000])]))
+    data = pickle.dumps(CocoDataset(tmp_path, "train"))
+    assert len(data) < 5000  # what worker processes get: no segmentation, nothing of pycocotools
+    assert pickle.loads(data)[0].boxes.tolist() == [[1, 2, 4, 6]]
+
+
+def refused(root, split="train"):
+    with pytest.raises(InputError) as caught:
+        CocoDataset(root, split)[0]
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_refuses_a_missing_folder(tmp_path):
+    error = refused(tmp_path / "none")
+    assert (error.where, error.trouble) == (str(tmp_path / "none"), "no such folder")
+    assert "--data-root" in error.cure
+
+
+def test_refuses_a_missing_annotation_file_and_lists_the_splits(tmp_path):
+    make(tmp_path, tables(), "val2017")
+    make(tmp_path, tables(), "minival")
+    (tmp_path / "annotations" / "captions_val2017.json").touch()
+    error = refused(tmp_path)
+    assert error.where.endswith("annotations/instances_train.json")
+    assert error.cure == "choose one of the splits there: minival, val2017"
+    (tmp_path / "empty").mkdir()
+    assert "ROOT/annotations/instances_SPLIT.json" in refused(tmp_path / "empty").cure
+
+
+no_area = image_row(3, 0, 5)
+BAD_FILES = {
+    "cut short": ('{"images": [', "not valid JSON", "fetch the file again"),
+    "a list": ("[]", "not laid out as COCO instances", "fetch the annotation file again"),
+    "list of numbers": ('{"images": [], "annotations": [1]}', "not laid out as COCO instances", "fetch the annotation"),
+    "no categories key": ({"images": [image_row(1)], "annotations": []}, "has no list of categories", "instances_*"),
+    "no annotations key": (
+        {"images": [image_row(1)], "categories": [{"id": 1, "name": "a"}]},
+        "has no list of annotations",
+        "instances_*.json",
+    ),
+    "no images": (tables(images=[]), "lists no images", "instances_*.json"),
+    "no class": (tables(categories=[]), "lists no categories", "instances_*.json"),
+    "no image_id": (tables([{"id": 3, "category_id": 1, "bbox": [1, 1, 1, 1]}]), "entry has no 'image_id'", "fetch"),
+    "no bbox": (tables([{"id": 3, "category_id": 1, "image_id": 1}]), "annotation 3 has bbox = None", "fetch"),
+    "short bbox": (tables([box_row(3, 1, [1, 2, 3, 4]), box_row(4, 1, [1, 2, 3])]), "annotation 4 has bbox", "fetch"),
+    "text bbox": (tables([box_row(3, 1, [1, 2, 3, "wide"])]), "annotation 3 has bbox = [1, 2, 3, 'wide']", "fetch"),
+    "huge bbox": (tables([box_row(3, 1, [1, 2, 3, 10**400])]), "annotation 3 has bbox = [1, 2, 3, 1000", "fetch"),
+    "text id": (tables([box_row("x", 1, [1, 2, 3, 4])]), "annotation x has id = 'x', not an integer", "fetch"),
+    "huge id": (tables([box_row(2**70, 1, [1, 2, 3, 4])]), f"has id = {2**70}, not an integer", "fetch"),
+    "missing image": (
+        tables([box_row(3, 1, [1, 2, 3, 4]), box_row(4, 77, [1, 2, 3, 4]), box_row(5, 78, [1, 2, 3, 4])]),
+        "annotation 4 refers to image 77, which is not in the file (2 such annotations)",
+        "add the image or remove its annotations",
+    ),
+    "missing category": (
+        tables([box_row(4, 1, [1, 2, 3, 4], 99)]),
+        "annotation 4 refers to category 99, which is not in the file",
+        "add the category or remove its annotations",
+    ),
+    "same image id": (tables(images=[image_row(1), image_row(1)]), "more than one image has the id 1", "its own id"),
+    "same class id": (tables(categories=[(1, "a", ""), (1, "b", "")]), "2 categories have the id 1", "its own id"),
+    "same class name": (tables(categories=[(1, "a", ""), (2, "a", "")]), "2 categories have the name 'a'", "its own"),
+    "nameless class": (tables(categories=[(1, None, "")]), "category 1 has no name", "fetch"),
+    "no size": (tables(images=[{"id": 1, "file_name": "a.png"}]), "image 1 has height = None, not an integer", "fetch"),
+    "empty size": (tables(images=[no_area]), "image 3 has the size 0 x 5", "fetch"),
+    "no file name": (tables(images=[{"id": 1, "width": 5, "height": 5}]), "image 1 has no file_name", "fetch"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_refuses_annotation_files(tmp_path, case):
+    data, trouble, cure = BAD_FILES[case]
+    path = make(tmp_path, data)
+    error = refused(tmp_path)
+    assert error.where == str(path)
+    assert trouble in error.trouble
+    assert cure in error.cure
+
+
+def test_refuses_missing_images_before_the_first_is_read(tmp_path):
+    make(tmp_path, tables(images=[image_row(n) for n in range(1, 6)]))
+    folder = tmp_path / "images" / "train"
+    for number in (2, 4):
+        (folder / f"{number:06d}.png").unlink()
+    with pytest.raises(InputError) as caught:
+        CocoDataset(tmp_path, "train")
+    assert caught.value.where == str(folder / "000002.png")
+    assert "no such image file (2 of the 5 in instances_train.json are missing)" in caught.value.trouble
+    assert "unpack the images there" in caught.value.cure
+
+
+def test_refuses_where_no_image_folder_exists(tmp_path):
+    make(tmp_path, tables())
+    (tmp_path / "images/train/000001.png").unlink()
+    (tmp_path / "images/train").rmdir()
+    (tmp_path / "images").rmdir()
+    error = refused(tmp_path)
+    assert error.where == str(tmp_path)
+    assert "has no image folder for instances_train.json: none of images/train, train, images" in error.trouble
+    assert "ROOT/images/SPLIT" in error.cure
+
+
+def test_refuses_unreadable_images(tmp_path):
+    make(tmp_path, tables())
+    path = tmp_path / "images/train/000001.png"
+    path.write_bytes(b"no image")
+    error = refused(tmp_path)
+    assert (error.where, error.cure) == (str(path), "fetch the file again or leave it out")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    assert "not a readable image" in refused(tmp_path).trouble
+
+
+def test_refuses_an_image_of_another_size(tmp_path):
+    make(tmp_path, tables())
+    path = tmp_path / "images/train/000001.png"
+    Image.new("RGB", (40, 60)).save(path)
+    error = refused(tmp_path)
+    assert error.where == str(path)
+    assert error.trouble == "is 40 x 60, but instances_train.json says 60 x 40"
+    assert "neither resized nor turned" in error.cure
+
+
+def test_says_how_to_get_pycocotools(tmp_path, monkeypatch):
+    make(tmp_path, tables())
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("pycocotools"):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    error = refused(tmp_path)
+    assert error.where == "pycocotools"
+    assert error.cure == "pip install pycocotools"
+
+
+@needs_tiny
+@pytest.mark.parametrize(("split", "images", "crowds", "empty"), [("train2017", 32, 4, 2), ("val2017", 6, 1, 0)])
+def test_tiny_agrees_with_its_annotation_file(split, images, crowds, empty):
+    dataset = CocoDataset(TINY, split)
+    raw = json.loads((TINY / "annotations" / f"instances_{split}.json").read_text())
+    assert (len(dataset), len(dataset.classes)) == (images, 80)
+    assert (dataset.classes[0], dataset.classes[79]) == ("person", "toothbrush")
+    assert dataset.skipped["iscrowd"] == crowds
+    names = {row["id"]: row["name"] for row in raw["categories"]}
+    ids = {row["file_name"]: row["id"] for row in raw["images"]}
+    total = 0
+    for sample in dataset:
+        rows = [row for row in raw["annotations"] if row["image_id"] == ids[sample.name] and not row["iscrowd"]]
+        rows.sort(key=lambda row: row["id"])
+        assert [dataset.classes[label] for label in sample.labels] == [names[row["category_id"]] for row in rows]
+        height, width = sample.image.shape[1:]
+        for box, row in zip(sample.boxes.tolist(), rows, strict=True):
+            x, y, w, h = row["bbox"]
+            assert box == pytest.approx([x, y, min(x + w, width), min(y + h, height)], abs=1e-3)
+        assert (sample.boxes[:, 2:] > sample.boxes[:, :2]).all()
+        total += len(rows)
+    assert total + sum(dataset.skipped.values()) == len(raw["annotations"])
+    assert dataset.without_boxes >= empty
+    graph = derive_class_graph(dataset)
+    src, dst, weight = graph.relations["co_occurs"]
+    assert ((weight > 0) & (weight <= 1)).all()
+    assert (src != dst).all()

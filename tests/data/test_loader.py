@@ -1,0 +1,201 @@
+"""The order of an epoch: decided by (seed, epoch) alone, resumable, the same with and without worker processes."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from irnet.data.coco import CocoDataset
+from irnet.data.loader import batches
+from irnet.data.sample import Sample
+from irnet.errors import InputError
+
+TINY = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "coco_tiny"
+needs_tiny = pytest.mark.skipif(not TINY.is_dir(), reason=f"sample data absent: {TINY}")
+SIZES = [(20, 30), (30, 20), (24, 24)]
+
+
+class Shapes(torch.utils.data.Dataset):
+    """Image i is i everywhere, of one of three sizes, with i % 3 regions whose left side is 1."""
+
+    classes = ("left_arm", "right_arm", "lamp")
+
+    def __init__(self, count, bad=None):
+        self.count, self.bad, self.decoded = count, bad, []
+
+    def __len__(self):
+        return self.count
+
+    def size(self, i):
+        return SIZES[(i * i + i // 5) % 3]
+
+    def image_sizes(self):
+        return torch.tensor([self.size(i) for i in range(self.count)])
+
+    def __getitem__(self, i):
+        if i == self.bad:
+            raise InputError(f"{i}.png", "is broken", "mend it")
+        self.decoded.append(i)
+        image = torch.full((3, *self.size(i)), i, dtype=torch.uint8)
+        image[:, :, 0] = 255  # tells a mirrored image
+        boxes = torch.tensor([[1.0, 2.0, 5.0, 9.0]]).repeat(i % 3, 1)
+        return Sample(image, boxes, torch.arange(i % 3), f"{i}.png", [f"k{i}"] * (i % 3))
+
+
+def run(dataset, batch_size=4, **changes):
+    options = {"seed": 1, "epoch": 0, "train": True, "workers": 0, "short": None, "long": None, "flip": True}
+    return list(batches(dataset, batch_size, **(options | changes)))
+
+
+def names(found):
+    return [batch.names for batch in found]
+
+
+def assert_same(one, two):
+    assert names(one) == names(two)
+    for a, b in zip(one, two, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a.images, b.images, strict=True))
+        assert torch.equal(a.boxes, b.boxes)
+        assert torch.equal(a.labels, b.labels)
+        assert torch.equal(a.ptr, b.ptr)
+        assert a.kinds == b.kinds
+
+
+@pytest.mark.parametrize("group", [True, False])
+@pytest.mark.parametrize("count", [1, 4, 21, 22])
+def test_every_image_once_and_only_the_last_batch_smaller(count, group):
+    found = run(Shapes(count), group_by_size=group)
+    assert Counter(name for batch in found for name in batch.names) == Counter(f"{i}.png" for i in range(count))
+    sizes = [len(batch.names) for batch in found]
+    assert sizes == [4] * (count // 4) + [count % 4] * (count % 4 > 0)
+
+
+def test_order_follows_from_seed_and_epoch_alone():
+    torch.manual_seed(5)
+    first = run(Shapes(40))
+    torch.manual_seed(6)
+    state = torch.random.get_rng_state()
+    assert_same(run(Shapes(40)), first)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    others = [run(Shapes(40), seed=2), run(Shapes(40), epoch=1), run(Shapes(40), seed=0, epoch=1)]
+    for i, one in enumerate([first, *others]):
+        for two in others[i:]:
+            assert names(one) != names(two)
+
+
+def test_evaluation_keeps_the_order_and_mirrors_nothing():
+    found = run(Shapes(10), train=False, flip=False)
+    assert names(found) == [
+        ["0.png", "1.png", "2.png", "3.png"],
+        ["4.png", "5.png", "6.png", "7.png"],
+        ["8.png", "9.png"],
+    ]
+    assert found[0].ptr.tolist() == [0, 0, 1, 3, 3]
+    assert found[0].kinds == ["k1", "k2", "k2"]
+    assert (found[0].boxes[:, 0] == 1).all()
+    assert run(Shapes(0), train=False, flip=False) == []
+
+
+def test_half_the_images_are_mirrored_with_boxes_and_labels():
+    mirrored = {}
+    for batch in run(Shapes(200)):
+        for i, (name, image) in enumerate(zip(batch.names, batch.images, strict=True)):
+            part = slice(batch.ptr[i], batch.ptr[i + 1])
+            mirrored[name] = bool(image[0, 0, -1] > image[0, 0, 0])
+            width = image.shape[2]
+            assert (batch.boxes[part, 0] == (width - 5 if mirrored[name] else 1)).all()
+            swapped = [1, 0] if mirrored[name] else [0, 1]
+            assert batch.labels[part].tolist() == swapped[: int(name.split(".")[0]) % 3]
+    assert 70 < sum(mirrored.values()) < 130
+    flips = {}
+    for batch in run(Shapes(200), epoch=1):
+        flips |= {n: bool(im[0, 0, -1] > im[0, 0, 0]) for n, im in zip(batch.names, batch.images, strict=True)}
+    assert flips != mirrored
+    ungrouped = run(Shapes(200), group_by_size=False)  # an image's mirroring does not hang on its place in the order
+    for batch in ungrouped:
+        for name, image in zip(batch.names, batch.images, strict=True):
+            assert bool(image[0, 0, -1] > image[0, 0, 0]) == mirrored[name]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_workers_change_nothing(train):
+    torch.manual_seed(3)
+    alone = run(Shapes(23), train=train, short=17, long=40)
+    assert_same(run(Shapes(23), train=train, short=17, long=40, workers=2), alone)
+
+
+def test_resume_sees_the_same_batches_and_decodes_no_others():
+    whole = run(Shapes(30))
+    dataset = Shapes(30)
+    assert_same(run(dataset, start_batch=5), whole[5:])
+    assert sorted(f"{i}.png" for i in dataset.decoded) == sorted(name for batch in whole[5:] for name in batch.names)
+    assert_same(run(Shapes(30), start_batch=2, limit=4), whole[2:4])
+    assert_same(run(Shapes(30), limit=100), whole)
+    assert run(Shapes(30), start_batch=8) == run(Shapes(30), limit=0) == []
+
+
+def test_groups_by_size():
+    dataset = Shapes(60)
+    grouped = run(dataset)
+    alike = [len({image.shape for image in batch.images}) == 1 for batch in grouped]
+    assert sum(not one for one in alike) <= len(SIZES)  # at most the batches made of what is left over
+    mixed = [len({image.shape for image in batch.images}) == 1 for batch in run(dataset, group_by_size=False)]
+    assert sum(mixed) < len(mixed) / 2
+    assert names(run(Shapes(8), train=False, group_by_size=None)) == names(
+        run(Shapes(8), train=False, group_by_size=False)
+    )
+
+
+def test_rare_sizes_do_not_gather_at_the_end():
+    class Rare(Shapes):
+        def size(self, i):
+            return SIZES[i % 30 == 0]  # 4 of 120 images: their one batch is full only when the last of them has come
+
+    early = 0
+    for epoch in range(20):
+        found = run(Rare(120), epoch=epoch)
+        early += any(batch.images[0].shape[1:] == SIZES[1] for batch in found[:10])
+    assert 2 <= early <= 13  # of 20, at 1 in 3 each; in the order the batches fill it is 1 in 80
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_input_error_reaches_the_caller_as_itself(workers):
+    stream = batches(
+        Shapes(12, bad=6), 2, seed=0, epoch=0, train=False, workers=workers, short=None, long=None, flip=False
+    )
+    assert [next(stream).names for _ in range(3)] == [["0.png", "1.png"], ["2.png", "3.png"], ["4.png", "5.png"]]
+    with pytest.raises(InputError) as caught:
+        next(stream)
+    assert str(caught.value) == "6.png: is broken; mend it"
+    assert (caught.value.where, caught.value.trouble, caught.value.cure) == ("6.png", "is broken", "mend it")
+
+
+def test_a_batch_costs_few_file_descriptors():
+    before = len(os.listdir("/proc/self/fd"))
+    found = run(Shapes(120), batch_size=40, workers=1)
+    held = len(os.listdir("/proc/self/fd")) - before
+    assert len(found) == 3
+    assert held < 60  # 120 images; one descriptor each would be beyond it
+
+
+def test_refuses_senseless_numbers():
+    with pytest.raises(InputError, match="--batch-size: 0 images are no batch; give 1 or more"):
+        run(Shapes(3), batch_size=0)
+    with pytest.raises(InputError, match="--workers: -1 is not a number of processes; give 0 or more"):
+        run(Shapes(3), workers=-1)
+
+
+@needs_tiny
+def test_tiny_epoch():
+    dataset = CocoDataset(TINY, "train2017")
+    found = run(dataset, batch_size=8, short=120, long=200, workers=1)
+    assert [len(batch.names) for batch in found] == [8, 8, 8, 8]
+    assert sum(len(batch.labels) for batch in found) == 288 - sum(dataset.skipped.values())
+    for batch in found:
+        for i, image in enumerate(batch.images):
+            boxes = batch.boxes[batch.ptr[i] : batch.ptr[i + 1]]
+            assert max(image.shape[1:]) <= 200
+            assert (boxes >= 0).all()
+            assert (boxes[:, 2:] <= torch.tensor([image.shape[2], image.shape[1]])).all()

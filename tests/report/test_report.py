@@ -1,0 +1,393 @@
+"""The pictures and the page of irnet.report, on made-up data: what they show, and that they take any input."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFont
+
+from irnet.report.draw import (
+    LONGEST_SIDE,
+    PANEL_WIDTH,
+    Reasoning,
+    _box_colour,
+    _candidates,
+    _overlap,
+    _pixel_boxes,
+    _place_labels,
+    annotate,
+    attention_overlay,
+    highlight,
+    memory_overlay,
+    module_mass,
+    trail,
+)
+from irnet.report.page import comparison, page, table_markdown, table_text, write_page
+
+CLASSES = ["mug", "cup", "bowl", "lamp", "keyboard"]
+VARIANTS = ["conv", "local", "global", "full"]
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+
+
+def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    return (e / e.sum(axis=axis, keepdims=True)).astype(np.float32)
+
+
+def steps_of(variant: str, iterations: int = 2) -> list[str]:
+    modules = {"conv": [], "full": ["local", "global"]}.get(variant, [variant])
+    return ["conv", *(f"{m} {i + 1}" for m in modules for i in range(iterations))]
+
+
+def made_up(regions=4, height=96, width=128, variant="full", seed=0, boxes=None, classes=CLASSES) -> Reasoning:
+    rng = np.random.default_rng(seed)
+    steps = steps_of(variant)
+    if boxes is None:
+        size = rng.uniform(0.1, 0.4, (regions, 2)) * (width, height)
+        corner = rng.uniform(0, 1, (regions, 2)) * ((width, height) - size)
+        boxes = np.concatenate([corner, corner + size], axis=1).astype(np.float32)
+    return Reasoning(
+        image=rng.integers(60, 200, (height, width, 3), dtype=np.uint8),
+        boxes=boxes,
+        classes=list(classes),
+        steps=steps,
+        scores=softmax(2 * rng.normal(size=(len(steps), regions, len(classes)))),
+        attention=softmax(rng.normal(size=(len(steps), regions)), axis=0),
+        final=softmax(2 * rng.normal(size=(regions, len(classes)))),
+        memory=rng.uniform(0, 1, (2, 6, 8)).astype(np.float32) if variant in ("local", "full") else None,
+        stride=16,
+        labels=rng.integers(0, len(classes), regions),
+        kinds=[["near", "far", "presence", "plain"][r % 4] for r in range(regions)],
+        variant=variant,
+    )
+
+
+def made_up_runs() -> list[dict]:
+    runs = []
+    for i, variant in enumerate(VARIANTS):
+        metrics = {
+            step: {
+                "class_ap": 0.511 + 0.1 * i + 0.01 * k,
+                "class_accuracy": 0.422 + 0.1 * i,
+                "instance_accuracy": 0.463 + 0.1 * i,
+            }
+            for k, step in enumerate([*steps_of(variant), "final"])
+        }
+        history = [{"step": s, "loss": 3 / s + i, "loss_conv": 2 / s, "lr": 0.1} for s in range(1, 30)]
+        results = {"split": "held-out", "images": 300, "regions": 2000, "metrics": metrics}
+        results["accuracy_by_kind"] = {
+            "near": 0.334 + 0.1 * i,
+            "far": 0.235,
+            "presence": 0.136,
+            "plain": 0.957 - 0.01 * i,
+        }
+        runs.append(
+            {
+                "variant": variant,
+                "results": results,
+                "history": history,
+                "seconds": 61 * (i + 1),
+                "parameters": 1234567 + i,
+            }
+        )
+    return runs
+
+
+FACTS = {
+    "bounds": {
+        "instance_accuracy": 0.608,
+        "class_accuracy": 0.519,
+        "class_ap": 0.597,
+        "by_kind": {"near": 0.5, "plain": 1.0},
+    },
+    "data": "1500 training and 300 held-out scenes of 192 pixels",
+    "machine": "two cores",
+    "versions": {"torch": "2.13"},
+    "seed": 7,
+}
+
+
+def made_up_gallery(count: int = 2, classes=CLASSES) -> list[dict]:
+    shown = lambda seed: {v: made_up(variant=v, seed=seed, classes=classes) for v in VARIANTS}  # noqa: E731
+    return [{"reasonings": shown(seed), "region": seed % 4} for seed in range(count)]
+
+
+class Reader(HTMLParser):
+    """Collects what a page refers to and insists that every tag is closed in order."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.tags, self.links, self.images, self.ids, self.words = [], [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append((tag, attrs))
+        self.links += [v for k, v in attrs.items() if k in ("src", "href", "xlink:href", "srcset", "data", "action")]
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.images += [attrs] if tag == "img" else []
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.mark.parametrize("regions", [0, 1, 300])
+def test_annotate_keeps_the_image_and_a_row_per_box(regions):
+    result = annotate(made_up(regions))
+    assert result.mode == "RGB" and result.width == 1024  # 128 x 8, the first whole factor that reaches 900
+    picture = 96 * 8
+    assert result.height > picture + 20 * max(regions, 1)
+    assert (np.asarray(result)[picture:] < 100).any()  # something is written under the image
+
+
+def test_annotate_gives_every_box_its_chip_in_the_panel():
+    """Rows carry the box's colour, so the panel has as many colours of boxes as there are boxes."""
+    panel = np.asarray(annotate(made_up(40)))[96 * 8 :].reshape(-1, 3)
+    colours = set(np.unique(panel.astype(np.int64) @ (65536, 256, 1)).tolist())
+    assert all(int(np.dot(_box_colour(r), (65536, 256, 1))) in colours for r in range(40))
+
+
+@pytest.mark.parametrize("height,width", [(1, 1), (3, 500), (500, 3), (8, 8), (4000, 100), (3000, 4100)])
+def test_annotate_gives_sensible_sizes_for_any_image(height, width):
+    result = annotate(made_up(3, height, width))
+    assert PANEL_WIDTH <= result.width <= LONGEST_SIDE
+    assert result.height <= LONGEST_SIDE + 1200
+    for picture in (highlight(made_up(3, height, width), 1), attention_overlay(made_up(3, height, width))):
+        assert max(picture.size) <= LONGEST_SIDE + 400
+    assert memory_overlay(made_up(3, height, width), 1).size[1] <= LONGEST_SIDE + 400
+
+
+def test_annotate_takes_boxes_at_over_and_without_borders():
+    boxes = np.array(
+        [[0, 0, 128, 96], [0, 0, 1, 1], [127, 95, 128, 96], [-50, -50, 500, 500], [60, 40, 60, 40], [90, 80, 20, 10],
+         [np.nan, 0, 10, 10], [300, 300, 400, 400]], np.float32
+    )  # fmt: skip
+    reasoning = made_up(len(boxes), boxes=boxes)
+    for picture in (annotate(reasoning), attention_overlay(reasoning), memory_overlay(reasoning, 0)):
+        assert picture.width >= 480
+    drawn = np.array(_pixel_boxes(boxes, 8.0, (1024, 768)))
+    assert (drawn >= 0).all() and (drawn[:, 2] < 1024).all() and (drawn[:, 3] < 768).all()
+    assert (drawn[:, 2:] - drawn[:, :2] >= 4).all()  # none vanishes
+
+
+def test_labels_stay_inside_and_apart_where_there_is_room():
+    reasoning = made_up(12, 480, 640)
+    boxes = _pixel_boxes(reasoning.boxes, 2.0, (1280, 960))
+    placed = _place_labels(reasoning, boxes, (1280, 960), ImageFont.load_default(size=15))
+    assert sorted(placed) == list(range(12))
+    assert all(text.split()[0] == str(r + 1) and reasoning.answer(r)[0] in text for r, (text, _) in placed.items())
+    rectangles = np.array([place for _, place in placed.values()], np.float64)
+    assert (rectangles >= 0).all() and (rectangles[:, 2] < 1280).all() and (rectangles[:, 3] < 960).all()
+    assert all(_overlap(rectangles[[i]], np.delete(rectangles, i, 0))[0] == 0 for i in range(12))
+    assert _overlap(_candidates((0, 0, 9, 9), 50, 20, (100, 100)), np.array([[0, 0, 100, 100.0]])) == pytest.approx(1)
+
+
+def test_same_box_many_times_falls_back_to_numbers():
+    reasoning = made_up(30, boxes=np.tile(np.array([[40, 40, 60, 60]], np.float32), (30, 1)))
+    boxes = _pixel_boxes(reasoning.boxes, 8.0, (1024, 768))
+    texts = [text for text, _ in _place_labels(reasoning, boxes, (1024, 768), ImageFont.load_default(size=15)).values()]
+    assert len(texts) == 30 and any(text.isdigit() for text in texts) and any(not text.isdigit() for text in texts)
+
+
+def test_trail_follows_each_module_from_the_convnet():
+    reasoning = made_up(2)
+    answers = np.array([[0, 3], [0, 3], [1, 3], [2, 3], [2, 3]])  # conv, local 1, local 2, global 1, global 2
+    reasoning.scores = np.eye(len(CLASSES), dtype=np.float32)[answers]
+    assert trail(reasoning, 0) == "conv: mug -> local 2: cup; conv: mug -> global 1: bowl"
+    assert trail(reasoning, 1) == ""
+
+
+def test_attention_mass_and_its_picture():
+    reasoning = made_up(3)
+    mass = module_mass(reasoning)
+    assert list(mass) == ["conv", "local", "global"]
+    assert sum(mass.values()) == pytest.approx(np.ones(3), abs=1e-6)
+    assert mass["local"] == pytest.approx(reasoning.attention[1:3].sum(0))
+    before = np.asarray(attention_overlay(reasoning)).copy()
+    reasoning.attention = reasoning.attention[::-1].copy()
+    assert (np.asarray(attention_overlay(reasoning)) != before).any()
+
+
+def test_memory_overlay_shows_the_memory_on_one_scale():
+    reasoning = made_up(0)
+    reasoning.image[:] = 128
+    reasoning.memory = np.zeros((2, 6, 8), np.float32)
+    reasoning.memory[0, 3, 4] = 0.5
+    reasoning.memory[1, 3, 4] = 2.0
+    first, second = (np.asarray(memory_overlay(reasoning, m), np.float64)[: 96 * 4].sum(axis=2) for m in (0, 1))
+    y, x = np.unravel_index(second.argmax(), second.shape)
+    assert (y, x) == pytest.approx((3 * 16 * 4, 4 * 16 * 4), abs=4)  # where the boxes' coordinates have the cell
+    assert second.max() > first.max() + 100  # the first write is drawn on the scale of the second
+    before = second.copy()
+    reasoning.memory[1, 1, 1] = 1.0
+    assert (np.asarray(memory_overlay(reasoning, 1), np.float64)[: 96 * 4].sum(axis=2) != before).any()
+
+
+def test_memory_overlay_names_what_is_missing():
+    with pytest.raises(ValueError, match="conv variant has no spatial memory"):
+        memory_overlay(made_up(variant="conv"), 0)
+    with pytest.raises(IndexError, match="write 2"):
+        memory_overlay(made_up(), 2)
+    silent = made_up()
+    silent.memory[:] = 0
+    assert memory_overlay(silent, 0).width >= 480
+
+
+def test_highlight_marks_the_one_region():
+    reasoning = made_up(4)
+    pictures = [np.asarray(highlight(reasoning, r)) for r in range(4)]
+    yellow = [(p == (255, 214, 0)).all(axis=2) for p in pictures]
+    x1, y1, x2, y2 = _pixel_boxes(reasoning.boxes, 4.0, (512, 384))[2]
+    rows, columns = np.nonzero(yellow[2])
+    assert (columns.min(), rows.min(), columns.max(), rows.max()) == (x1, y1, x2, y2)
+    assert (yellow[0] != yellow[1]).any()
+    grey = (pictures[2] == (235, 235, 235)).all(axis=2)
+    x1, y1, x2, _ = _pixel_boxes(reasoning.boxes, 4.0, (512, 384))[0]
+    assert grey[y1, x1 : x2 + 1].mean() > 0.5  # the other boxes are there too, thin
+
+
+def test_reasoning_takes_tensors_and_refuses_wrong_shapes():
+    r = made_up()
+    tensors = {
+        k: torch.from_numpy(getattr(r, k)) for k in ("boxes", "scores", "attention", "final", "memory", "labels")
+    }
+    same = Reasoning(image=r.image, classes=r.classes, steps=r.steps, kinds=r.kinds, variant=r.variant, **tensors)
+    assert annotate(same).tobytes() == annotate(r).tobytes()
+    for name in ("scores", "attention", "final", "labels"):
+        with pytest.raises(ValueError, match=name):
+            Reasoning(image=r.image, classes=r.classes, steps=r.steps, **{**tensors, name: tensors[name][..., :-1]})
+    with pytest.raises(ValueError, match="image"):
+        Reasoning(image=r.image.astype(np.float32), classes=r.classes, steps=r.steps, **tensors)
+
+
+def test_names_the_font_cannot_show_are_still_drawn():
+    names = ["café, coffee shop\nnewline", "瓶", "a" * 200, "<b>", ""]
+    assert annotate(made_up(6, classes=names)).width == 1024
+
+
+def test_tables_hold_every_number_and_agree():
+    runs = made_up_runs()
+    table = comparison(runs, FACTS)
+    assert [c for c, _ in table.columns[:7]] == [
+        "class AP", "class accuracy", "instance accuracy", "plain", "near", "far", "presence"
+    ]  # fmt: skip
+    assert [r.name for r in table.rows] == [*VARIANTS, *(f"{v} - conv" for v in VARIANTS[1:]), "box-only bound"]
+    assert table.rows[3].cells[2] == "76.3" and table.rows[6].cells[2] == "+30.0" and table.rows[7].cells[2] == "60.8"
+    assert table.rows[6].cells[3] == "-3.0" and table.rows[7].cells[5:] == ["", "", "", ""]
+    text, markdown, html = table_text(runs, FACTS), table_markdown(runs, FACTS), page("t", runs, [], FACTS)
+    for row in table.rows:
+        for cell in filter(None, row.cells):
+            assert cell in text and cell in markdown and cell.replace("-", "&minus;") in html
+    rows = [line for line in text.splitlines()[:-1] if not line.startswith("---")]
+    assert len({len(line) for line in rows}) == 1  # aligned
+    assert len({line.count("|") for line in markdown.splitlines()[:10]}) == 1
+    assert "2 min 02 s" in text and "1.23 M" in text
+
+
+@pytest.mark.parametrize("gallery", [0, 2])
+def test_page_is_self_contained_and_well_formed(tmp_path, gallery):
+    path = tmp_path / "new" / "page.html"
+    write_page(path, "irnet demo", made_up_runs(), made_up_gallery(gallery), FACTS)
+    assert [p.name for p in path.parent.iterdir()] == ["page.html"]  # no draft is left behind
+    text = path.read_text(encoding="utf-8")
+    reader = Reader(text)
+    assert all(link.startswith(("data:image/", "#")) for link in reader.links)
+    assert not re.search(r"@import|url\((?!#)|<script|<link|http-equiv", text)
+    assert len(reader.ids) == len(set(reader.ids))
+    known = {f"#{name}" for name in reader.ids}
+    assert {link for link in reader.links if link.startswith("#")} <= known
+    assert set(re.findall(r"url\((#[^)]*)\)", text)) <= known
+    assert all(image["alt"] for image in reader.images)
+    assert all(attrs.get("scope") in ("col", "row") for tag, attrs in reader.tags if tag == "th")
+    assert all(attrs.get("aria-label") for tag, attrs in reader.tags if tag == "svg")
+    words = " ".join(reader.words)
+    assert "raised accuracy from 46.3 % to 76.3 %" in words and "at or below 60.8 %" in words
+    for expected in [*VARIANTS, "1500 training", "two cores", "torch 2.13", "7", "2,000 boxes", "held-out"]:
+        assert expected in words
+    assert sum(tag == "svg" for tag, _ in reader.tags) == 3  # iterations and two losses
+    if gallery:
+        scenes = 2 * (2 + 1)  # two scenes with two writes and the attention each
+        assert len(reader.images) == gallery + scenes
+        entry = made_up_gallery(gallery)[1]
+        for reasoning in entry["reasonings"].values():
+            answer, score = reasoning.answer(1)
+            assert answer in words and f"{score:.2f}" in words
+    else:
+        assert "no box was named right by the full model and wrong by all others" in words
+
+
+def test_page_escapes_names():
+    nasty = ["<b>bold</b>", '"quoted" & co', "<script>alert(1)</script>", "a'b", "</figcaption>"]
+    text = page("<i>title</i>", made_up_runs(), made_up_gallery(3, nasty), {**FACTS, "machine": "<u>m</u>"})
+    reader = Reader(text)
+    assert not {"b", "i", "u", "script"} & {tag for tag, _ in reader.tags}
+    assert "&lt;u&gt;" in text and "&lt;i&gt;title" in text
+    assert "<b>bold</b>" in " ".join(reader.words)
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [],
+        [{"variant": "conv"}],
+        [{"variant": "full", "results": {}, "history": [], "seconds": None, "parameters": None}],
+        [
+            {"variant": "conv", "results": {"metrics": {"final": {"class_ap": 0.5}}}},
+            {"variant": "mine", "seconds": 3.2},
+        ],
+        [{"variant": "conv", "history": [{"step": 1, "loss": float("nan")}, {"step": 2}, {"loss": 1.0}]}],
+        [{"variant": "full", "results": {"metrics": {"local 1": {"instance_accuracy": 0.5}}}}],
+    ],
+    ids=["none", "bare", "empty", "other", "nan", "no conv"],
+)
+def test_page_and_tables_work_with_fields_missing(runs):
+    text = page("only a title", runs, [], {})
+    words = " ".join(Reader(text).words)
+    assert "only a title" in words and "nan" not in words.lower() and "None" not in words
+    assert "box-only bound" not in words and "Gains" not in words  # nothing is invented
+    assert all(run["variant"] in table_text(runs, {}) for run in runs)
+    assert table_markdown(runs, {}).startswith("| variant |")
+
+
+def test_page_claims_no_difference_within_the_noise():
+    runs = made_up_runs()
+    final = runs[3]["results"]["metrics"]["final"]
+    final["instance_accuracy"] = 0.470
+    text = page("t", runs, [], {})
+    assert "no clear difference" in text and "two standard errors" in text
+    final["instance_accuracy"] = 0.30
+    assert "lowered accuracy from 46.3 % to 30.0 %" in page("t", runs, [], {})
+
+
+def test_page_takes_scenes_of_its_own():
+    scene = made_up(variant="conv", regions=0)
+    reader = Reader(page("t", made_up_runs(), [], FACTS, scenes=[scene]))
+    assert len(reader.images) == 1 and "attention" in reader.images[0]["alt"]
+
+
+def test_a_failed_write_leaves_the_old_page(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    monkeypatch.setattr("irnet.report.page.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_page(path, "t", [], [], {})
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_pictures_can_be_saved(tmp_path):
+    annotate(made_up(2)).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size[0] == 1024
