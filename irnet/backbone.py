@@ -6,6 +6,7 @@ cropped from it. Neither lets images of a batch, or distant pixels, see each oth
 
 import itertools
 import pickle
+import struct
 from pathlib import Path
 
 import torch
@@ -19,6 +20,11 @@ from .config import ModelConfig
 from .errors import InputError
 
 STRIDE = 16
+# What torch.load raises for damaged files.
+_DAMAGE = (
+    *(OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, EOFError),
+    *(struct.error, pickle.UnpicklingError),
+)
 
 
 def build(config: ModelConfig) -> nn.Module:
@@ -113,6 +119,7 @@ class Bottleneck(nn.Module):
         self.bn2 = FrozenBatchNorm(width)
         self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
         self.bn3 = FrozenBatchNorm(4 * width)
+        self.bn3.weight.fill_(0.5)  # without a checkpoint: keeps the scale of features from growing with depth
         self.downsample = None
         if inputs != 4 * width:
             shortcut = nn.Conv2d(inputs, 4 * width, 1, stride=stride, bias=False)
@@ -155,14 +162,17 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "give a checkpoint file, or leave backbone_weights empty") from error
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+    except (*_DAMAGE, SafetensorError) as error:
         trouble = f"cannot be read as a checkpoint ({' '.join(str(error).split())[:200]})"
         raise InputError(path, trouble, "give a torchvision or timm state dict (.pth or .safetensors)") from error
-    state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else {}
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    state = {str(key): value for key, value in state.items()} if isinstance(state, dict) else {}
     state = {
         key: value
         for key, value in state.items()
-        if not key.startswith("fc.") and not key.endswith("num_batches_tracked")
+        if isinstance(value, Tensor) and not key.startswith("fc.") and not key.endswith("num_batches_tracked")
     }
     own = model.state_dict()
     missing = [key for key in own if key not in state]

@@ -4,7 +4,9 @@ Bad input is one line on standard error and exit code 2.
 """
 
 import argparse
+import copy
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -14,15 +16,23 @@ from .errors import InputError
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest:  # argparse takes KEY=VALUE words from one place only; here they may stand between options
+        if not hasattr(options, "overrides") or any(word.startswith("-") or "=" not in word for word in rest):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.overrides += rest
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return options.run(options) or 0
     except InputError as error:
-        print(f"irnet: {error}", file=sys.stderr)
+        print(f"irnet: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
-        print("irnet: interrupted; finished checkpoints are kept, --resume goes on from the last", file=sys.stderr)
+        print("irnet: interrupted; checkpoints are kept: train goes on with --resume, demo by itself", file=sys.stderr)
         return 130
 
 
@@ -35,17 +45,25 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from . import config as settings
     from .engine import checkpoint, evaluate
     from .engine.setup import choose_device
     from .engine.train import train
 
     output, device = Path(options.output_dir), choose_device(options.device)
-    resume = None
+    if options.resume and "=" in options.resume and not os.path.exists(options.resume):
+        options.overrides.insert(0, options.resume)  # `--resume KEY=VALUE`: argparse takes the word for the PATH
+        options.resume = "auto"
+    resume = base = None
     if options.resume == "auto":
-        resume = checkpoint.find(output) if (output / "checkpoints").exists() else None
+        if checkpoint.exists(output):
+            resume = checkpoint.find(output)
+        elif os.path.exists(output / "config.yaml"):  # stopped before its first checkpoint
+            base = settings.load(output / "config.yaml")
     elif options.resume:
         resume = checkpoint.find(options.resume)
-    config = _config(options, base=resume.config if resume else None)
+    # A copy: the checkpoint's own settings are compared with what the options make of them.
+    config = _config(options, base=copy.deepcopy(resume.config) if resume else base)
     print(evaluate.table_text(train(config, output, device, resume)))
 
 
@@ -53,21 +71,26 @@ def _eval(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from .engine import checkpoint, evaluate
-    from .engine.setup import choose_device, open_dataset, restore_model
-    from .engine.train import same_classes
+    from .engine.setup import choose_device, open_dataset, restore_model, same_classes, some_regions
 
     saved = checkpoint.find(options.checkpoint, checkpoint.BEST if options.best else checkpoint.LAST)
     config, device = _config(options, base=saved.config), choose_device(options.device)
     data = open_dataset(config.data, "val")
-    same_classes(data.classes, saved.classes, config.data.root)
+    same_classes(data.classes, saved.classes, data.path)
+    some_regions(data)
     model = restore_model(saved.config.model, len(saved.classes), saved.model).to(device)
-    with tqdm(total=len(data), unit="img", dynamic_ncols=True) as bar:
+    with tqdm(total=len(data), unit="img", disable=None, dynamic_ncols=True) as bar:
         scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, bar)
     results = {"step": saved.step, "split": data.split, **evaluate.summarise(scores)}
     folder = Path(options.output_dir or (Path(options.checkpoint) if Path(options.checkpoint).is_dir() else "."))
     evaluate.write(folder, results, scores, data.classes)
     print(evaluate.table_text(results))
     print(f"{folder / 'results.json'}, {folder / 'per_class.csv'}")
+    if options.vis > 0:
+        from .engine import predict
+
+        predict.draw(folder / "vis", model, data, config.data, options.vis)
+        print(folder / "vis")
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -78,7 +101,7 @@ def _predict(options: argparse.Namespace) -> None:
     from .data.sample import Sample, read_image
     from .engine import checkpoint, predict
     from .engine.setup import choose_device, restore_model, sizes
-    from .report.draw import annotate
+    from .report.draw import annotate, trail
 
     saved = checkpoint.find(options.checkpoint, checkpoint.BEST if options.best else checkpoint.LAST)
     image = read_image(options.image)
@@ -90,14 +113,11 @@ def _predict(options: argparse.Namespace) -> None:
     reasoning.labels = None
     picture = Path(options.output or Path(options.image).stem + ".irnet.png")
     files.write_with(picture, lambda path: annotate(reasoning).save(path, format="PNG"))
-    for index, scores in enumerate(reasoning.final):
-        trail = [reasoning.classes[step[index].argmax()] for step in reasoning.scores]
-        changes = [
-            f"{name}: {word}"
-            for name, word, old in zip(reasoning.steps, trail, ["", *trail], strict=False)
-            if word != old
-        ]
-        print(f"{index}: {reasoning.classes[scores.argmax()]} {scores.max():.2f}  ({' -> '.join(changes)})")
+    for index in range(len(boxes)):
+        name, score = reasoning.answer(index)
+        print(f"{index}: {name} {score:.2f}  ({trail(reasoning, index) or 'the same at every step'})")
+    if not len(boxes):
+        print(f"{options.boxes} holds no boxes: no regions to name")
     print(picture)
 
 
@@ -223,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-b", "--batch-size", type=int)
     sub.add_argument("-j", "--workers", type=int)
     sub.add_argument("--limit-batches", type=int)
+    sub.add_argument("--vis", type=int, default=0, metavar="N", help="draw the first N images into vis/")
 
     sub = command("predict", _predict, "name the object in every box of one image; writes an annotated PNG")
     sub.add_argument("image", metavar="IMAGE")

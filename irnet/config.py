@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,7 @@ def small() -> Config:
         ModelConfig(
             backbone="small",
             iterations=2,
+            patch_size=5,  # the boxes are one to three cells wide
             memory_channels=64,
             memory_size=12,
             hidden=128,
@@ -118,7 +120,7 @@ def small() -> Config:
         LossConfig(),
         DataConfig(name="scenes", short_side=0, flip=False),
         TrainConfig(
-            steps=400,
+            steps=300,
             batch_size=16,
             optimizer="adamw",
             lr=2e-3,
@@ -128,6 +130,7 @@ def small() -> Config:
             clip_norm=1.0,
             checkpoint_every=100,
             log_every=10,
+            workers=1,
         ),
     )
 
@@ -162,9 +165,8 @@ def from_dict(values: Any, where: str | Path, base: Config | None = None) -> Con
 def override(config: Config, key: str, value: Any, where: str | Path = "command line") -> None:
     """Set `config.SECTION.NAME` for key "SECTION.NAME"; a string value is read as YAML where the field is no string."""
     section_name, _, name = key.partition(".")
-    section = getattr(config, section_name, None)
-    fields = {f.name: f for f in dataclasses.fields(section)} if dataclasses.is_dataclass(section) else {}
-    if name not in fields:
+    section = vars(config).get(section_name)
+    if section is None or name not in vars(section):
         known = [
             f"{s.name}.{f.name}"
             for s in dataclasses.fields(config)
@@ -183,7 +185,7 @@ def override(config: Config, key: str, value: Any, where: str | Path = "command 
     if isinstance(old, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             value = float(value)  # YAML reads 5e-4 as a string
-        except ValueError:
+        except (ValueError, OverflowError):
             value = None
     right = type(value) is type(old) and (not isinstance(old, list) or all(type(v) is int for v in value))
     if not right:
@@ -193,7 +195,7 @@ def override(config: Config, key: str, value: Any, where: str | Path = "command 
 
 def validate(config: Config, where: str | Path = "command line") -> None:
     """InputError for values that name nothing or make no sense."""
-    model, train = config.model, config.train
+    model, loss, data, train = config.model, config.loss, config.data, config.train
     choices = [
         ("model.variant", model.variant, VARIANTS),
         ("model.backbone", model.backbone, ("small", "resnet50", "resnet101")),
@@ -207,19 +209,43 @@ def validate(config: Config, where: str | Path = "command line") -> None:
         if value not in allowed:
             raise InputError(where, f"{key} is {value!r}", f"choose one of {', '.join(allowed)}")
     least = [
+        ("model.backbone_channels", model.backbone_channels, 2),
         ("model.iterations", model.iterations, 1),
         ("model.patch_size", model.patch_size, 2),
+        ("model.memory_channels", model.memory_channels, 1),
+        ("model.memory_size", model.memory_size, 1),
+        ("model.hidden", model.hidden, 1),
+        ("model.graph_channels", model.graph_channels, 1),
         ("model.graph_layers", model.graph_layers, 1),
+        ("loss.memory", loss.memory, 0),
+        ("loss.final", loss.final, 0),
+        ("data.short_side", data.short_side, 0),
+        ("data.long_side", data.long_side, 0),
+        ("data.max_regions", data.max_regions, 0),
         ("train.steps", train.steps, 0),
         ("train.batch_size", train.batch_size, 1),
         ("train.grad_accum_steps", train.grad_accum_steps, 1),
+        ("train.lr", train.lr, 0),
+        ("train.warmup_steps", train.warmup_steps, 0),
+        ("train.momentum", train.momentum, 0),
+        ("train.weight_decay", train.weight_decay, 0),
+        ("train.clip_norm", train.clip_norm, 0),
         ("train.workers", train.workers, 0),
         ("train.checkpoint_every", train.checkpoint_every, 1),
+        ("train.eval_every", train.eval_every, 0),
         ("train.log_every", train.log_every, 1),
+        ("train.limit_batches", train.limit_batches, 0),
     ]
     for key, value, lowest in least:
-        if value < lowest:
+        if not lowest <= value < math.inf:  # false for NaN
             raise InputError(where, f"{key} is {value}", f"give at least {lowest}")
+    if not 0 < model.bandwidth < math.inf:
+        raise InputError(where, f"model.bandwidth is {model.bandwidth}", "give a number of pixels above 0")
+    if not 0 < loss.beta <= 1:  # at 0 an image whose regions are all right would have no weights to normalise
+        raise InputError(where, f"loss.beta is {loss.beta}", "give a number above 0 and at most 1")
+    if model.gate_channels not in (0, 1, model.memory_channels):
+        trouble = f"model.gate_channels is {model.gate_channels}"
+        raise InputError(where, trouble, f"give 1, or 0 for one gate for each of {model.memory_channels} channels")
     if train.batch_size % train.grad_accum_steps:
         trouble = f"train.batch_size {train.batch_size} cannot be split into {train.grad_accum_steps} equal parts"
         raise InputError(where, trouble, "make it a multiple of train.grad_accum_steps")

@@ -1,6 +1,7 @@
 """The demonstration: generate scenes, train the four variants, evaluate them, and write the page that compares them."""
 
 import copy
+import dataclasses
 import json
 import platform
 import time
@@ -10,23 +11,30 @@ import torch
 from tqdm import tqdm
 
 from . import __version__, files
-from .config import VARIANTS, Config, small
+from .config import VARIANTS, Config, load
 from .data import scenes
 from .data.coco import CocoDataset
 from .engine import checkpoint, predict
 from .engine.setup import restore_model, sizes
 from .engine.train import train
+from .errors import InputError
 from .report.page import table_text, write_page
+
+NO_EFFECT = ("data.root", "train.workers", "train.checkpoint_every")  # on what comes out
 
 
 def demo(output: Path, config: Config, device: torch.device, train_scenes: int = 1500, val_scenes: int = 300) -> Path:
     """Run everything into the folder `output` with the seed and settings of `config`; returns the page's path.
 
-    A variant whose run has finished there is not trained again; one that was interrupted goes on.
+    A variant whose run has finished there is not trained again; one that was interrupted goes on. InputError where
+    `output` holds runs or scenes made with other settings.
     """
     start = time.perf_counter()
     config.data.root = str(output / "scenes")
-    facts = scenes.generate(output / "scenes", train_scenes, val_scenes, seed=config.train.seed)
+    for variant in VARIANTS:
+        same_settings(output / variant, variant_config(config, variant))
+    with files.writing(output / "scenes"):
+        facts = scenes.generate(output / "scenes", train_scenes, val_scenes, seed=config.train.seed)
     runs = []
     for variant in VARIANTS:
         tqdm.write(f"{variant}: training for {config.train.steps} steps of {config.train.batch_size} scenes")
@@ -50,19 +58,35 @@ def demo(output: Path, config: Config, device: torch.device, train_scenes: int =
 
 def run_variant(output: Path, variant: str, config: Config, device: torch.device, progress: bool = True) -> dict:
     """Train one variant, or take up its finished or interrupted run; the plain values that the page wants."""
+    summary = output / "summary.json"  # written last: where it is, the run has finished
+    if not summary.exists():
+        resume = checkpoint.find(output) if checkpoint.exists(output) else None
+        results = train(variant_config(config, variant), output, device, resume, progress)
+        saved = checkpoint.find(output)
+        weights = sum(t.numel() for t in saved.model.values() if t.is_floating_point())
+        facts = {"seconds": saved.extra["seconds"], "parameters": weights, "results": results}
+        files.write_json(summary, facts)
+    history = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return {"variant": variant, "history": history, **json.loads(summary.read_text())}
+
+
+def variant_config(config: Config, variant: str) -> Config:
+    """`config` for one of the variants."""
     config = copy.deepcopy(config)
     config.model.variant = variant
-    summary = output / "summary.json"
-    if not (summary.exists() and json.loads(summary.read_text())["steps"] == config.train.steps):
-        resume = checkpoint.find(output) if (output / "checkpoints").exists() else None
-        start = time.perf_counter()
-        train(config, output, device, resume, progress)
-        seconds = time.perf_counter() - start
-        weights = sum(t.numel() for t in checkpoint.find(output).model.values() if t.is_floating_point())
-        files.write_json(summary, {"steps": config.train.steps, "seconds": seconds, "parameters": weights})
-    history = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    results = json.loads((output / "results.json").read_text())
-    return {"variant": variant, "results": results, "history": history, **json.loads(summary.read_text())}
+    return config
+
+
+def same_settings(run: Path, config: Config) -> None:
+    """InputError where the folder `run` holds a run with other settings than `config`, but for those without effect."""
+    if not checkpoint.exists(run):
+        return
+    for section, wanted in dataclasses.asdict(config).items():
+        found = dataclasses.asdict(load(run / "config.yaml"))[section]
+        for key in wanted:
+            if found[key] != wanted[key] and f"{section}.{key}" not in NO_EFFECT:
+                trouble = f"holds a run with {section}.{key} = {found[key]}, not {wanted[key]}"
+                raise InputError(run, trouble, "name another --output-dir, or delete this one")
 
 
 def gallery(output: Path, config: Config, runs: list[dict], most: int = 12) -> list[dict]:
@@ -87,10 +111,3 @@ def gallery(output: Path, config: Config, runs: list[dict], most: int = 12) -> l
             break
     turns = [items[i] for i in range(most) for items in found.values() if i < len(items)]
     return turns[:most]
-
-
-def default_config(seed: int = 0, steps: int = 400) -> Config:
-    """The demonstration's settings: the small model on scenes."""
-    config = small()
-    config.train.seed, config.train.steps = seed, steps
-    return config

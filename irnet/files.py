@@ -1,12 +1,11 @@
 """Atomic writing of files: whatever stood at a path stays whole until its successor is. Reads nothing."""
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
 
 from .errors import InputError
 
@@ -22,23 +21,34 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_with(path: str | os.PathLike, make: Callable[[Path], Any]) -> None:
+def write_with(path: str | os.PathLike, make: Callable[[Path], Any], keep: Path | None = None) -> None:
     """Let `make` write a temporary file beside `path`, flush it to the disk, then put it in its place.
 
+    keep  where the old file moves to just before, if it is to be kept; at every moment one of the two is whole
     Where anything fails (a full disk, no permission) the temporary file goes, the old file stays, and an InputError
     says so.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        make(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            path, f"cannot be written ({reason})", "make room or choose another place; nothing was lost"
-        ) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make(temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            if keep is not None and path.exists():
+                os.replace(path, keep)
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Turn a failure to write `path` into an InputError that names it and the reason."""
+    try:
+        yield
+    except OSError as error:
+        trouble = f"cannot be written ({error.strerror or error})"
+        raise InputError(path, trouble, "make room or choose another place; nothing was lost") from error

@@ -114,8 +114,9 @@ def to_classes(p: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
     """P' x with the rows of P' normalised, image by image: p [R, C], x [R, D] -> [B, C, D]; zero for empty images."""
     out = []
     for weights, states in zip(_split(p, ptr), _split(x, ptr), strict=True):
-        weights = weights.to(states.dtype)
-        out.append(weights.T @ states / weights.sum(0).clamp(min=torch.finfo(states.dtype).tiny)[:, None])
+        # Shares are taken in p's own dtype: probabilities of thousands of classes vanish in float16.
+        shares = weights / weights.sum(0).clamp(min=torch.finfo(p.dtype).tiny)
+        out.append(shares.to(states.dtype).T @ states)
     return torch.stack(out)
 
 

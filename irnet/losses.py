@@ -68,4 +68,4 @@ def hard_weights(logits: Tensor, labels: Tensor, image: Tensor, images: int, bet
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -123,7 +123,7 @@ class IRNet(nn.Module):
 
         logits = {name: logits[name] for name in sorted(logits, key=_order)}
         confidence = torch.cat([confidences[name] for name in logits], 1).T  # [K, R]
-        attention = confidence.softmax(0)  # [K, R]
+        attention = confidence.softmax(0, torch.promote_types(confidence.dtype, torch.float32))  # [K, R]
         final = sum(w[:, None] * f.detach() for w, f in zip(attention, logits.values(), strict=True))
         return Predictions(logits, attention, final, confidence, memories)
 

@@ -2,13 +2,17 @@
 
 A file `local_*.npz` holds weights, inputs, outputs and gradients of the authors' local module and attention; a file
 `metrics_*.npz` holds scores and the figures of their evaluation. Each output's and gradient's largest absolute error is
-printed, and relative to the tensor's largest value; the exit code is 1 where one relative error exceeds the bound.
+printed, and relative to the tensor's largest value; the exit code is 1 where one relative error exceeds the bound, and
+2 where a file cannot be read or lacks an entry.
 """
 
 import argparse
 import math
+import struct
 import sys
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +27,12 @@ from .config import LossConfig, ModelConfig
 from .errors import InputError
 from .model import IRNet
 
+RECORDED = "give a local_*.npz or metrics_*.npz file as the authors' program recorded it"
+# What np.load raises for files that are no archive, or a damaged one.
+DAMAGE = (
+    *(OSError, ValueError, TypeError, EOFError, RuntimeError, SyntaxError, LookupError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
+)
 BOUNDS = {torch.float64: 2e-5, torch.float32: 1e-4}
 
 # The authors' variable -> ours. Convolutions are HWIO there and OIHW here, FC weights [in, out] there, [out, in] here.
@@ -60,6 +70,10 @@ VARIABLES = {
 }
 
 
+# What a local_*.npz file may leave out: boxes as TensorFlow takes them, which say nothing of the model.
+OPTIONAL = ("out/rois", "out/inv_rois")
+
+
 class PatchMean(nn.Module):
     """Stands in for a ConvNet where the file gives the feature map: a region's feature is the mean over its patch."""
 
@@ -73,8 +87,12 @@ class PatchMean(nn.Module):
 
 
 def compare_local(file: dict[str, np.ndarray], dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
-    """name -> (ours, theirs) for every output and gradient of a local_*.npz file."""
+    """name -> (ours, theirs) for every output and gradient of a local_*.npz file.
+
+    KeyError for a missing entry, ValueError for entries that are unknown or do not fit one another.
+    """
     model = load_model(file, dtype)
+    _check_inputs(file, *file["var/base/cls_score/weights"].shape)
     feature = torch.from_numpy(file["in/feature"]).to(dtype).permute(0, 3, 1, 2).requires_grad_()
     boxes = torch.from_numpy(file["in/gt_boxes"][:, :4]).float()
     labels = torch.from_numpy(file["in/gt_boxes"][:, 4]).long()
@@ -108,23 +126,30 @@ def compare_local(file: dict[str, np.ndarray], dtype: torch.dtype) -> dict[str, 
     for theirs, name in VARIABLES.items():
         ours[f"grad/{theirs}"] = _to_authors(parameters[name].grad, name)
     ours["grad/feature"] = feature.grad.permute(0, 2, 3, 1)
-    recorded = {name: torch.from_numpy(value) for name, value in file.items() if name.startswith(("out/", "grad/"))}
-    return {name: (ours[name], value) for name, value in recorded.items()}
+    return _pair(ours, {name: value for name, value in file.items() if name.startswith(("out/", "grad/"))}, OPTIONAL)
 
 
 def compare_metrics(file: dict[str, np.ndarray], dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
     """name -> (ours, theirs) for the six figures of a metrics_*.npz file."""
     scores = torch.from_numpy(file["scores"]).to(dtype)
-    figures = metrics.evaluate(scores, torch.from_numpy(file["labels"]), background=0)
-    figures["instance_ap_ranked_by_ground_truth"] = figures["instance_ap_gt_ranked"]
-    return {
-        name: (torch.tensor(figures[name]), torch.tensor(value))
-        for name, value in zip(file["expected_names"].tolist(), file["expected"].tolist(), strict=True)
-    }
+    figures = metrics.evaluate(scores, torch.from_numpy(file["labels"]).long(), background=0)
+    figures["instance_ap_ranked_by_ground_truth"] = figures.pop("instance_ap_gt_ranked")
+    ours = {name: torch.tensor(value, dtype=torch.float64) for name, value in figures.items()}
+    return _pair(ours, dict(zip(file["expected_names"].tolist(), file["expected"], strict=True)), ("instance_ap",))
 
 
 def load_model(file: dict[str, np.ndarray], dtype: torch.dtype) -> IRNet:
-    """A local model with the file's weights; every size is read off their shapes."""
+    """A local model with the file's weights; every size is read off their shapes.
+
+    KeyError for a missing variable, ValueError for one that irnet does not know or that does not fit the others.
+    """
+    unknown = [name for name in file if name.startswith("var/") and name.removeprefix("var/") not in VARIABLES]
+    if unknown:
+        raise ValueError(f"holds the variable {unknown[0]}, which irnet has no place for")
+    variables = {ours: torch.from_numpy(file[f"var/{theirs}"]) for theirs, ours in VARIABLES.items()}
+    misfit = [name for name, dims in (("initial", 4), ("read1.weight", 2)) if variables[f"local.{name}"].dim() != dims]
+    if misfit:
+        raise ValueError(f"holds a variable local.{misfit[0]} of the wrong number of dimensions")
     initial, read = file["var/SMN/mem_init/mem_init"], file["var/SMN/fc7/mem_fc6/weights"]
     config = ModelConfig(
         variant="local",
@@ -135,11 +160,16 @@ def load_model(file: dict[str, np.ndarray], dtype: torch.dtype) -> IRNet:
         gate_channels=file["var/SMN/mem_update/reset_p/biases"].shape[0],
         hidden=read.shape[1],
     )
+    if config.iterations < 1:
+        raise ValueError("records no iteration (out/cls_score_0, out/cls_score_1, ...)")
     features, classes = file["var/base/cls_score/weights"].shape
     model = IRNet(config, classes, trunk=PatchMean(features)).to(dtype)
-    model.load_state_dict(
-        {ours: _from_authors(torch.from_numpy(file[f"var/{theirs}"]), ours) for theirs, ours in VARIABLES.items()}
-    )
+    # Theirs need not be square.
+    model.local.initial = nn.Parameter(_from_authors(variables["local.initial"], "local.initial").to(dtype))
+    try:
+        model.load_state_dict({ours: _from_authors(weight, ours) for ours, weight in variables.items()})
+    except RuntimeError as error:
+        raise ValueError(f"holds variables that do not fit one another ({error})") from error
     return model
 
 
@@ -165,15 +195,15 @@ def _report(path: str, dtype: torch.dtype) -> int:
     try:
         with np.load(path) as archive:
             file = dict(archive)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            path, f"cannot be read ({error})", "give a file as the authors' program recorded it"
-        ) from error
+    except DAMAGE as error:
+        raise InputError(path, f"cannot be read ({_line(error)})", RECORDED) from error
     compare = compare_metrics if "expected_names" in file else compare_local
     try:
         pairs = compare(file, dtype)
     except KeyError as error:
-        raise InputError(path, f"has no entry {error}", "give a local_*.npz or metrics_*.npz file") from error
+        raise InputError(path, f"has no entry {error}", RECORDED) from error
+    except (ValueError, TypeError) as error:
+        raise InputError(path, _line(error), RECORDED) from error
     print(f"{Path(path).name} ({str(dtype).removeprefix('torch.')})\n{'absolute':>10} {'relative':>10}")
     failed = 0
     for name, (ours, theirs) in pairs.items():
@@ -185,13 +215,46 @@ def _report(path: str, dtype: torch.dtype) -> int:
 
 
 def errors(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
-    """The largest absolute error, and relative to the largest value of `theirs` (absolute where that is all zero)."""
-    if ours.shape != theirs.shape:
-        raise ValueError(f"shapes differ: {list(ours.shape)} and {list(theirs.shape)}")
+    """The largest absolute error, and relative to the largest value of `theirs` (absolute where that is all zero).
+
+    Equal infinities differ by nothing; a NaN on either side gives NaN.
+    """
     ours, theirs = ours.detach().double(), theirs.double()
-    absolute = (ours - theirs).abs().max().item()
-    largest = theirs.abs().max().item()
+    absolute = torch.where(ours == theirs, 0, (ours - theirs).abs()).max().item()
+    largest = torch.where(theirs.isinf(), 0, theirs).abs().max().item()
     return absolute, absolute / (largest or 1.0)
+
+
+def _pair(
+    ours: dict[str, Tensor], theirs: dict[str, np.ndarray], optional: tuple[str, ...]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """name -> (ours, theirs); what only one side has, or has in another shape, raises instead of going uncompared."""
+    unknown = [name for name in theirs if name not in ours]
+    if unknown:
+        raise ValueError(f"holds {unknown[0]}, which irnet has nothing to compare with")
+    for name in ours:
+        if name not in theirs and name not in optional:
+            raise KeyError(name)
+    for name, value in theirs.items():
+        if ours[name].shape != value.shape:
+            raise ValueError(f"holds {name} of shape {list(value.shape)} where irnet gives {list(ours[name].shape)}")
+    return {name: (ours[name], torch.as_tensor(value)) for name, value in theirs.items()}
+
+
+def _check_inputs(file: dict[str, np.ndarray], features: int, classes: int) -> None:
+    feature, boxes, size = file["in/feature"], file["in/gt_boxes"], file["in/memory_size"]
+    if feature.ndim != 4 or feature.shape[0] != 1 or feature.shape[3] != features:
+        raise ValueError(f"holds in/feature of shape {list(feature.shape)} where [1, H, W, {features}] fits")
+    if boxes.ndim != 2 or boxes.shape[1] != 5 or not len(boxes):
+        raise ValueError(f"holds in/gt_boxes of shape {list(boxes.shape)} where [R, 5] with R > 0 fits")
+    if not (boxes[:, 4].min() >= 0 and boxes[:, 4].max() < classes):
+        raise ValueError(f"holds labels outside 0 .. {classes - 1} in in/gt_boxes")
+    if size.tolist() != list(feature.shape[1:3]):
+        raise ValueError(f"holds in/memory_size {size.tolist()} where in/feature is {list(feature.shape)}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _from_authors(weight: Tensor, name: str) -> Tensor:

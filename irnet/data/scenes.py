@@ -492,7 +492,7 @@ def generate(
             out, f"cannot be written ({error.strerror})", "name a folder in a place you may write to"
         ) from None
     try:
-        with tqdm(total=train + val, unit="image", desc="scenes", disable=not progress) as bar:
+        with tqdm(total=train + val, unit="image", desc="scenes", disable=None if progress else True) as bar:
             for k, (split, count) in enumerate((("train", train), ("val", val))):
                 facts[split] = _write_split(partial, split, count // 2, size, [seed, k], stride, receptive_field, bar)
         _write_json(partial / "class_graph.json", class_graph())

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from .. import files
@@ -31,7 +31,8 @@ class Checkpoint:
     classes    the class names, in the order of the logits
     model      state dict
     optimizer  per parameter name and kind of state, "NAME.KIND"; empty in `best`
-    extra      further plain values (the best figure so far, the loss scale)
+    extra      further plain values (the best figure so far, the loss scale, whether a run can go on from it)
+    source     the file it was read from
     """
 
     step: int
@@ -40,10 +41,11 @@ class Checkpoint:
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     extra: dict[str, Any]
+    source: Path | None = None
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically; a checkpoint that was at `path` stays as `previous` beside it. InputError for a full disk."""
+    """Write atomically; a `last` that was there stays as `previous` beside it. InputError for a full disk."""
     header = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -55,16 +57,10 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     tensors |= {f"optimizer.{name}": t for name, t in checkpoint.optimizer.items()}
     tensors = {name: t.detach().contiguous() for name, t in tensors.items()}
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in header.items()}
-
-    def make(temporary: Path) -> None:
-        save_file(tensors, temporary, metadata)
-        if path.name == LAST and path.exists():
-            link = path.with_name(".link.tmp")
-            link.unlink(missing_ok=True)
-            os.link(path, link)
-            os.replace(link, path.with_name(PREVIOUS))
-
-    files.write_with(path, make)
+    keep = path.with_name(PREVIOUS) if path.name == LAST else None
+    # Not save_file: its own temporary file would stay behind when a run is killed, and nobody else could read it.
+    content = to_bytes(tensors, metadata)
+    files.write_with(path, lambda temporary: temporary.write_bytes(content), keep)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -80,29 +76,33 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         raise InputError(path, f"is truncated or no checkpoint ({error})", cure) from error
     if header.get("format") != FORMAT:
         raise InputError(path, f"is not of the form {FORMAT!r}", cure)
+    try:
+        step, config, classes, extra = (json.loads(header[key]) for key in ("step", "config", "classes", "extra"))
+    except (KeyError, ValueError) as error:
+        raise InputError(path, f"has a damaged header ({error!r})", cure) from error
     own = lambda prefix: {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}  # noqa: E731
-    return Checkpoint(
-        json.loads(header["step"]),
-        from_dict(json.loads(header["config"]), path),
-        json.loads(header["classes"]),
-        own("model."),
-        own("optimizer."),
-        json.loads(header["extra"]),
-    )
+    return Checkpoint(step, from_dict(config, path), classes, own("model."), own("optimizer."), extra, Path(path))
+
+
+def exists(run: Path) -> bool:
+    """Whether a run folder holds a checkpoint to go on from. One that was stopped before its first does not."""
+    return any(os.path.exists(run / "checkpoints" / name) for name in (LAST, PREVIOUS))
 
 
 def find(run: str | Path, prefer: str = LAST, device: torch.device | str = "cpu") -> Checkpoint:
     """The checkpoint of a run folder (`prefer` if it is there, else last), or the one that `run` names as a file.
 
-    Where `last` is damaged, the previous one is used and the log says so.
+    Where `last` is damaged or `prefer` is not there, the next one is used and the log says so.
     """
     run = Path(run)
-    if run.is_file():
+    if os.path.isfile(run):
         return load(run, device)
     folder = run / "checkpoints"
-    names = [name for name in dict.fromkeys((prefer, LAST, PREVIOUS)) if (folder / name).exists()]
+    names = [name for name in dict.fromkeys((prefer, LAST, PREVIOUS)) if os.path.exists(folder / name)]
     if not names:
         raise InputError(run, "holds no checkpoint", "name a run folder of irnet train, or a checkpoint file")
+    if names[0] != prefer:
+        log.warning("%s: not there; using %s in its place", folder / prefer, names[0])
     for name, fallback in zip(names, [*names[1:], None], strict=True):
         try:
             return load(folder / name, device)

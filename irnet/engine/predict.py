@@ -1,11 +1,25 @@
 """Prediction: one image, its boxes and a model, to a `Reasoning` that the report can draw."""
 
+from pathlib import Path
+
 import torch
 
+from .. import files
 from ..backbone import STRIDE
+from ..config import DataConfig
 from ..data.sample import Sample, collate, prepare
 from ..model import IRNet
-from ..report.draw import Reasoning
+from ..report.draw import Reasoning, annotate
+from .setup import sizes
+
+
+def draw(folder: Path, model: IRNet, dataset, config: DataConfig, count: int) -> None:
+    """An annotated PNG of each of the data set's first `count` images, named after the image."""
+    for index in range(min(count, len(dataset))):
+        sample = dataset[index]
+        picture = annotate(explain(model, sample, dataset.classes, **sizes(config)))
+        name = "_".join(Path(sample.name).with_suffix(".png").parts)
+        files.write_with(folder / name, lambda path, picture=picture: picture.save(path, format="PNG"))
 
 
 @torch.no_grad()

@@ -67,6 +67,27 @@ def restore_model(config: ModelConfig, classes: int, state: dict[str, Tensor]) -
     return model
 
 
+def same_classes(found: list[str], wanted: list[str], where: str | Path) -> None:
+    """InputError, naming `where`, unless the data's classes are those wanted, in their order."""
+    if found == wanted:
+        return
+    extra, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
+    trouble = f"the data's {len(found)} classes are not the {len(wanted)} expected"
+    trouble += "".join(f", {what} {names[0]!r}" for what, names in (("new:", extra), ("missing:", missing)) if names)
+    if not extra and not missing:
+        trouble += ": they are in another order"
+    raise InputError(where, trouble, "use the data set that the run was trained on")
+
+
+def some_regions(data: CocoDataset) -> None:
+    """InputError for a split in which there is no region to learn or to judge."""
+    if not sum(map(len, data.image_labels())):
+        trouble = f"its {len(data)} images hold no region"
+        skipped = ", ".join(f"{count} {reason}" for reason, count in data.skipped.items())
+        trouble += f" (skipped: {skipped})" if skipped else ""
+        raise InputError(data.path, trouble, "choose a split with annotated boxes")
+
+
 def read_word_vectors(path: str, classes: Sequence[str]) -> Tensor | None:
     """`vectors` float [C, V] of a safetensors file, one row per class in class order; None for no path."""
     if not path:
@@ -82,11 +103,13 @@ def read_word_vectors(path: str, classes: Sequence[str]) -> Tensor | None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The named device, or for "auto" the first GPU where there is one."""
+    """The named CPU or CUDA device, or for "auto" the first GPU where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("neither a CPU nor a CUDA device")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError("--device", f"{name!r} cannot be used ({str(error).splitlines()[0]})", "use cpu") from error

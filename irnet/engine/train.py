@@ -1,9 +1,11 @@
 """Training: steps of the optimiser, the run folder, and going on after a stop to bit-identical weights."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import math
+import os
 import platform
 import time
 from pathlib import Path
@@ -22,8 +24,8 @@ from ..data.sample import Batch
 from ..errors import InputError
 from ..model import IRNet
 from . import checkpoint, evaluate
-from .checkpoint import BEST, LAST, Checkpoint
-from .setup import build_model, compile_parts, open_dataset, sizes
+from .checkpoint import BEST, LAST, PREVIOUS, Checkpoint
+from .setup import build_model, compile_parts, open_dataset, same_classes, sizes, some_regions
 
 log = logging.getLogger("irnet")
 
@@ -39,32 +41,35 @@ def train(
     the data, the flips and the learning rate follow from the step's number alone. Raises InputError for unusable data,
     a folder that already holds another run, a loss that is not finite, a full disk.
     """
-    if resume is None and (output / "checkpoints" / LAST).exists():
+    begin = time.perf_counter()
+    folder = output / "checkpoints"
+    own = resume is not None and resume.source.resolve().parent == folder.resolve()
+    if checkpoint.exists(output) and not own:
         raise InputError(output, "already holds a run", "add --resume to go on with it, or choose another --output-dir")
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
     torch.use_deterministic_algorithms(config.train.deterministic)
     with _log_file(output / "log.txt"):
         data, held_out = open_dataset(config.data, "train"), open_dataset(config.data, "val")
-        same_classes(held_out.classes, data.classes, f"{config.data.root} (held-out split)")
-        if not len(data):
-            raise InputError(config.data.root, "the training split has no images", "choose another split")
+        some_regions(data)
+        some_regions(held_out)
+        same_classes(held_out.classes, data.classes, held_out.path)
         model = build_model(config, data).to(device)
         optimizer, schedule = _optimizer(model, config.train)
         scaler = torch.amp.GradScaler(device.type, enabled=config.train.amp == "fp16")
         parameters = dict(model.named_parameters())
-        start, best = 0, -1.0
+        start, best, earlier = 0, -1.0, 0.0
         if resume is not None:
-            same_classes(data.classes, resume.classes, "the checkpoint")
-            if resume.config.model != config.model:
-                raise InputError(
-                    "--resume", "the model's settings differ from the checkpoint's", "leave them as they were"
-                )
+            _check_resume(resume, config, data.classes, model)
             model.load_state_dict(resume.model)
             checkpoint.restore_optimizer(optimizer, parameters, resume.optimizer)
-            start, best = resume.step, resume.extra["best"]
-            if scaler.is_enabled():
+            start, best, earlier = resume.step, resume.extra["best"], resume.extra["seconds"]
+            if scaler.is_enabled() and resume.extra["scaler"]:
                 scaler.load_state_dict(resume.extra["scaler"])
-            _keep_lines(output / "metrics.jsonl", start)
-            log.info("going on from step %d", start)
+            if own and resume.source.name == PREVIOUS:  # or the next save would keep the damaged one in its place
+                os.replace(resume.source, folder / LAST)
+            log.info("going on from step %d, %s", start, resume.source)
+        _keep_lines(output / "metrics.jsonl", start)
         files.write(output / "config.yaml", dump(config))
         files.write(output / "env.txt", environment(device))
         model.set_grad_checkpointing(config.train.grad_checkpointing)
@@ -73,28 +78,28 @@ def train(
         log.info("%s", describe(model, data))
 
         def state(step: int, with_optimizer: bool = True) -> Checkpoint:
-            extra = {"best": best, "scaler": scaler.state_dict()}
+            seconds = earlier + time.perf_counter() - begin
+            extra = {"best": best, "scaler": scaler.state_dict(), "resumable": with_optimizer, "seconds": seconds}
             moments = checkpoint.optimizer_tensors(optimizer, parameters) if with_optimizer else {}
             return Checkpoint(step, config, data.classes, model.state_dict(), moments, extra)
 
         def assess(step: int) -> tuple[dict, evaluate.Scores]:
             nonlocal best
             scores = evaluate.collect(model, evaluate.held_out(held_out, config, device), device)
-            results = {"step": step, "split": "val", **evaluate.summarise(scores)}
+            results = {"step": step, "split": held_out.split, **evaluate.summarise(scores)}
             figure = results["metrics"]["final"]["class_ap"]
             log.info("step %d: class AP %.2f%% on %d held-out images", step, 100 * figure, scores.images)
             if figure > best:
                 best = figure
-                checkpoint.save(output / "checkpoints" / BEST, state(step, with_optimizer=False))
+                checkpoint.save(folder / BEST, state(step, with_optimizer=False))
             return results, scores
 
         model.train()
         meter = _Meter(output / "metrics.jsonl", config.train.log_every)
         stream = _stream(data, config, start, device)
-        with (
-            logging_redirect_tqdm([log]),
-            tqdm(total=config.train.steps, initial=start, unit="step", disable=not progress, dynamic_ncols=True) as bar,
-        ):
+        hidden = None if progress else True  # None: hidden where there is no terminal
+        bar = tqdm(total=config.train.steps, initial=start, unit="step", disable=hidden, dynamic_ncols=True)
+        with logging_redirect_tqdm(), bar:
             for step in range(start + 1, config.train.steps + 1):
                 batch = next(stream)
                 rate = schedule(step)
@@ -106,14 +111,33 @@ def train(
                     raise InputError("training", trouble, "lower train.lr or set train.clip_norm; checkpoints are kept")
                 meter.add(step, rate, figures, batch, bar)
                 bar.update()
-                if step % config.train.checkpoint_every == 0 or step == config.train.steps:
-                    checkpoint.save(output / "checkpoints" / LAST, state(step))
+                # Before saving, so that a run that goes on from this step knows its figure.
                 if config.train.eval_every and step % config.train.eval_every == 0 and step < config.train.steps:
                     assess(step)
+                if step % config.train.checkpoint_every == 0 or step == config.train.steps:
+                    checkpoint.save(folder / LAST, state(step))
         results, scores = assess(max(start, config.train.steps))
-        checkpoint.save(output / "checkpoints" / LAST, state(max(start, config.train.steps)))
+        checkpoint.save(folder / LAST, state(max(start, config.train.steps)))
         evaluate.write(output, results, scores, data.classes)
     return results
+
+
+def _check_resume(resume: Checkpoint, config: Config, classes: list[str], model: IRNet) -> None:
+    """InputError where the run cannot go on from this checkpoint."""
+    same_classes(classes, resume.classes, resume.source)
+    for name in ("model", "train"):
+        old, new = dataclasses.asdict(getattr(resume.config, name)), dataclasses.asdict(getattr(config, name))
+        for key in new if name == "model" else ("optimizer",):
+            if old[key] != new[key]:
+                trouble = f"was made with {name}.{key} = {old[key]}, not {new[key]}"
+                raise InputError(resume.source, trouble, "leave it as it was, or start another run")
+    if not resume.extra.get("resumable"):
+        raise InputError(resume.source, "holds weights but no state of the optimiser", "go on from last.safetensors")
+    shapes = {name: tensor.shape for name, tensor in resume.model.items()}
+    misfits = [name for name, tensor in model.state_dict().items() if shapes.pop(name, None) != tensor.shape]
+    if misfits or shapes:
+        trouble = f"does not fit the model ({[*misfits, *shapes][0]} differs)"
+        raise InputError(resume.source, trouble, "use the run's own class graph and word vectors")
 
 
 def describe(model: IRNet, data) -> str:
@@ -231,11 +255,13 @@ class _Meter:
         seconds = time.perf_counter() - self.since
         line = {"step": step, "lr": rate, **{name: value / self.steps for name, value in self.sums.items()}}
         line |= {"images_per_s": self.images / seconds, "regions_per_s": self.regions / seconds}
-        with open(self.path, "a", encoding="utf-8") as file:
+        with files.writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         parts = {name.removeprefix("loss_"): f"{line[name]:.3f}" for name in line if name.startswith("loss")}
         speed = {"img/s": f"{line['images_per_s']:.1f}", "reg/s": f"{line['regions_per_s']:.0f}"}
         bar.set_postfix(parts | speed, refresh=False)
+        if bar.disable:  # no terminal: the log takes the bar's place
+            log.info("step %d of %d: %s", step, bar.total, ", ".join(f"{k} {v}" for k, v in (parts | speed).items()))
         self.reset()
 
 
@@ -249,23 +275,12 @@ def _keep_lines(path: Path, step: int) -> None:
     files.write(path, "".join(kept))
 
 
-def same_classes(found: list[str], wanted: list[str], where: str) -> None:
-    if found == wanted:
-        return
-    extra, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
-    trouble = f"the data's {len(found)} classes differ from the {len(wanted)} expected"
-    trouble += "".join(f"; {what} {names[0]!r}" for what, names in (("new:", extra), ("missing:", missing)) if names)
-    raise InputError(where, trouble, "use the data set that the run was trained on")
-
-
 @contextlib.contextmanager
 def _log_file(path: Path):
     """Copy the log into a file while the run lasts."""
-    try:
+    with files.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise InputError(path, f"cannot be written ({error.strerror})", "choose another --output-dir") from error
+        handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(min(log.level or logging.INFO, logging.INFO))
@@ -273,4 +288,12 @@ def _log_file(path: Path):
         yield
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # a line that could not be written has been told of
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called inside emit's `except`: a full disk is for the command line to tell, not for a printed traceback."""
+        with files.writing(self.baseFilename):
+            raise

@@ -8,12 +8,12 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image
 
+from irnet import files
 from irnet.report.draw import Reasoning, attention_overlay, chains, highlight, memory_overlay, trail
 
 # Middle tones: at least 3 to 1 against the page's ground in its light and in its dark scheme.
@@ -137,17 +137,9 @@ def write_page(
     facts    "bounds", "data", "machine", "versions", "seed" and others; what is absent is left out
     scenes   reasonings whose memory and attention are drawn; by default the first two of the gallery's
 
-    Raises OSError where the page cannot be written.
+    Raises InputError where the page cannot be written.
     """
-    path = Path(path)
-    text = page(title, runs, gallery, facts, scenes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    files.write(path, page(title, runs, gallery, facts, scenes))
 
 
 def page(

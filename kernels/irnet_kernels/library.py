@@ -59,7 +59,6 @@ def overload(name: str, impl: str) -> Callable:
     return getattr(getattr(torch.ops.irnet, name), impl)
 
 
-@torch.compiler.assume_constant_result
 def choose(name: str, impl: str, device: str) -> str:
     """The implementation that a call runs: `impl`, or the first available one where it is "auto".
 
@@ -84,6 +83,10 @@ def choose(name: str, impl: str, device: str) -> str:
     return impl
 
 
+# What torch.compiler.assume_constant_result(choose) does; calling that imports Dynamo, which imports Triton.
+choose._dynamo_marked_constant = True
+
+
 def available() -> dict[str, dict[str, list[str]]]:
     """Per operator and device type of this machine, the implementations there are, the one "auto" takes first."""
     build_info.native()
@@ -94,10 +97,15 @@ def available() -> dict[str, dict[str, list[str]]]:
     }
 
 
+def autocasting(device: str) -> bool:
+    """Whether autocast is on for a device type; meta tensors know no autocast."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The tensors in autocast's dtype where it is on for their device, as for PyTorch's own matrix products."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not autocasting(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
+from irnet.errors import InputError
 from irnet.report.draw import (
     LONGEST_SIDE,
     PANEL_WIDTH,
@@ -381,8 +382,8 @@ def test_page_takes_scenes_of_its_own():
 def test_a_failed_write_leaves_the_old_page(tmp_path, monkeypatch):
     path = tmp_path / "page.html"
     path.write_text("old")
-    monkeypatch.setattr("irnet.report.page.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("irnet.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(InputError, match="disk full"):
         write_page(path, "t", [], [], {})
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["page.html"]
 

@@ -44,6 +44,8 @@ class EdgeSet:
         """
         if not edges:
             raise ValueError("an EdgeSet needs at least one edge type")
+        if num_nodes < 0:
+            raise ValueError(f"num_nodes must not be negative, got {num_nodes}")
         if len(edges) * num_nodes >= 2**31:
             raise ValueError(
                 f"{len(edges)} types of {num_nodes} nodes are too many: their product must stay below 2^31"

@@ -79,24 +79,23 @@ def region_adjacency(boxes: Tensor, bandwidth: float, dtype: torch.dtype = torch
     kappa = exp(-|c_i - c_j| / bandwidth) of the centres; left[i, j] = kappa where c_j lies left of c_i, right, above
     and below likewise; overlap[i, j] = IoU(i, j), j != i; then every row divided by its sum, rows of zeros kept. A box
     with a NaN or an infinity has no edges. The largest kappa of a row is divided out first, which the sum undoes
-    exactly in mathematics and which keeps far neighbours from vanishing in float32.
+    exactly in mathematics and which keeps far neighbours from vanishing in float32. Coordinates are held within 1e37
+    and the IoU is made of ratios of lengths, so that nothing overflows.
     """
     usable = boxes.isfinite().all(1)
-    boxes = torch.where(usable[:, None], boxes, 0).to(dtype)
+    boxes = torch.where(usable[:, None], boxes, 0).clamp(-1e37, 1e37).to(dtype)
     x1, y1, x2, y2 = boxes.unbind(1)
     x, y = (x1 + x2) / 2, (y1 + y2) / 2
     pair = usable[:, None] & usable & ~torch.eye(len(boxes), dtype=torch.bool, device=boxes.device)
-    distance = torch.hypot(x[:, None] - x, y[:, None] - y)
     sides = torch.stack([x < x[:, None], x > x[:, None], y < y[:, None], y > y[:, None]]) & pair
-    decay = torch.where(sides, -distance / bandwidth, -torch.inf)
-    nearest = decay.amax(2, keepdim=True) if len(boxes) else decay.sum(2, keepdim=True)
-    kappa = torch.where(sides, torch.exp(decay - nearest), 0)
+    distance = torch.where(sides, torch.hypot(x[:, None] - x, y[:, None] - y), torch.inf)
+    nearest = distance.amin(2, keepdim=True) if len(boxes) else distance.sum(2, keepdim=True)
+    kappa = torch.where(sides, torch.exp((nearest - distance) / bandwidth), 0)
 
     overlap_x = (torch.minimum(x2[:, None], x2) - torch.maximum(x1[:, None], x1)).clamp(min=0)
     overlap_y = (torch.minimum(y2[:, None], y2) - torch.maximum(y1[:, None], y1)).clamp(min=0)
-    area = (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0)
-    intersection = overlap_x * overlap_y
-    iou = torch.where(pair & (intersection > 0), intersection / (area[:, None] + area - intersection), 0)
+    area = ((x2 - x1)[:, None] / overlap_x) * ((y2 - y1)[:, None] / overlap_y)  # of box i, in intersections
+    iou = torch.where(pair & (overlap_x > 0) & (overlap_y > 0), 1 / (area + area.mT - 1), 0)
 
     adjacency = torch.cat([kappa, iou[None]])
     total = adjacency.sum(2, keepdim=True)

@@ -44,7 +44,7 @@ def conv_gru(inputs: Tensor, state: Tensor, weights: ConvGRUWeights, *, impl: st
         name,
         lambda: f"inputs and state must both be [R, C, P, P], got {list(inputs.shape)} and {list(state.shape)}",
     )
-    channels, gate = inputs.shape[1], weights.reset_bias.shape[0]
+    channels, gate = inputs.shape[1], weights.reset_bias.numel()
     library.check(gate in (1, channels), name, lambda: f"gates must have 1 or {channels} channels, got {gate}")
     for field, weight in weights._asdict().items():
         outputs = channels if field.startswith("new") else gate

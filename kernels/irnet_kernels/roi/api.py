@@ -55,7 +55,8 @@ def paste_mean(memory: Tensor, patches: Tensor, boxes: Tensor, ptr: Tensor, *, i
     Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
     """
     name = "paste_mean"
-    (patches,) = (patches.to(memory.dtype),) if _autocasting(memory) else (patches,)
+    if library.autocasting(memory.device.type):
+        patches = patches.to(memory.dtype)
     library.check(memory.dim() == 4, name, lambda: f"memory must be [B, C, H, W], got {list(memory.shape)}")
     library.check(
         patches.dim() == 4 and patches.shape[2] == patches.shape[3] >= 2 and patches.shape[1] == memory.shape[1],
@@ -68,12 +69,6 @@ def paste_mean(memory: Tensor, patches: Tensor, boxes: Tensor, ptr: Tensor, *, i
     library.check_device(name, memory=memory, boxes=boxes, ptr=ptr)
     chosen = library.choose(name, impl, memory.device.type)
     return library.overload(name, chosen)(memory, patches, boxes, ptr)
-
-
-def _autocasting(tensor: Tensor) -> bool:
-    import torch
-
-    return torch.is_autocast_enabled(tensor.device.type)
 
 
 # The two operators and their gradients are linear in maps and patches, and each is the adjoint of another: crop_resize

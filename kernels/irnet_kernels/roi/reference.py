@@ -42,15 +42,17 @@ def paste_mean(memory: Tensor, patches: Tensor, boxes: Tensor, ptr: Tensor) -> T
     for image, regions in _chunks("paste_mean", ptr, len(boxes)):
         (wy, wx), _ = _paste_weights(boxes[regions], size, height, width, dtype)
         total[image] += _spread(patches[regions], wy, wx)
-    count = coverage(boxes, ptr, size, height, width).clamp(min=1).to(dtype)
-    return empty_map(memory, memory.shape).copy_(memory.to(dtype) + total / count[:, None])
+    count = coverage(boxes, ptr, size, height, width, dtype)[:, None]
+    mean = total / count.clamp(min=1).to(dtype)
+    # Not memory + 0: a cell that nothing covers keeps its bits, -0.0 and all.
+    return empty_map(memory, memory.shape).copy_(torch.where(count > 0, memory.to(dtype) + mean, memory.to(dtype)))
 
 
 def paste_mean_backward(grad: Tensor, boxes: Tensor, ptr: Tensor, size: int) -> Tensor:
     """The gradient to the patches; the one to the memory is `grad` itself."""
     dtype = accumulator(grad.dtype)
     height, width = grad.shape[-2:]
-    count = coverage(boxes, ptr, size, height, width).clamp(min=1).to(dtype)
+    count = coverage(boxes, ptr, size, height, width, dtype).clamp(min=1).to(dtype)
     share = grad.to(dtype) / count[:, None]
     out = empty_map(grad, (len(boxes), grad.shape[1], size, size))
     for image, regions in _chunks("paste_mean_backward", ptr, len(boxes)):
@@ -59,11 +61,16 @@ def paste_mean_backward(grad: Tensor, boxes: Tensor, ptr: Tensor, size: int) -> 
     return out
 
 
-def coverage(boxes: Tensor, ptr: Tensor, size: int, height: int, width: int) -> Tensor:
-    """How many regions cover each cell when patches of `size` are pasted: int64 [B, height, width]."""
+def coverage(
+    boxes: Tensor, ptr: Tensor, size: int, height: int, width: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """How many regions cover each cell when patches of `size` are pasted: int64 [B, height, width].
+
+    dtype is the one in which positions are computed.
+    """
     out = torch.zeros((len(ptr) - 1, height, width), dtype=torch.int64, device=boxes.device)
     for image, regions in _chunks("coverage", ptr, len(boxes)):
-        _, (covered_y, covered_x) = _paste_weights(boxes[regions], size, height, width, torch.float32)
+        _, (covered_y, covered_x) = _paste_weights(boxes[regions], size, height, width, dtype)
         out[image] += (covered_y[:, :, None] & covered_x[:, None, :]).sum(0)
     return out
 

@@ -1,0 +1,173 @@
+"""What tests of whole runs share: small scenes, a tiny model's settings, a finished run, and quick real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from irnet.cli import main
+from irnet.data import scenes
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = [
+    "model.memory_channels=4",
+    "model.memory_size=4",
+    "model.hidden=8",
+    "model.graph_channels=4",
+    "model.graph_layers=1",
+    "model.backbone_channels=4",
+    "model.patch_size=2",
+    "model.iterations=1",
+    "train.workers=0",
+    "train.warmup_steps=0",
+]
+
+# Imports once, then forks a process for every command line it is told: torch takes seconds to import.
+ZYGOTE = """
+import json, os, sys
+import torch._dynamo
+import irnet.demo
+from irnet.cli import main
+for line in sys.stdin:
+    job = json.loads(line)
+    if "wait" in job:
+        print(os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1]), flush=True)
+        continue
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number, path in enumerate(job["streams"], 1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        exec(job["first"], {})
+        sys.exit(main(job["arguments"]))
+    print(child, flush=True)
+"""
+
+
+class Process:
+    """One `irnet` process; `out` and `err` are what it has written so far."""
+
+    def __init__(self, zygote: "Zygote", arguments: list[str], first: str, streams: list[Path]):
+        self.zygote, self.streams = zygote, streams
+        job = {"arguments": [str(a) for a in arguments], "first": first, "streams": [str(s) for s in streams]}
+        self.pid = zygote.ask(job)
+
+    def wait(self) -> int:
+        """Its exit code; minus the signal that ended it."""
+        return self.zygote.ask({"wait": self.pid})
+
+    def kill_when(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """SIGKILL as soon as `condition` holds."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, self.err
+            time.sleep(0.002)
+        os.kill(self.pid, signal.SIGKILL)
+        assert self.wait() == -signal.SIGKILL, self.err
+
+    out = property(lambda self: self.streams[0].read_bytes().decode())
+    err = property(lambda self: self.streams[1].read_bytes().decode())
+
+
+class Zygote:
+    def __init__(self, folder: Path):
+        self.folder, self.count = folder, 0
+        # Idle threads that spin would starve each other where tests share a few cores.
+        env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "OMP_WAIT_POLICY": "passive"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
+
+    def ask(self, job: dict) -> int:
+        print(json.dumps(job), file=self.process.stdin, flush=True)
+        return int(self.process.stdout.readline())
+
+    def start(self, arguments: list, first: str = "") -> Process:
+        """`irnet ARGUMENTS` in a process of its own, after the Python statements `first`."""
+        self.count += 1
+        return Process(self, arguments, first, [self.folder / f"{self.count}.{name}" for name in ("out", "err")])
+
+    def run(self, arguments: list, first: str = "", code: int = 0) -> Process:
+        """The same, to its end, which must be with the exit code `code`."""
+        process = self.start(arguments, first)
+        found = process.wait()
+        assert found == code, f"exit code {found}\n{process.out}\n{process.err}"
+        return process
+
+
+@pytest.fixture(scope="session")
+def irnet(tmp_path_factory):
+    """Starts real `irnet` processes: see Zygote.start and .run."""
+    zygote = Zygote(tmp_path_factory.mktemp("processes"))
+    yield zygote
+    zygote.process.stdin.close()
+    zygote.process.wait()
+
+
+@pytest.fixture(scope="session")
+def scenes_root(tmp_path_factory) -> Path:
+    """Eight training and four held-out scenes of 160 pixels. Not to be changed: copy it."""
+    root = tmp_path_factory.mktemp("data") / "scenes"
+    scenes.generate(root, 8, 4, size=160, progress=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def train_arguments(scenes_root) -> Callable[..., list[str]]:
+    """The command line of a tiny training run into `output`; further words go to its end."""
+
+    def arguments(output: Path, *more: str, data: Path = scenes_root, steps: int = 4, batch: int = 4) -> list[str]:
+        words = ["train", "--small", "--data-root", data, "--output-dir", output, "--steps", steps, "-b", batch]
+        words += [*TINY, "train.checkpoint_every=2", "train.log_every=1", *more]
+        return [str(word) for word in words]
+
+    return arguments
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, train_arguments) -> Path:
+    """The folder of a finished run of four steps. Not to be changed: copy it."""
+    output = tmp_path_factory.mktemp("run") / "run"
+    assert main(train_arguments(output)) == 0
+    return output
+
+
+@pytest.fixture
+def refused(capsys) -> Callable[..., str]:
+    """Runs a command line that must end with exit code 2 and one line on standard error; returns that line."""
+
+    def run(arguments: list, *words: str) -> str:
+        capsys.readouterr()
+        code = main([str(a) for a in arguments])
+        return one_line(code, capsys.readouterr().err, words)
+
+    return run
+
+
+@pytest.fixture
+def refused_process(irnet) -> Callable[..., str]:
+    """The same in a process of its own."""
+
+    def run(arguments: list, *words: str, first: str = "") -> str:
+        process = irnet.start(arguments, first)
+        return one_line(process.wait(), process.err, words)
+
+    return run
+
+
+def one_line(code: int, err: str, words: tuple[str, ...]) -> str:
+    assert code == 2, f"exit code {code}: {err}"
+    lines = err.splitlines()
+    assert "Traceback" not in err and lines[-1].startswith("irnet: "), err
+    assert sum(line.startswith("irnet: ") for line in lines) == 1, err
+    message = lines[-1].removeprefix("irnet: ")
+    assert ": " in message and "; " in message, f"wants WHERE: TROUBLE; CURE, is {message}"
+    for word in words:
+        assert str(word) in message, f"{word} is not in: {message}"
+    return message
