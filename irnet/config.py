@@ -73,6 +73,7 @@ class TrainConfig:
     grad_accum_steps: int = 1  # a step's images are worked on in this many equal parts
     optimizer: str = "sgd"  # sgd or adamw
     lr: float = 5e-4
+    confidence_lr: float = 1.0  # times lr, for the confidences: below 1, modules learn before attention settles
     lr_steps: list[int] = field(default_factory=lambda: [200_000, 280_000])  # x 0.1 at each
     warmup_steps: int = 0
     cosine: bool = False  # anneal to zero over `steps` in place of lr_steps

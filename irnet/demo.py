@@ -14,7 +14,7 @@ from . import __version__, files
 from .config import VARIANTS, Config, load
 from .data import scenes
 from .data.coco import CocoDataset
-from .engine import checkpoint, predict
+from .engine import checkpoint, evaluate, predict
 from .engine.setup import restore_model, sizes
 from .engine.train import train
 from .errors import InputError
@@ -43,12 +43,12 @@ def demo(output: Path, config: Config, device: torch.device, train_scenes: int =
     about = {
         "bounds": bounds,
         "data": f"{train_scenes} training and {val_scenes} held-out scenes of {facts['size']} pixels",
-        "machine": f"{torch.get_num_threads()} threads, {platform.machine()}"
-        if device.type == "cpu"
-        else torch.cuda.get_device_name(),
+        "machine": f"{torch.get_num_threads()} CPU threads, {platform.machine()}",
         "versions": f"irnet {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
         "seed": config.train.seed,
     }
+    if device.type == "cuda":
+        about["machine"] = torch.cuda.get_device_name(device)
     page = output / "index.html"
     write_page(page, "Reasoning about regions", runs, gallery(output, config, runs), about)
     print(table_text(runs, about))
@@ -90,24 +90,31 @@ def same_settings(run: Path, config: Config) -> None:
 
 
 def gallery(output: Path, config: Config, runs: list[dict], most: int = 12) -> list[dict]:
-    """Held-out boxes that only the full model named rightly, kinds taking turns."""
+    """Held-out boxes that the ConvNet got wrong and the full model right, those that all others got wrong first.
+
+    At most `most`, kinds of region taking turns.
+    """
     data = CocoDataset(config.data.root, "val")
-    models = {}
+    models, right = {}, {}
     for run in runs:
         saved = checkpoint.find(output / run["variant"])
-        models[run["variant"]] = restore_model(saved.config.model, len(saved.classes), saved.model)
-    found: dict[str, list[dict]] = {}
-    for index in range(len(data)):
-        sample = data[index]
-        reasonings = {
-            name: predict.explain(m, sample, data.classes, **sizes(config.data)) for name, m in models.items()
+        model = models[run["variant"]] = restore_model(saved.config.model, len(saved.classes), saved.model)
+        scores = evaluate.collect(model, evaluate.held_out(data, config, torch.device("cpu")), torch.device("cpu"))
+        right[run["variant"]] = scores.steps["final"].argmax(1) == scores.labels
+    owner = [(image, region) for image, labels in enumerate(data.image_labels()) for region in range(len(labels))]
+    others = sum(right[variant].int() for variant in VARIANTS if variant != "full")
+    found: dict[str, list[int]] = {}
+    for row in (right["full"] & ~right["conv"]).nonzero()[:, 0].tolist():
+        found.setdefault(scores.kinds[row], []).append(row)
+    for rows in found.values():
+        rows.sort(key=lambda row: int(others[row]))
+    turns = [rows[i] for i in range(most) for rows in found.values() if i < len(rows)]
+    entries = []
+    for row in sorted(turns, key=lambda row: int(others[row]))[:most]:
+        image, region = owner[row]
+        explained = {
+            name: predict.explain(model, data[image], data.classes, **sizes(config.data))
+            for name, model in models.items()
         }
-        for region in range(len(sample.labels)):
-            right = {name for name, r in reasonings.items() if r.final[region].argmax() == sample.labels[region]}
-            if right == {"full"}:
-                kind = sample.kinds[region] if sample.kinds else ""
-                found.setdefault(kind, []).append({"reasonings": reasonings, "region": region})
-        if sum(min(len(items), most) for items in found.values()) >= 2 * most:
-            break
-    turns = [items[i] for i in range(most) for items in found.values() if i < len(items)]
-    return turns[:most]
+        entries.append({"reasonings": explained, "region": region})
+    return entries

@@ -104,7 +104,7 @@ def train(
                 batch = next(stream)
                 rate = schedule(step)
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group["scale"]
                 figures = _step(model, batch, optimizer, scaler, config, device)
                 if not math.isfinite(figures["loss"]):
                     trouble = f"the loss at step {step} is {figures['loss']}"
@@ -194,11 +194,15 @@ def _step(model: IRNet, batch: Batch, optimizer, scaler, config: Config, device:
 
 
 def _optimizer(model: IRNet, config: TrainConfig):
-    """The optimiser, with no weight decay on biases, and the learning rate as a function of the step (from 1)."""
-    learned = [p for p in model.parameters() if p.requires_grad]
+    """The optimiser, and the learning rate as a function of the step (from 1)."""
+    learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    confidence = [p for name, p in learned.items() if name.endswith("confidence.weight")]
+    weights = [p for name, p in learned.items() if p.dim() > 1 and not name.endswith("confidence.weight")]
+    biases = [p for p in learned.values() if p.dim() <= 1]
     groups = [
-        {"params": [p for p in learned if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in learned if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": weights, "weight_decay": config.weight_decay, "scale": 1.0},
+        {"params": confidence, "weight_decay": config.weight_decay, "scale": config.confidence_lr},
+        {"params": biases, "weight_decay": 0.0, "scale": 1.0},
     ]
     if config.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)

@@ -133,7 +133,7 @@ def write_page(
     title    the page's title, shown above the finding
     runs     one dict per variant: {"variant", "results": results.json, "history": [{"step", "loss", ...}, ...],
              "seconds": of training, "parameters": count}; everything but "variant" may be absent
-    gallery  boxes that only the full model got right: {"reasonings": {variant: Reasoning}, "region": int}
+    gallery  boxes that the full model got right and others wrong: {"reasonings": {variant: Reasoning}, "region": int}
     facts    "bounds", "data", "machine", "versions", "seed" and others; what is absent is left out
     scenes   reasonings whose memory and attention are drawn; by default the first two of the gallery's
 
@@ -151,7 +151,7 @@ def page(
     sections = [
         _section("results", "What came out", _table_html(runs, facts)),
         _section("iterations", "Accuracy by iteration", _iterations_html(runs, facts)),
-        _section("gallery", "Boxes that only the full model got right", _gallery_html(gallery)),
+        _section("gallery", _gallery_title(gallery), _gallery_html(gallery)),
         _section("inside", "What the model remembers and where it looks", _scenes_html(scenes)),
         _section("training", "Training", _losses_html(runs)),
         _section("facts", "How this was measured", _facts_html(facts)),
@@ -477,10 +477,26 @@ def _image(picture: Image.Image, alt: str) -> str:
     return f'<img src="data:image/png;base64,{data}" alt="{_e(alt)}" {size} loading="lazy">'
 
 
+def _only_full(entry: dict) -> bool:
+    """Whether no variant but "full" named this box rightly."""
+    region = entry["region"]
+    right = {v for v, r in entry["reasonings"].items() if r.answer(region)[0] == r.truth(region)}
+    return right == {"full"}
+
+
+def _gallery_title(gallery: list[dict]) -> str:
+    if all(map(_only_full, gallery)):
+        return "Boxes that only the full model got right"
+    return "Boxes that the full model got right and others did not"
+
+
 def _gallery_html(gallery: list[dict]) -> str:
     if not gallery:
         return "<p>There is none: no box was named right by the full model and wrong by all others.</p>"
-    cards = []
+    alone = sum(map(_only_full, gallery))
+    intro, cards = "", []
+    if alone < len(gallery):
+        intro = f"<p>Of these {len(gallery)}, {alone} were named right by the full model alone.</p>"
     for entry in gallery:
         region, reasonings = entry["region"], entry["reasonings"]
         shown = reasonings.get("full") or next(iter(reasonings.values()))
@@ -503,7 +519,7 @@ def _gallery_html(gallery: list[dict]) -> str:
         caption = f"<figcaption><p>{name}</p>{table}{changes}</figcaption>"
         picture = highlight(shown, region).quantize(256)  # a third of the bytes; a page should be small enough to mail
         cards.append(f"<figure class=card>{_image(picture, alt)}{caption}</figure>")
-    return f"<div class=cards>{''.join(cards)}</div>"
+    return f"{intro}<div class=cards>{''.join(cards)}</div>"
 
 
 def _first_scenes(gallery: list[dict]) -> list[Reasoning]:

@@ -51,7 +51,7 @@ def define(
             setup_context=save or (lambda ctx, inputs, output: None),
             lib=_library,
         )
-    _library.impl(f"{name}.reference", _outside_autocast(reference), "CompositeExplicitAutograd")
+    _library.impl(f"{name}.reference", _exactly(reference), "CompositeExplicitAutograd")
 
 
 def overload(name: str, impl: str) -> Callable:
@@ -190,13 +190,14 @@ def _why(impl: str) -> str:
     return build_info.native_reason()
 
 
-def _outside_autocast(function: Callable) -> Callable:
-    """References choose their own precision; autocast must not lower it inside them."""
+def _exactly(function: Callable) -> Callable:
+    """References choose their own precision and give the same bits twice; autocast and cuDNN's choices stay outside."""
 
     @functools.wraps(function)
     def run(*arguments):
         device = next(a.device.type for a in arguments if isinstance(a, torch.Tensor))
-        with torch.autocast(device, enabled=False):
+        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        with torch.autocast(device, enabled=False), exact:
             return function(*arguments)
 
     return run

@@ -62,9 +62,8 @@ def scenes(draw, boxes_step: float = 0.125):
     """(height, width, boxes, ptr, seed) of up to three images with up to four regions each."""
     height, width = draw(st.integers(1, 6)), draw(st.integers(1, 6))
     ptr = ragged(*draw(st.lists(st.integers(0, 4), max_size=3)))
-    corner = st.integers(-16, 64).map(lambda k: k * boxes_step)
-    boxes = draw(st.lists(st.tuples(corner, corner, corner, corner), min_size=int(ptr[-1]), max_size=int(ptr[-1])))
-    return height, width, torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), ptr, draw(st.integers(0, 99))
+    seed = draw(st.integers(0, 999))
+    return height, width, box_grid(int(ptr[-1]), 48 * boxes_step, seed, boxes_step), ptr, seed
 
 
 def gru_weights(channels: int, gate: int, seed: int = 0) -> list[Tensor]:

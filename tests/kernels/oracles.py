@@ -1,5 +1,6 @@
-"""Slow, obvious versions of the operators, written from their definition with scalar loops. Shares nothing with them."""
+"""Slow, obvious versions of the operators, written from their definitions. They share no code with the library."""
 
+import itertools
 import math
 
 import numpy as np
@@ -29,7 +30,7 @@ def _sample_position(low: float, high: float, index: int, size: int) -> float:
 
 def _images(ptr: Tensor):
     bounds = ptr.tolist()
-    return enumerate(range(low, high) for low, high in zip(bounds, bounds[1:], strict=False))
+    return enumerate(range(low, high) for low, high in itertools.pairwise(bounds))
 
 
 def crop_resize(features: Tensor, boxes: Tensor, ptr: Tensor, size: int, border: str) -> Tensor:
@@ -42,6 +43,8 @@ def crop_resize(features: Tensor, boxes: Tensor, ptr: Tensor, size: int, border:
             for i in range(size):
                 for j in range(size):
                     y, x = _sample_position(y1, y2, i, size), _sample_position(x1, x2, j, size)
+                    if not (math.isfinite(y) and math.isfinite(x)):
+                        continue
                     if border == "zero" and not (_within(y, height - 1) and _within(x, width - 1)):
                         continue
                     y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)
