@@ -8,6 +8,7 @@ import copy
 import logging
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from . import __version__
@@ -16,8 +17,12 @@ from .errors import InputError
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    for at, (word, following) in enumerate(pairwise(words)):
+        if word == "--resume" and "=" in following and not os.path.exists(following):
+            words[at] = "--resume=auto"  # argparse would take KEY=VALUE for the PATH
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(words)
     if rest:  # argparse takes KEY=VALUE words from one place only; here they may stand between options
         if not hasattr(options, "overrides") or any(word.startswith("-") or "=" not in word for word in rest):
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -51,9 +56,6 @@ def _train(options: argparse.Namespace) -> None:
     from .engine.train import train
 
     output, device = Path(options.output_dir), choose_device(options.device)
-    if options.resume and "=" in options.resume and not os.path.exists(options.resume):
-        options.overrides.insert(0, options.resume)  # `--resume KEY=VALUE`: argparse takes the word for the PATH
-        options.resume = "auto"
     resume = base = None
     if options.resume == "auto":
         if checkpoint.exists(output):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from irnet.cli import main
 from irnet.data import scenes
@@ -31,7 +32,7 @@ TINY = [
 # Imports once, then forks a process for every command line it is told: torch takes seconds to import.
 ZYGOTE = """
 import json, os, sys
-import torch._dynamo
+import pycocotools.coco, torch._dynamo
 import irnet.demo
 from irnet.cli import main
 for line in sys.stdin:
@@ -78,8 +79,12 @@ class Process:
 class Zygote:
     def __init__(self, folder: Path):
         self.folder, self.count = folder, 0
-        # Idle threads that spin would starve each other where tests share a few cores.
-        env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "OMP_WAIT_POLICY": "passive"}
+        # The models here are so small that a second thread only costs.
+        env = os.environ | {
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}",
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "passive",
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-c", ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
@@ -131,11 +136,20 @@ def train_arguments(scenes_root) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, train_arguments) -> Path:
+def trained(tmp_path_factory, train_arguments, irnet) -> Path:
     """The folder of a finished run of four steps. Not to be changed: copy it."""
     output = tmp_path_factory.mktemp("run") / "run"
-    assert main(train_arguments(output)) == 0
+    irnet.run(train_arguments(output))
     return output
+
+
+@pytest.fixture
+def one_thread():
+    """A single thread, as in the processes of `irnet`: with tiny models a second one only costs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -144,7 +144,9 @@ def test_the_stem_and_block_1_are_frozen_and_the_rest_learns():
     learning = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert learning == {"layer2", "layer3", "layer4"}
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    model.head(model(torch.rand(1, 3, 40, 40))[:, :, :3, :3]).sum().backward()
+    image = torch.rand(1, 3, 40, 40, requires_grad=True)
+    model.head(model(image)[:, :, :3, :3]).sum().backward()
+    assert image.grad is None  # nothing of the frozen part is kept for a backward pass
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == learning
     assert all(p.grad.any() for p in model.parameters() if p.grad is not None)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())  # no statistics move

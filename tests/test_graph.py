@@ -111,6 +111,8 @@ def test_read_is_the_dense_reading(vectors):
     found = module.read(state, p, boxes, ptr)
     torch.testing.assert_close(found, expected)
     assert (found - state).abs().max() > 0.1  # something was said at all
+    learned = {name.split(".")[0] for name, _ in module.named_parameters()}
+    assert learned >= ({"class_projection"} if vectors else {"class_features"}) and "word_vectors" not in learned
 
 
 def test_one_layer_is_one_term_at_a_time():

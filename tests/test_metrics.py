@@ -117,6 +117,7 @@ def test_background_never_wins():
     assert evaluate(scores, labels)["instance_accuracy"] == 0
     assert list(per_class(scores, labels, 0)) == [1, 2]
     assert scores[0, 0] == pytest.approx(0.9)  # the caller's scores stay as they are
+    assert evaluate(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([1]), 0)["instance_accuracy"] == 1
     last = scores[:, [1, 2, 0]]
     assert evaluate(last, labels - 1, background=2) == pytest.approx(figures)
 

@@ -284,7 +284,7 @@ def broken_files(tmp_path: Path) -> dict[str, Path]:
     compressed = tmp_path / "compressed.npz"
     np.savez_compressed(compressed, scores=np.random.default_rng(0).random(999))
     flipped = bytearray(compressed.read_bytes())
-    flipped[200:400] = bytes(200)
+    flipped[60:260] = b"\xff" * 200  # no deflate block starts like this
     np.save(tmp_path / "array.npy", np.zeros(3))
     np.savez(tmp_path / "objects.npz", scores=np.array([{}], dtype=object))
     contents = {

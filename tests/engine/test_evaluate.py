@@ -1,0 +1,143 @@
+"""Evaluation: the figures of training come back from a checkpoint, and the files that hold them."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from irnet import metrics
+from irnet.cli import main
+from irnet.engine import checkpoint, evaluate
+from irnet.engine.setup import open_dataset, restore_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CPU = torch.device("cpu")
+
+
+def run_eval(run, output, *more) -> dict:
+    assert main(["eval", "--checkpoint", str(run), "--output-dir", str(output), "-j", "0", *more]) == 0
+    return json.loads((output / "results.json").read_text())
+
+
+def test_eval_gives_the_figures_of_training(trained, tmp_path, capsys):
+    run_eval(trained, tmp_path)
+    for name in ("results.json", "per_class.csv"):
+        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+    out = capsys.readouterr().out
+    assert "class ap" in out and "global 1" in out and str(tmp_path / "results.json") in out
+    assert not (tmp_path / "vis").exists()
+
+
+def test_eval_writes_into_the_run_folder(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    for name in ("results.json", "per_class.csv"):
+        (run / name).unlink()
+    assert main(["eval", "--checkpoint", str(run), "-j", "0"]) == 0
+    assert (run / "results.json").read_bytes() == (trained / "results.json").read_bytes()
+
+
+def test_eval_from_the_best(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    best = checkpoint.load(run / "checkpoints" / checkpoint.BEST)
+    best.step = 2
+    best.model["classifier.weight"] *= -1
+    checkpoint.save(run / "checkpoints" / checkpoint.BEST, best)
+    last, found = run_eval(run, tmp_path / "last"), run_eval(run, tmp_path / "best", "--best")
+    assert (last["step"], found["step"]) == (4, 2)
+    assert last["metrics"] != found["metrics"]
+
+
+def test_limit_batches_and_vis(trained, tmp_path, capsys):
+    results = run_eval(trained, tmp_path, "-b", "1", "--limit-batches", "3", "--vis", "2")
+    assert results["images"] == 3
+    pictures = sorted((tmp_path / "vis").iterdir())
+    assert [p.name for p in pictures] == ["000001.png", "000002.png"]
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert picture.format == "PNG" and picture.width >= 900
+    assert str(tmp_path / "vis") in capsys.readouterr().out
+
+
+def test_batch_size_and_workers_do_not_matter(trained, tmp_path):
+    whole = run_eval(trained, tmp_path / "a")
+    single = run_eval(trained, tmp_path / "b", "-b", "1")
+    workers = run_eval(trained, tmp_path / "c", "-j", "2")
+    assert workers == whole
+    for step, figures in whole["metrics"].items():
+        assert single["metrics"][step] == pytest.approx(figures, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def scores(trained):
+    saved = checkpoint.find(trained)
+    data = open_dataset(saved.config.data, "val")
+    model = restore_model(saved.config.model, len(saved.classes), saved.model)
+    model.train()
+    found = evaluate.collect(model, evaluate.held_out(data, saved.config, CPU), CPU)
+    assert model.training  # as it was
+    return found, data
+
+
+def test_collected_scores(scores):
+    found, data = scores
+    assert torch.equal(found.labels, torch.cat(data.image_labels())) and found.images == 4
+    assert list(found.steps) == ["final", "conv", "local 1", "global 1"]
+    for values in found.steps.values():
+        assert values.shape == (len(found.labels), 19) and values.dtype == torch.float32
+        torch.testing.assert_close(values.sum(1), torch.ones(len(values)), rtol=0, atol=1e-6)
+    summary = evaluate.summarise(found)
+    assert summary["regions"] == len(found.labels) == len(found.kinds)
+    assert set(summary["accuracy_by_kind"]) == set(found.kinds)
+    shares = [found.kinds.count(kind) * value for kind, value in summary["accuracy_by_kind"].items()]
+    accuracy = summary["metrics"]["final"]["instance_accuracy"]
+    assert sum(shares) / len(found.kinds) == pytest.approx(accuracy, abs=1e-12)
+
+
+def test_per_class_table(scores, trained):
+    found, data = scores
+    with open(trained / "per_class.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["class", "regions", "score", "accuracy", "ap"]
+    assert [row["class"] for row in rows] == data.classes
+    assert [int(row["regions"]) for row in rows] == found.labels.bincount(minlength=19).tolist()
+    wanted = metrics.per_class(found.steps["final"], found.labels)
+    for c, row in enumerate(rows):
+        if not wanted[c]["regions"]:
+            assert row["score"] == row["accuracy"] == row["ap"] == ""
+            continue
+        for key in ("score", "accuracy", "ap"):
+            assert float(row[key]) == pytest.approx(wanted[c][key], abs=5e-7)
+    assert any(not wanted[c]["regions"] for c in wanted)
+
+
+def test_class_names_that_need_quotes(scores, tmp_path):
+    found, data = scores
+    names = ['a, "b"', *data.classes[1:]]
+    evaluate.write(tmp_path, evaluate.summarise(found), found, names)
+    with open(tmp_path / "per_class.csv", newline="") as file:
+        assert [row["class"] for row in csv.DictReader(file)] == names
+
+
+def test_table_text(scores):
+    lines = evaluate.table_text(evaluate.summarise(scores[0])).splitlines()
+    assert len(lines) == 5 and len({len(line) for line in lines}) == 1
+
+
+def test_split_without_boxes(trained, scenes_root, refused, tmp_path):
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes_root, root)
+    path = root / "annotations/instances_val.json"
+    table = json.loads(path.read_text())
+    path.write_text(json.dumps(table | {"annotations": []}))
+    arguments = ["eval", "--checkpoint", trained, "--data-root", root, "--output-dir", tmp_path / "out"]
+    refused(arguments, path, "4 images hold no region", "annotated boxes")
+    table["annotations"] = [a for a in table["annotations"] if a["image_id"] == 4]
+    path.write_text(json.dumps(table))
+    refused([*arguments, "-b", "1", "--limit-batches", "2", "-j", "0"], "2 images hold no region")
+    assert not (tmp_path / "out").exists()
+    assert run_eval(trained, tmp_path / "out", "--data-root", str(root))["images"] == 4

@@ -1,0 +1,93 @@
+"""Atomic writing: the old file stays whole until the new one is, whatever happens in between."""
+
+import errno
+import json
+import os
+import stat
+
+import pytest
+
+from irnet import files
+from irnet.errors import InputError
+
+
+def names(folder) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def test_write(tmp_path):
+    path = tmp_path / "new/folder/x.txt"
+    files.write(path, "ä\n")
+    assert path.read_bytes() == "ä\n".encode()
+    files.write(path, b"\x00\xff")
+    assert path.read_bytes() == b"\x00\xff"
+    files.write_json(path, {"a": [1.5, None]})
+    assert json.loads(path.read_text()) == {"a": [1.5, None]} and path.read_text().endswith("}\n")
+    assert names(path.parent) == ["x.txt"]
+    (tmp_path / "plain").write_text("")
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), ValueError()])
+def test_failure_leaves_the_old_file_and_no_other(tmp_path, error):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+
+    def make(temporary):
+        assert temporary.parent == path.parent  # a rename across disks would not be one step
+        temporary.write_text("half of the n")
+        raise error
+
+    with pytest.raises(InputError if isinstance(error, OSError) else type(error)) as caught:
+        files.write_with(path, make)
+    assert path.read_text() == "old" and names(tmp_path) == ["x.txt"]
+    if isinstance(error, OSError):
+        assert str(caught.value).startswith(f"{path}: cannot be written (No space left on device); make room")
+
+
+@pytest.mark.parametrize("stage", ["fsync", "replace"])
+def test_failure_late(tmp_path, monkeypatch, stage):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, stage, fail)
+    with pytest.raises(InputError, match="Input/output error"):
+        files.write(path, "new")
+    assert path.read_text() == "old" and names(tmp_path) == ["x.txt"]
+
+
+def test_file_is_flushed_before_it_takes_its_place(tmp_path, monkeypatch):
+    done = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (done.append(name), real(*a)))
+    files.write(tmp_path / "x", "new")
+    assert done == ["fsync", "replace"]
+
+
+def test_keep(tmp_path):
+    path, kept = tmp_path / "x", tmp_path / "old"
+    for text in "abc":
+        files.write_with(path, lambda temporary, text=text: temporary.write_text(text), keep=kept)
+    assert (path.read_text(), kept.read_text(), names(tmp_path)) == ("c", "b", ["old", "x"])
+
+    def full(temporary):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError):
+        files.write_with(path, full, keep=kept)
+    assert (path.read_text(), kept.read_text()) == ("c", "b")
+
+
+def test_place_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("old")
+    for path in (tmp_path / "file/x.txt", tmp_path / "file/deeper/x.txt"):
+        with pytest.raises(InputError, match=r"cannot be written \((Not a directory|File exists)\)"):
+            files.write(path, "new")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="Is a directory"):
+        files.write(tmp_path / "folder", "new")
+    assert (tmp_path / "file").read_text() == "old" and names(tmp_path) == ["file", "folder"]

@@ -1,0 +1,332 @@
+"""The command line: every command runs, and bad input is one line that names the file, the trouble and the cure."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from irnet import __version__
+from irnet import config as settings
+from irnet.cli import main
+from irnet.data.graphs import load_class_graph
+from irnet.engine import checkpoint
+from irnet.engine.setup import open_dataset, restore_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def run(*arguments) -> None:
+    assert main([str(a) for a in arguments]) == 0
+
+
+@pytest.fixture
+def copied(scenes_root, tmp_path):
+    """A copy of the scenes to damage."""
+    return shutil.copytree(scenes_root, tmp_path / "scenes")
+
+
+def change(root, split: str, key: str, edit) -> None:
+    """Edit one of the lists of a split's annotation file."""
+    path = root / f"annotations/instances_{split}.json"
+    table = json.loads(path.read_text())
+    edit(table[key])
+    path.write_text(json.dumps(table))
+
+
+# ------------------------------------------------------------------------------------------------------- commands
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out == f"irnet {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["train"], "--output-dir"),
+        (["train", "--output-dir", "x", "--colour", "red"], "unrecognized arguments: --colour"),
+        (["info", "train.lr=1"], "unrecognized arguments: train.lr=1"),
+        (["train", "--output-dir", "x", "train.lr=1", "--steps", "2", "stray"], "unrecognized arguments: stray"),
+        (["train", "--output-dir", "x", "--amp", "half"], "--amp"),
+    ],
+)
+def test_usage_errors(arguments, words, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("usage: irnet") and words in err
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "eval", "predict", "data", "graph", "info"])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0 and f"irnet {command}" in capsys.readouterr().out
+
+
+def test_info(capsys):
+    run("info")
+    out = capsys.readouterr().out
+    assert f"irnet {__version__}" in out and torch.__version__ in out and "crop_resize" in out
+
+
+def test_data_check(copied, capsys):
+    change(copied, "train", "annotations", lambda rows: rows[0].update(iscrowd=1))
+    run("data", "check", "--data", "scenes", "--data-root", copied)
+    out = capsys.readouterr().out
+    assert re.search(r"^train: 8 images, 69 regions, 19 classes\n  iscrowd: 1\nval: 4 images, 22 regions", out, re.M)
+
+
+def test_data_scenes(tmp_path, capsys):
+    run("data", "scenes", "--output-dir", tmp_path / "s", "--train-scenes", "2", "--val-scenes", "2", "--size", "160")
+    assert "train: 2 images; seeing only a box's own view" in capsys.readouterr().out
+    run("data", "check", "--data", "scenes", "--data-root", tmp_path / "s")
+
+
+def test_graph(scenes_root, tmp_path, capsys):
+    path = tmp_path / "graph.json"
+    run("graph", "--data", "scenes", "--data-root", scenes_root, "--show", "2", "--output", path)
+    out = capsys.readouterr().out
+    classes = open_dataset(settings.DataConfig(name="scenes", root=str(scenes_root)), "train").classes
+    graph = load_class_graph(path, classes)
+    for name, (src, _, weight) in graph.relations.items():
+        shown = out.split(f"{name}: {len(src)} edges\n")[1].splitlines()[: min(2, len(src))]
+        assert all(re.fullmatch(r"  \w+ -> \w+  \d\.\d{3}", line) for line in shown)
+        assert float(shown[0].split()[-1]) == pytest.approx(weight.max().item(), abs=5e-4)
+
+
+def test_settings_come_from_file_then_options_then_overrides(train_arguments, tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text("train: {lr: 5e-3, momentum: 0.5, steps: 9}\nloss: {beta: 0.25}\n")
+    words = train_arguments(tmp_path / "run", "--config", str(path), steps=1)
+    run(*words[:6], "loss.beta=0.75", *words[6:], "train.momentum=0.25", "--limit-batches", "1")
+    config = settings.load(tmp_path / "run/config.yaml")
+    assert (config.train.lr, config.train.momentum, config.loss.beta) == (5e-3, 0.25, 0.75)
+    assert (config.train.steps, config.train.batch_size, config.train.limit_batches) == (1, 4, 1)
+    assert config == checkpoint.find(tmp_path / "run").config
+
+
+def test_resume_directly_before_a_setting(train_arguments, tmp_path):
+    words = train_arguments(tmp_path / "run", steps=1)
+    run(*words)
+    run(*words, "--resume", "train.steps=2")
+    assert checkpoint.find(tmp_path / "run").step == 2
+
+
+def test_interrupt_is_one_line(train_arguments, irnet, tmp_path):
+    """SIGINT to a real process: what Ctrl-C sends."""
+
+    output = tmp_path / "run"
+    process = irnet.start(train_arguments(output, "train.checkpoint_every=1", steps=100_000))
+    while not checkpoint.exists(output):
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait() == 130
+    assert "Traceback" not in process.err and process.err.splitlines()[-1].startswith("irnet: interrupted;")
+    assert checkpoint.find(output).step >= 1
+
+
+# ------------------------------------------------------------------------------------------------------ bad input
+
+
+def test_no_data_folder(train_arguments, refused, refused_process, tmp_path):
+    for check in (refused, refused_process):
+        check(train_arguments(tmp_path / "run", data=tmp_path / "nowhere"), tmp_path / "nowhere", "no such folder")
+    refused(["data", "check"], "--data-root", "is not given")
+    refused(["graph", "--data-root", tmp_path], tmp_path, "no such annotation file")
+
+
+def test_missing_image_file(copied, train_arguments, refused, tmp_path):
+    image = next(copied.rglob("*train/000003.png"))
+    image.unlink()
+    refused(train_arguments(tmp_path / "run", data=copied), image, "no such image file (1 of the 8")
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+def test_annotation_of_nothing(key, copied, train_arguments, refused, tmp_path):
+    change(copied, "train", "annotations", lambda rows: rows[4].update({key: 999}))
+    what = key.removesuffix("_id")
+    words = ("instances_train.json", f"annotation 5 refers to {what} 999, which is not in the file")
+    refused(train_arguments(tmp_path / "run", data=copied), *words)
+
+
+def test_annotation_file_cut_short(copied, train_arguments, refused, tmp_path):
+    path = copied / "annotations/instances_val.json"
+    path.write_text(path.read_text()[:-50])
+    refused(train_arguments(tmp_path / "run", data=copied), path, "not valid JSON")
+
+
+def rename(rows):
+    rows[3]["name"] = "unicorn"
+
+
+def swap(rows):
+    rows[3]["name"], rows[4]["name"] = rows[4]["name"], rows[3]["name"]
+
+
+def more(rows):
+    rows.append(rows[0] | {"id": 99, "name": "unicorn"})
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"), [(rename, "new: 'unicorn'"), (swap, "in another order"), (more, "the data's 20 classes")]
+)
+def test_other_classes(edit, words, copied, trained, train_arguments, refused, tmp_path):
+    (copied / "class_graph.json").unlink()
+    change(copied, "val", "categories", edit)
+    refused(train_arguments(tmp_path / "new", data=copied), "instances_val.json", words)
+    out = ["--output-dir", tmp_path / "out"]
+    refused(["eval", "--checkpoint", trained, "--data-root", copied, *out], "instances_val.json", words)
+    change(copied, "train", "categories", edit)
+    run_folder = shutil.copytree(trained, tmp_path / "run")
+    refused(train_arguments(run_folder, "--resume", data=copied, steps=6), checkpoint.LAST, words)
+    assert checkpoint.find(run_folder).step == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train: {learning_rat: 1}", "did you mean train."),
+        ("train: {steps: many}", "wants a value of type int"),
+        ("train: [", "is not valid YAML"),
+        ("\x00\x01", "is not valid YAML"),
+        ("- 1\n- 2", "does not hold sections"),
+        ("train: {lr: .nan}", "train.lr is nan"),
+    ],
+)
+def test_bad_config_file(text, words, refused, tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    message = refused(["train", "--output-dir", tmp_path / "run", "--config", path], words)
+    assert str(path) in message or "lr is nan" in message
+    refused(["train", "--output-dir", tmp_path / "run", "--config", tmp_path / "no.yaml"], "no.yaml", "No such file")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        ("train.lrr=1", "unknown config key 'train.lrr'; did you mean train.lr?"),
+        ("trian.lr=1", "unknown config key 'trian.lr'; did you mean train.lr?"),
+        ("steps=1", "unknown config key 'steps'; did you mean train.steps?"),
+        ("train.steps=1.5", "wants a value of type int"),
+        ("model.variant=fast", "choose one of conv, local, global, full"),
+        ("train.batch_size=0", "give at least 1"),
+    ],
+)
+def test_bad_override(pair, words, refused, tmp_path):
+    refused(["train", "--output-dir", tmp_path / "run", pair], "command line", words)
+
+
+def test_word_that_is_no_setting(refused, tmp_path):
+    refused(["train", "--output-dir", tmp_path / "run", "fast"], "'fast' is no KEY=VALUE")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA, so asking for it is no mistake")
+@pytest.mark.parametrize("device", ["cuda", "cuda:7"])
+def test_cuda_that_is_not_there(device, trained, refused, tmp_path):
+    refused(["train", "--output-dir", tmp_path / "run", "--device", device], "--device", f"'{device}'", "use cpu")
+    refused(["eval", "--checkpoint", trained, "--device", device], "--device", "use cpu")
+
+
+@pytest.mark.parametrize("device", ["meta", "gpu", "cpu:x", "mps", "xla"])
+def test_other_devices(device, refused, tmp_path):
+    refused(["train", "--output-dir", tmp_path / "run", "--device", device], "--device", f"'{device}'", "use cpu")
+
+
+def test_output_folder_that_is_a_file(trained, train_arguments, refused, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for output in (tmp_path / "file", tmp_path / "file/run"):
+        refused(train_arguments(output), output, "cannot be written")
+        refused(train_arguments(output, "--resume"), output, "cannot be written")
+        refused(["eval", "--checkpoint", trained, "--output-dir", output, "-j", "0"], output, "cannot be written")
+    graph = ["graph", "--data", "scenes", "--data-root", checkpoint.find(trained).config.data.root]
+    refused([*graph, "--output", tmp_path / "file/graph.json"], "graph.json", "cannot be written")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_output_folder_that_may_not_be_written(train_arguments, refused_process, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    nobody = "import os\nif os.getuid() == 0:\n    os.setuid(65534)"  # root may write anywhere
+    for more in ([], ["--resume"]):
+        arguments = train_arguments(locked / "run", *more)
+        refused_process(arguments, locked, "cannot be written (Permission denied)", first=nobody)
+
+
+def test_checkpoint_that_is_not_there(train_arguments, refused, tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    for place in (tmp_path / "run", tmp_path / "nowhere"):
+        refused(["eval", "--checkpoint", place], place, "holds no checkpoint", "irnet train")
+        refused(train_arguments(tmp_path / "new", "--resume", str(place)), place, "holds no checkpoint")
+
+
+def test_run_stopped_before_its_first_checkpoint_starts_anew(train_arguments, tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/.last.safetensors.tmp").write_bytes(b"half")
+    run(*train_arguments(tmp_path / "run", "--resume", steps=1))
+    assert checkpoint.find(tmp_path / "run").step == 1
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"vectors": torch.ones(18, 3)}, "is [18, 3], not finite [19, V]"),
+        ({"vectors": torch.ones(19)}, "is [19], not finite [19, V]"),
+        ({"vectors": torch.full((19, 3), torch.nan)}, "not finite"),
+        ({"words": torch.ones(19, 3)}, "has no readable tensor `vectors`"),
+    ],
+)
+def test_bad_word_vectors(tensors, words, train_arguments, refused, tmp_path):
+    path = tmp_path / "words.safetensors"
+    save_file(tensors, path)
+    refused(train_arguments(tmp_path / "run", f"data.word_vectors={path}"), path, words)
+
+
+def test_word_vectors_are_used_and_come_back(train_arguments, tmp_path):
+    vectors = torch.arange(57.0).reshape(19, 3) / 57
+    save_file({"vectors": vectors}, tmp_path / "words.safetensors")
+    words = [f"data.word_vectors={tmp_path / 'words.safetensors'}", "--variant", "global"]
+    run(*train_arguments(tmp_path / "run", *words, steps=1))
+    (tmp_path / "words.safetensors").unlink()  # a checkpoint holds all it needs
+    saved = checkpoint.find(tmp_path / "run")
+    model = restore_model(saved.config.model, len(saved.classes), saved.model)
+    assert torch.equal(model.graph.word_vectors, vectors)
+    run("eval", "--checkpoint", tmp_path / "run", "-j", "0")
+
+
+def test_word_vectors_that_are_no_file(train_arguments, refused, tmp_path):
+    path = tmp_path / "no.safetensors"
+    refused(train_arguments(tmp_path / "run", f"data.word_vectors={path}"), path, "has no readable tensor")
+
+
+def test_class_graph_of_other_classes(scenes_root, train_arguments, refused, tmp_path):
+    graph = json.loads((scenes_root / "class_graph.json").read_text())
+    graph["classes"][2] = "unicorn"
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(graph))
+    more = [f"data.class_graph={path}"]
+    refused(train_arguments(tmp_path / "run", *more), path, "its classes are not the data's", "unicorn")
+    run(*train_arguments(tmp_path / "conv", *more, "--variant", "conv", steps=1))  # which needs no graph
+
+
+def test_image_of_another_size(copied, train_arguments, refused, tmp_path):
+    path = next(copied.rglob("*train/000001.png"))
+    Image.new("RGB", (50, 40)).save(path)
+    refused(train_arguments(tmp_path / "run", data=copied), path, "is 50 x 40, but", "160 x 160")
+
+
+def test_message_with_a_line_break_stays_one_line(refused, tmp_path):
+    refused(["eval", "--checkpoint", f"{tmp_path}/a\nb"], "holds no checkpoint")
