@@ -110,6 +110,7 @@ def small() -> Config:
     return Config(
         ModelConfig(
             backbone="small",
+            backbone_channels=48,
             iterations=2,
             patch_size=5,  # the boxes are one to three cells wide
             memory_channels=64,
@@ -124,7 +125,8 @@ def small() -> Config:
             steps=300,
             batch_size=16,
             optimizer="adamw",
-            lr=2e-3,
+            lr=4e-3,
+            confidence_lr=0.1,  # at 1, attention may leave the global module for good before that has learned
             lr_steps=[],
             warmup_steps=20,
             cosine=True,
