@@ -70,27 +70,26 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
-    from .engine import checkpoint, evaluate
+    from .engine import checkpoint, evaluate, predict
     from .engine.setup import choose_device, open_dataset, restore_model, same_classes, some_regions
 
     saved = checkpoint.find(options.checkpoint, checkpoint.BEST if options.best else checkpoint.LAST)
-    config, device = _config(options, base=saved.config), choose_device(options.device)
+    config, device = _config(options, base=copy.deepcopy(saved.config)), choose_device(options.device)
+    if config.model != saved.config.model:
+        raise InputError("command line", "a checkpoint's model cannot be changed", "leave out the model.* settings")
     data = open_dataset(config.data, "val")
     same_classes(data.classes, saved.classes, data.path)
     some_regions(data)
     model = restore_model(saved.config.model, len(saved.classes), saved.model).to(device)
-    with tqdm(total=len(data), unit="img", disable=None, dynamic_ncols=True) as bar:
+    with evaluate.progress_bar(data, config) as bar:
         scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, bar)
-    results = {"step": saved.step, "split": data.split, **evaluate.summarise(scores)}
-    folder = Path(options.output_dir or (Path(options.checkpoint) if Path(options.checkpoint).is_dir() else "."))
+    results = evaluate.results(model, saved.step, data.split, scores)
+    source = Path(options.checkpoint)
+    folder = Path(options.output_dir or (source if source.is_dir() else source.parent))
     evaluate.write(folder, results, scores, data.classes)
     print(evaluate.table_text(results))
     print(f"{folder / 'results.json'}, {folder / 'per_class.csv'}")
     if options.vis > 0:
-        from .engine import predict
-
         predict.draw(folder / "vis", model, data, config.data, options.vis)
         print(folder / "vis")
 
@@ -117,7 +116,7 @@ def _predict(options: argparse.Namespace) -> None:
     files.write_with(picture, lambda path: annotate(reasoning).save(path, format="PNG"))
     for index in range(len(boxes)):
         name, score = reasoning.answer(index)
-        print(f"{index}: {name} {score:.2f}  ({trail(reasoning, index) or 'the same at every step'})")
+        print(f"{index + 1}: {name} {score:.2f}  ({trail(reasoning, index) or 'the same at every step'})")
     if not len(boxes):
         print(f"{options.boxes} holds no boxes: no regions to name")
     print(picture)
@@ -239,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("eval", _eval, "evaluate a run on its held-out split; writes results.json and per_class.csv")
     _checkpoint_options(sub)
-    sub.add_argument("--output-dir", help="where the files go; the run folder if not given")
+    sub.add_argument("--output-dir", help="where the files go; beside the checkpoint if not given")
     _data_options(sub)
     _common(sub)
     sub.add_argument("-b", "--batch-size", type=int)

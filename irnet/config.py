@@ -90,6 +90,7 @@ class TrainConfig:
     eval_every: int = 0  # steps; 0: at the end only
     log_every: int = 20  # steps
     limit_batches: int = 0  # of evaluation; 0: all
+    vis: int = 4  # held-out images drawn into vis/ at the end
 
 
 @dataclass
@@ -229,6 +230,7 @@ def validate(config: Config, where: str | Path = "command line") -> None:
         ("train.batch_size", train.batch_size, 1),
         ("train.grad_accum_steps", train.grad_accum_steps, 1),
         ("train.lr", train.lr, 0),
+        ("train.confidence_lr", train.confidence_lr, 0),
         ("train.warmup_steps", train.warmup_steps, 0),
         ("train.momentum", train.momentum, 0),
         ("train.weight_decay", train.weight_decay, 0),

@@ -20,7 +20,7 @@ from .engine.train import train
 from .errors import InputError
 from .report.page import table_text, write_page
 
-NO_EFFECT = ("data.root", "train.workers", "train.checkpoint_every")  # on what comes out
+NO_EFFECT = ("data.root", "train.workers", "train.checkpoint_every", "train.vis")  # on what comes out
 
 
 def demo(output: Path, config: Config, device: torch.device, train_scenes: int = 1500, val_scenes: int = 300) -> Path:
@@ -31,10 +31,7 @@ def demo(output: Path, config: Config, device: torch.device, train_scenes: int =
     """
     start = time.perf_counter()
     config.data.root = str(output / "scenes")
-    for variant in VARIANTS:
-        same_settings(output / variant, variant_config(config, variant))
-    with files.writing(output / "scenes"):
-        facts = scenes.generate(output / "scenes", train_scenes, val_scenes, seed=config.train.seed)
+    facts = scenes.generate(output / "scenes", train_scenes, val_scenes, seed=config.train.seed)
     runs = []
     for variant in VARIANTS:
         tqdm.write(f"{variant}: training for {config.train.steps} steps of {config.train.batch_size} scenes")
@@ -57,24 +54,21 @@ def demo(output: Path, config: Config, device: torch.device, train_scenes: int =
 
 
 def run_variant(output: Path, variant: str, config: Config, device: torch.device, progress: bool = True) -> dict:
-    """Train one variant, or take up its finished or interrupted run; the plain values that the page wants."""
+    """Train one variant, or take up its finished or interrupted run; the plain values that the page wants.
+
+    InputError where `output` holds a run with other settings.
+    """
+    config = copy.deepcopy(config)
+    config.model.variant = variant
+    same_settings(output, config)
     summary = output / "summary.json"  # written last: where it is, the run has finished
     if not summary.exists():
         resume = checkpoint.find(output) if checkpoint.exists(output) else None
-        results = train(variant_config(config, variant), output, device, resume, progress)
-        saved = checkpoint.find(output)
-        weights = sum(t.numel() for t in saved.model.values() if t.is_floating_point())
-        facts = {"seconds": saved.extra["seconds"], "parameters": weights, "results": results}
-        files.write_json(summary, facts)
+        results = train(config, output, device, resume, progress)
+        seconds = checkpoint.find(output).extra["seconds"]
+        files.write_json(summary, {"seconds": seconds, "parameters": results["parameters"], "results": results})
     history = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     return {"variant": variant, "history": history, **json.loads(summary.read_text())}
-
-
-def variant_config(config: Config, variant: str) -> Config:
-    """`config` for one of the variants."""
-    config = copy.deepcopy(config)
-    config.model.variant = variant
-    return config
 
 
 def same_settings(run: Path, config: Config) -> None:

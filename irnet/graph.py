@@ -7,10 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from irnet_kernels import EdgeSet, propagate, propagate_regions
+from irnet_kernels.graph import REGION_TYPES
 
 from .config import ModelConfig
-
-REGION_TYPES = 5  # left, right, above, below, overlap
 
 
 class GlobalModule(nn.Module):
@@ -27,7 +26,7 @@ class GlobalModule(nn.Module):
     ):
         super().__init__()
         d = config.graph_channels
-        self.bandwidth, self.zero_start = config.bandwidth, config.region_start == "zero"
+        self.channels, self.bandwidth = d, config.bandwidth
         self.num_nodes, self.num_types = class_graph.num_nodes, class_graph.num_types
         for name, tensor in zip(EDGE_TENSORS, class_graph.tensors(), strict=True):
             self.register_buffer(name, tensor)
@@ -38,7 +37,7 @@ class GlobalModule(nn.Module):
             self.register_buffer("word_vectors", word_vectors)
             self.class_projection = nn.Linear(word_vectors.shape[1], d)
         # write
-        self.start_feature = nn.Linear(features, d)
+        self.start_feature = None if config.region_start == "zero" else nn.Linear(features, d)
         self.map_feature = nn.Linear(features, d)
         self.map_logits = nn.Linear(logits_in * classes, d, bias=False)
         self.gru = nn.GRUCell(d, d)
@@ -46,7 +45,7 @@ class GlobalModule(nn.Module):
         self.layers = nn.ModuleList(GraphLayer(d, class_graph.num_types) for _ in range(config.graph_layers))
         self.classifier = nn.Linear(d, classes)
         self.confidence = nn.Linear(d, 1, bias=False)
-        for module in (self.map_feature, self.start_feature):
+        for module in filter(None, (self.map_feature, self.start_feature)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             nn.init.zeros_(module.bias)
         for module in (self.map_logits, self.classifier, self.confidence):
@@ -60,8 +59,9 @@ class GlobalModule(nn.Module):
 
     def start(self, feature: Tensor) -> Tensor:
         """Region states before the first iteration, [R, D], from the ConvNet's region features [R, F]."""
-        state = F.relu(self.start_feature(feature))
-        return torch.zeros_like(state) if self.zero_start else state
+        if self.start_feature is None:
+            return feature.new_zeros(len(feature), self.channels)
+        return F.relu(self.start_feature(feature))
 
     def write(self, state: Tensor, feature: Tensor, logits: Tensor) -> Tensor:
         """The states after every region has taken in its feature [R, F] and predictions [R, logits_in C]."""
@@ -83,7 +83,7 @@ class GraphLayer(nn.Module):
 
     def __init__(self, d: int, class_types: int):
         super().__init__()
-        self.spatial = nn.Parameter(_uniform(REGION_TYPES, d, d, fan_in=REGION_TYPES * d))
+        self.spatial = nn.Parameter(_uniform(len(REGION_TYPES), d, d, fan_in=len(REGION_TYPES) * d))
         self.semantic = nn.Parameter(_uniform(class_types, d, d, fan_in=class_types * d))
         self.region_to_class = nn.Linear(d, d, bias=False)
         self.class_to_class = nn.Linear(d, d, bias=False)

@@ -12,7 +12,7 @@ from .model import Predictions
 
 @dataclass
 class Loss:
-    """The loss and its parts, each a mean over the batch's images."""
+    """The loss and its parts before lambda and mu, each a mean over the batch's images."""
 
     total: Tensor
     conv: Tensor
@@ -51,8 +51,8 @@ def compute(predictions: Predictions, labels: Tensor, ptr: Tensor, config: LossC
             parts.append((entropy(logits) * weights[name]).sum() / images)
             previous = logits
         if parts:
-            modules[module] = config.memory * torch.stack(parts).mean()
-            total = total + modules[module]
+            modules[module] = torch.stack(parts).mean()
+            total = total + config.memory * modules[module]
     final = (entropy(predictions.final) * even).sum()
     if modules:
         total = total + config.final * final

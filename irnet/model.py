@@ -97,8 +97,9 @@ class IRNet(nn.Module):
         confidences, memories, last = {}, [], {}
         if self.graph is not None:
             state = self.graph.start(feature)  # [R, D]
-            confidences["conv"] = self.graph.confidence(state)
             last["global"] = f0
+            if self.local is None:  # the paper leaves open who judges f0 then; here the first states do
+                confidences["conv"] = self.graph.confidence(state)
         if self.local is not None:
             images, _, height, width = features.shape
             memory = self.local.start(images, height, width)  # [B, D, H, W]

@@ -27,6 +27,7 @@ TINY = [
     "model.iterations=1",
     "train.workers=0",
     "train.warmup_steps=0",
+    "train.vis=0",
 ]
 
 # Imports once, then forks a process for every command line it is told: torch takes seconds to import.

@@ -66,10 +66,8 @@ def slow_loss(predictions, labels, ptr, config):
                 for r, value in zip(rows, raw, strict=True):
                     w = value / sum(raw)
                     weights[f"{module} {i}"][r] = w
-                    modules[module] += (
-                        config.memory * w * entropy(logits[f"{module} {i}"][r], labels[r]) / iterations / images
-                    )
-    total = conv_part + sum(modules.values()) + (config.final * final_part if modules else 0.0)
+                    modules[module] += w * entropy(logits[f"{module} {i}"][r], labels[r]) / iterations / images
+    total = conv_part + config.memory * sum(modules.values()) + (config.final * final_part if modules else 0.0)
     return total, conv_part, modules, final_part, weights
 
 

@@ -29,6 +29,7 @@ from numpy.random import Generator
 from PIL import Image
 from tqdm import tqdm
 
+from irnet import files
 from irnet.data.scene_art import background, sprite
 from irnet.errors import InputError
 
@@ -89,8 +90,9 @@ def bounds(
 
     Boxes that no such classifier can tell apart form a group: the same box, region and pixels in an image of the same
     size. Gives "instance_accuracy", "class_accuracy" (mean over the classes that occur), "class_ap" (the same mean; a
-    group is ranked as one, by its share of the class, precision taken at its end) and "by_kind", the accuracy among the
-    boxes of each kind. Raises ValueError if there is no box at all.
+    group is ranked as one, by its share of the class, precision taken at its end: the best where all shares of a class
+    are equal or whole, as twins make them) and "by_kind", the accuracy among the boxes of each kind.
+    Raises ValueError if there is no box at all.
     """
     groups: dict[bytes, Counter] = defaultdict(Counter)
     group_kinds: dict[str, dict[bytes, Counter]] = defaultdict(lambda: defaultdict(Counter))
@@ -492,7 +494,10 @@ def generate(
             out, f"cannot be written ({error.strerror})", "name a folder in a place you may write to"
         ) from None
     try:
-        with tqdm(total=train + val, unit="image", desc="scenes", disable=None if progress else True) as bar:
+        with (
+            files.writing(out),
+            tqdm(total=train + val, unit="image", desc="scenes", disable=None if progress else True) as bar,
+        ):
             for k, (split, count) in enumerate((("train", train), ("val", val))):
                 facts[split] = _write_split(partial, split, count // 2, size, [seed, k], stride, receptive_field, bar)
         _write_json(partial / "class_graph.json", class_graph())

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,13 +52,21 @@ def held_out(dataset, config: Config, device: torch.device) -> Iterable[Batch]:
     )
 
 
+def progress_bar(dataset, config: Config, hidden: bool | None = None) -> tqdm:
+    """A bar over the images that `held_out` gives; hidden None: where there is no terminal."""
+    images = len(dataset)
+    if config.train.limit_batches:
+        images = min(images, config.train.limit_batches * config.train.batch_size)
+    return tqdm(total=images, desc="evaluation", unit="img", disable=hidden, dynamic_ncols=True, leave=False)
+
+
 @torch.no_grad()
 def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progress: tqdm | None = None) -> Scores:
     """Run the model over all batches. InputError where they hold no region."""
     was_training = model.training
     model.eval()
     steps: dict[str, list[Tensor]] = {}
-    labels, kinds, images = [], [], 0
+    labels, kinds, images, begin = [], [], 0, time.perf_counter()
     for batch in batches:
         predictions = model(batch.to(device))
         for name, logits in {"final": predictions.final, **predictions.logits}.items():
@@ -67,16 +76,22 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
         images += len(batch.images)
         if progress is not None:
             progress.update(len(batch.images))
-            progress.set_postfix(regions=sum(map(len, labels)), refresh=False)
+            rate = sum(map(len, labels)) / max(time.perf_counter() - begin, 1e-9)
+            progress.set_postfix({"reg/s": f"{rate:.0f}"}, refresh=False)
     model.train(was_training)
     if not sum(map(len, labels)):
         raise InputError("evaluation", f"{images} images hold no region", "choose a split with annotated boxes")
     return Scores({name: torch.cat(parts) for name, parts in steps.items()}, torch.cat(labels), kinds, images)
 
 
+def results(model: IRNet, step: int, split: str, scores: Scores) -> dict:
+    """The content of results.json: whose it is, and every figure of metrics.FIGURES for every step of the reasoning."""
+    weights = sum(p.numel() for p in model.parameters())
+    return {"step": step, "split": split, "parameters": weights, **summarise(scores)}
+
+
 def summarise(scores: Scores) -> dict:
-    """The content of results.json: the figures of metrics.FIGURES for every step, and the accuracy by kind of
-    region."""
+    """The figures of metrics.FIGURES for every step, and the accuracy by kind of region."""
     results = {
         "images": scores.images,
         "regions": len(scores.labels),

@@ -44,8 +44,12 @@ def class_graph(config: DataConfig, train: CocoDataset) -> ClassGraph:
     return derive_class_graph(train)
 
 
-def build_model(config: Config, train: CocoDataset) -> IRNet:
-    """A fresh model for the training set's classes; its initial weights follow from train.seed alone."""
+def build_model(config: Config, train: CocoDataset, pretrained: bool = True) -> IRNet:
+    """A fresh model for the training set's classes; its initial weights follow from train.seed alone.
+
+    pretrained  read model.backbone_weights; a run that goes on has no need of them
+    """
+    weights = config.model.backbone_weights if pretrained else ""
     edges = vectors = None
     if config.model.variant in ("global", "full"):
         relations = class_graph(config.data, train).relations
@@ -53,7 +57,8 @@ def build_model(config: Config, train: CocoDataset) -> IRNet:
         vectors = read_word_vectors(config.data.word_vectors, train.classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return IRNet(config.model, len(train.classes), edges, vectors)
+        model = dataclasses.replace(config.model, backbone_weights=weights)
+        return IRNet(model, len(train.classes), edges, vectors)
 
 
 def restore_model(config: ModelConfig, classes: int, state: dict[str, Tensor]) -> IRNet:
@@ -67,7 +72,9 @@ def restore_model(config: ModelConfig, classes: int, state: dict[str, Tensor]) -
     return model
 
 
-def same_classes(found: list[str], wanted: list[str], where: str | Path) -> None:
+def same_classes(
+    found: list[str], wanted: list[str], where: str | Path, cure: str = "use the data set that the run was trained on"
+) -> None:
     """InputError, naming `where`, unless the data's classes are those wanted, in their order."""
     if found == wanted:
         return
@@ -76,7 +83,7 @@ def same_classes(found: list[str], wanted: list[str], where: str | Path) -> None
     trouble += "".join(f", {what} {names[0]!r}" for what, names in (("new:", extra), ("missing:", missing)) if names)
     if not extra and not missing:
         trouble += ": they are in another order"
-    raise InputError(where, trouble, "use the data set that the run was trained on")
+    raise InputError(where, trouble, cure)
 
 
 def some_regions(data: CocoDataset) -> None:

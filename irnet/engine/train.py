@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from ..data.loader import batches
 from ..data.sample import Batch
 from ..errors import InputError
 from ..model import IRNet
-from . import checkpoint, evaluate
+from . import checkpoint, evaluate, predict
 from .checkpoint import BEST, LAST, PREVIOUS, Checkpoint
 from .setup import build_model, compile_parts, open_dataset, same_classes, sizes, some_regions
 
@@ -35,7 +36,8 @@ def train(
 ) -> dict:
     """Train to config.train.steps, evaluate on the held-out split, and return the content of results.json.
 
-    output  the run folder: config.yaml, env.txt, log.txt, metrics.jsonl, results.json, per_class.csv, checkpoints/
+    output  the run folder: config.yaml, env.txt, log.txt, metrics.jsonl, results.json, per_class.csv, vis/,
+            checkpoints/
     resume  the checkpoint to go on from, as `checkpoint.find` gives it
     Stopped at any moment and resumed, a run on a CPU ends with the same bits as one that was not stopped: the order of
     the data, the flips and the learning rate follow from the step's number alone. Raises InputError for unusable data,
@@ -53,8 +55,8 @@ def train(
         data, held_out = open_dataset(config.data, "train"), open_dataset(config.data, "val")
         some_regions(data)
         some_regions(held_out)
-        same_classes(held_out.classes, data.classes, held_out.path)
-        model = build_model(config, data).to(device)
+        same_classes(held_out.classes, data.classes, held_out.path, "give both splits the same categories")
+        model = build_model(config, data, pretrained=resume is None).to(device)
         optimizer, schedule = _optimizer(model, config.train)
         scaler = torch.amp.GradScaler(device.type, enabled=config.train.amp == "fp16")
         parameters = dict(model.named_parameters())
@@ -63,7 +65,7 @@ def train(
             _check_resume(resume, config, data.classes, model)
             model.load_state_dict(resume.model)
             checkpoint.restore_optimizer(optimizer, parameters, resume.optimizer)
-            start, best, earlier = resume.step, resume.extra["best"], resume.extra["seconds"]
+            start, best, earlier = resume.step, resume.extra["best"] if own else -1.0, resume.extra["seconds"]
             if scaler.is_enabled() and resume.extra["scaler"]:
                 scaler.load_state_dict(resume.extra["scaler"])
             if own and resume.source.name == PREVIOUS:  # or the next save would keep the damaged one in its place
@@ -85,8 +87,9 @@ def train(
 
         def assess(step: int) -> tuple[dict, evaluate.Scores]:
             nonlocal best
-            scores = evaluate.collect(model, evaluate.held_out(held_out, config, device), device)
-            results = {"step": step, "split": held_out.split, **evaluate.summarise(scores)}
+            with evaluate.progress_bar(held_out, config, hidden) as bar:
+                scores = evaluate.collect(model, evaluate.held_out(held_out, config, device), device, bar)
+            results = evaluate.results(model, step, held_out.split, scores)
             figure = results["metrics"]["final"]["class_ap"]
             log.info("step %d: class AP %.2f%% on %d held-out images", step, 100 * figure, scores.images)
             if figure > best:
@@ -112,13 +115,15 @@ def train(
                 meter.add(step, rate, figures, batch, bar)
                 bar.update()
                 # Before saving, so that a run that goes on from this step knows its figure.
-                if config.train.eval_every and step % config.train.eval_every == 0 and step < config.train.steps:
-                    assess(step)
-                if step % config.train.checkpoint_every == 0 or step == config.train.steps:
-                    checkpoint.save(folder / LAST, state(step))
+                with meter.paused():
+                    if config.train.eval_every and step % config.train.eval_every == 0 and step < config.train.steps:
+                        assess(step)
+                    if step % config.train.checkpoint_every == 0 or step == config.train.steps:
+                        checkpoint.save(folder / LAST, state(step))
         results, scores = assess(max(start, config.train.steps))
         checkpoint.save(folder / LAST, state(max(start, config.train.steps)))
         evaluate.write(output, results, scores, data.classes)
+        predict.draw(output / "vis", model, held_out, config.data, config.train.vis)
     return results
 
 
@@ -128,7 +133,7 @@ def _check_resume(resume: Checkpoint, config: Config, classes: list[str], model:
     for name in ("model", "train"):
         old, new = dataclasses.asdict(getattr(resume.config, name)), dataclasses.asdict(getattr(config, name))
         for key in new if name == "model" else ("optimizer",):
-            if old[key] != new[key]:
+            if old[key] != new[key] and key != "backbone_weights":  # the checkpoint holds what came of them
                 trouble = f"was made with {name}.{key} = {old[key]}, not {new[key]}"
                 raise InputError(resume.source, trouble, "leave it as it was, or start another run")
     if not resume.extra.get("resumable"):
@@ -247,6 +252,13 @@ class _Meter:
 
     def reset(self) -> None:
         self.sums, self.steps, self.images, self.regions, self.since = {}, 0, 0, 0, time.perf_counter()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens meanwhile is no training and does not count in the speed."""
+        begin = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - begin
 
     def add(self, step: int, rate: float, figures: dict[str, float], batch: Batch, bar: tqdm) -> None:
         for name, value in figures.items():

@@ -21,7 +21,12 @@ def main() -> None:
     else:
         print("GPU: none that torch can use")
     print(f"native extension: {build_info.native_reason()}")
-    for name, devices in available().items():
+    try:
+        implementations = available()
+    except ImportError:  # told of in the line above
+        print("operators: none can be chosen until the extension is rebuilt or removed")
+        return
+    for name, devices in implementations.items():
         for device, implementations in devices.items():
             marks = [impl if device == "cpu" else _mark(name, impl) for impl in implementations]
             print(f"{name} on {device}: {', '.join(marks)}")

@@ -78,7 +78,7 @@ def choose(name: str, impl: str, device: str) -> str:
     if not _exists(name, impl, device):
         have = ", ".join(candidate for candidate in IMPLEMENTATIONS if _exists(name, candidate, device))
         raise ImplementationUnavailable(
-            f"{name}: no {impl} kernel for {device} tensors here; {_why(impl)}; there is: {have}"
+            f"{name}: no {impl} kernel for {device} tensors here; {_why(impl, device)}; there is: {have}"
         )
     return impl
 
@@ -184,10 +184,14 @@ def _exists(name: str, impl: str, device: str) -> bool:
     return torch._C._dispatch_has_computed_kernel_for_dispatch_key(f"irnet::{name}.{impl}", key)
 
 
-def _why(impl: str) -> str:
-    if impl == "triton":
-        return "this version has no Triton kernel for it"
-    return build_info.native_reason()
+def _why(impl: str, device: str) -> str:
+    """Why an implementation is not there, and what to do."""
+    home = "cpu" if impl == "cpp" else "cuda"
+    if device != home:
+        return f"it runs on {home} tensors only: move them there or take another implementation"
+    if impl != "triton" and build_info.native() is None:
+        return build_info.native_reason()
+    return "this version of irnet has none: take impl='auto'"
 
 
 def _exactly(function: Callable) -> Callable:

@@ -32,7 +32,7 @@ def test_predict_prints_a_line_per_box_and_draws(trained, image, tmp_path, capsy
     lines = capsys.readouterr().out.splitlines()
     assert lines[3:] == [str(output)]
     classes = checkpoint.find(trained).classes
-    for index, line in enumerate(lines[:3]):
+    for index, line in enumerate(lines[:3], 1):
         number, name, score, trail = re.fullmatch(r"(\d+): (\w+) (\d\.\d\d)  \((.+)\)", line).groups()
         assert int(number) == index and name in classes and 1 / 19 - 0.01 < float(score) <= 1
         assert trail == "the same at every step" or re.match(r"conv: \w+ -> (local|global) 1: \w+", trail)

@@ -2,5 +2,6 @@
 
 from .api import propagate, propagate_regions
 from .edges import EdgeSet
+from .reference import REGION_TYPES
 
-__all__ = ["EdgeSet", "propagate", "propagate_regions"]
+__all__ = ["REGION_TYPES", "EdgeSet", "propagate", "propagate_regions"]
