@@ -224,6 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     _scene_options(sub)
     _common(sub)
     _run_options(sub)
+    sub.set_defaults(steps=250)  # enough to see the differences, in a few minutes
 
     sub = command("train", _train, "train a model; resumes to the same bits")
     sub.add_argument("--output-dir", required=True)
