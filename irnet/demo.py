@@ -18,7 +18,8 @@ from .engine import checkpoint, evaluate, predict
 from .engine.setup import restore_model, sizes
 from .engine.train import train
 from .errors import InputError
-from .report.page import table_text, write_page
+from .report.page import write_page
+from .report.table import table_text
 
 NO_EFFECT = ("data.root", "train.workers", "train.checkpoint_every", "train.vis")  # on what comes out
 

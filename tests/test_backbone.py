@@ -11,7 +11,7 @@ from torch import nn
 
 from irnet.backbone import STRIDE, FrozenBatchNorm, ResNet, SmallBackbone, build, load_weights
 from irnet.config import ModelConfig
-from irnet.data.scenes import visible_region
+from irnet.data.scene_layout import visible_region
 from irnet.errors import InputError
 from irnet.model import IRNet
 

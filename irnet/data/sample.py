@@ -127,20 +127,8 @@ def resize(sample: Sample, short: int | None, long: int | None) -> Sample:
 
 def normalise(image: Tensor) -> Tensor:
     """float32 [3, H, W] with ImageNet's mean and deviation taken out, from uint8 or float [3, H, W] in 0..255."""
-    mean, std = _statistics(image)
+    mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (image.float() - mean) / std
-
-
-def unnormalise(image: Tensor) -> Tensor:
-    """uint8 [3, H, W] for drawing, from what `normalise` gave."""
-    mean, std = _statistics(image)
-    return (image.float() * std + mean).round().clamp(0, 255).to(torch.uint8)
-
-
-def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
-    options = {"dtype": torch.float32, "device": image.device}
-    mean, std = torch.tensor(IMAGENET_MEAN, **options), torch.tensor(IMAGENET_STD, **options)
-    return 255 * mean[:, None, None], 255 * std[:, None, None]
 
 
 def left_right_swap(classes: Sequence[str]) -> Tensor:

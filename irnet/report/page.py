@@ -1,4 +1,4 @@
-"""The page and the tables that compare trained variants. Takes results and pictures as plain data; runs no model."""
+"""The page that compares trained variants. Takes results and pictures as plain data; runs no model."""
 
 import base64
 import html
@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -15,108 +14,12 @@ from PIL import Image
 
 from irnet import files
 from irnet.report.draw import Reasoning, attention_overlay, chains, highlight, memory_overlay, trail
+from irnet.report.table import KIND_MEANINGS, comparison, final_figures, legend, metrics_of, number, percent
 
 # Middle tones: at least 3 to 1 against the page's ground in its light and in its dark scheme.
 COLOURS = {"conv": "#868c94", "local": "#2f80dc", "global": "#d4720f", "full": "#1f9a5b"}
 _DASHES = {"conv": (0, (1, 1.4)), "local": (0, (5, 1.6)), "global": (0, (5, 1.4, 1, 1.4)), "full": "solid"}
 _INK = "#010203"  # stands for the text colour in a chart, which the page replaces by currentColor
-
-KIND_MEANINGS = {
-    "plain": "told by its own looks",
-    "near": "told only by an object close to it",
-    "far": "told only by an object far away in the image",
-    "presence": "told only by what else the image holds, wherever that is",
-}
-_METRICS = [
-    ("class_ap", "class AP", "class AP"),
-    ("class_accuracy", "class accuracy", "class acc"),
-    ("instance_accuracy", "instance accuracy", "inst acc"),
-]
-
-
-@dataclass
-class Row:
-    """One row of the comparison: `kind` is "variant", "gain" (of `variant` over conv) or "bound"."""
-
-    kind: str
-    variant: str
-    name: str
-    cells: list[str]
-
-
-@dataclass
-class Table:
-    """The comparison of the variants: long and short column names and rows of text, "" where nothing is known."""
-
-    columns: list[tuple[str, str]]
-    rows: list[Row]
-
-
-def comparison(runs: list[dict], facts: dict) -> Table:
-    """The table every form renders: percentages of the final answers, gains over conv in points, and the bound.
-
-    runs   one dict per variant: {"variant", "results", "history", "seconds", "parameters"}
-    facts  {"bounds": {"instance_accuracy", "class_accuracy", "class_ap", "by_kind"}, ...}
-
-    Everything but "variant" may be absent; columns of which nothing is known are left out.
-    """
-    bounds = facts.get("bounds") or {}
-    sources = [_by_kind(run) for run in runs] + [bounds.get("by_kind") or {}]
-    kinds = list(
-        dict.fromkeys([k for k in KIND_MEANINGS if any(k in s for s in sources)] + [k for s in sources for k in s])
-    )
-    columns = [(long, short) for _, long, short in _METRICS] + [(kind, kind) for kind in kinds]
-    columns += [("training time", "training"), ("parameters", "parameters")]
-
-    def numbers(values: dict, by_kind: dict) -> list[float | None]:
-        return [_number(values.get(key)) for key, *_ in _METRICS] + [_number(by_kind.get(kind)) for kind in kinds]
-
-    measured = [(run["variant"], numbers(_final(run), _by_kind(run))) for run in runs]
-    rows = [
-        Row("variant", v, v, [*map(percent, values), _duration(run.get("seconds")), _count(run.get("parameters"))])
-        for (v, values), run in zip(measured, runs, strict=True)
-    ]
-    start = dict(measured).get("conv", [])
-    for v, values in measured if start else []:
-        gains = [None if a is None or b is None else a - b for a, b in zip(values, start, strict=True)]
-        if v != "conv" and any(g is not None for g in gains):
-            cells = ["" if g is None else f"{100 * g:+.1f}" for g in gains]
-            rows.append(Row("gain", v, f"{v} - conv", [*cells, "", ""]))
-    limits = numbers(bounds, bounds.get("by_kind") or {})
-    if any(limit is not None for limit in limits):
-        rows.append(Row("bound", "", "box-only bound", [*map(percent, limits), "", ""]))
-    keep = [i for i in range(len(columns)) if any(row.cells[i] for row in rows)]
-    for row in rows:
-        row.cells = [row.cells[i] for i in keep]
-    return Table([columns[i] for i in keep], rows)
-
-
-def table_text(runs: list[dict], facts: dict) -> str:
-    """The comparison as aligned plain text, for a terminal; no newline at its end."""
-    table = comparison(runs, facts)
-    grid = [["variant", *(short for _, short in table.columns)]]
-    grid += [[row.name, *(cell or "-" for cell in row.cells)] for row in table.rows]
-    widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
-    lines = [
-        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(g, widths, strict=True))) for g in grid
-    ]
-    rule = "-" * len(lines[0])
-    text = [lines[0], rule]
-    for i, row in enumerate(table.rows):
-        if i and row.kind != table.rows[i - 1].kind:
-            text.append(rule)
-        text.append(lines[i + 1])
-    return "\n".join([*text, _legend(table)])
-
-
-def table_markdown(runs: list[dict], facts: dict) -> str:
-    """The comparison as a Markdown table; no newline at its end."""
-    table = comparison(runs, facts)
-    cell = lambda text: (text or "-").replace("|", "\\|").replace("<", "&lt;")  # noqa: E731
-    lines = [["variant", *(long for long, _ in table.columns)], ["---", *("---:" for _ in table.columns)]]
-    lines += [[row.name, *row.cells] for row in table.rows]
-    body = "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
-    return f"{body}\n\n{_legend(table)}"
 
 
 def write_page(
@@ -180,47 +83,6 @@ def page(
 """
 
 
-def percent(value: float | None) -> str:
-    """A fraction as a percentage with one decimal and no sign, "" for None."""
-    return "" if value is None else f"{100 * value:.1f}"
-
-
-def _number(value) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _final(run: dict) -> dict:
-    return _metrics(run).get("final") or {}
-
-
-def _metrics(run: dict) -> dict:
-    return (run.get("results") or {}).get("metrics") or {}
-
-
-def _by_kind(run: dict) -> dict:
-    return (run.get("results") or {}).get("accuracy_by_kind") or {}
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _count(number: int | None) -> str:
-    return "" if number is None else f"{number / 1e6:.2f} M" if number >= 1e6 else f"{number:,}"
-
-
-def _legend(table: Table) -> str:
-    kinds = {row.kind for row in table.rows}
-    text = "Per cent, final answers."
-    text += " Gains over conv are in points." if "gain" in kinds else ""
-    return text + (" The bound is the best that seeing one box alone allows." if "bound" in kinds else "")
-
-
 def _e(text: object) -> str:
     return html.escape(str(text), quote=True)
 
@@ -231,7 +93,7 @@ def _finding(title: str, runs: list[dict], facts: dict) -> tuple[str, list[str]]
     others = [v for v in by_name if v != "conv"]
     best = "full" if "full" in by_name else others[-1] if others else None
     before, after = (
-        _number(_final(by_name[v]).get("instance_accuracy")) if v in by_name else None for v in ("conv", best)
+        number(final_figures(by_name[v]).get("instance_accuracy")) if v in by_name else None for v in ("conv", best)
     )
     headline, lede = title, []
     if before is not None and after is not None:
@@ -259,7 +121,7 @@ def _finding(title: str, runs: list[dict], facts: dict) -> tuple[str, list[str]]
         )
         if count and abs(after - before) <= spread:
             lede.append("The difference is smaller than two standard errors, so it may be chance.")
-        limit = _number((facts.get("bounds") or {}).get("instance_accuracy"))
+        limit = number((facts.get("bounds") or {}).get("instance_accuracy"))
         if limit is not None:
             bound = f"Whatever classifier sees one box and nothing else stays at or below {percent(limit)} % here"
             lede.append(f"{bound}; {best} reaches {percent(after)} %.")
@@ -310,7 +172,7 @@ def _table_html(runs: list[dict], facts: dict) -> str:
             cells.append(f"<td>{_e(cell) or '&ndash;'}{mark}</td>")
         name = f"{_swatch(row.variant)}{_e(row.name)}"
         body.append(f'<tr class="{row.kind}"><th scope=row>{name}</th>{"".join(cells)}</tr>')
-    caption = f"<caption>{_e(_legend(table))}</caption>"
+    caption = f"<caption>{_e(legend(table))}</caption>"
     text = (
         f"<table>{caption}{_head('variant', [long for long, _ in table.columns])}<tbody>{''.join(body)}</tbody></table>"
     )
@@ -322,7 +184,7 @@ def _table_html(runs: list[dict], facts: dict) -> str:
 
 def _iterations_html(runs: list[dict], facts: dict) -> str:
     measured = {
-        run["variant"]: {s: _number(m.get("instance_accuracy")) for s, m in _metrics(run).items()} for run in runs
+        run["variant"]: {s: number(m.get("instance_accuracy")) for s, m in metrics_of(run).items()} for run in runs
     }
     measured = {v: {s: a for s, a in steps.items() if a is not None} for v, steps in measured.items()}
     names = list(dict.fromkeys(s for steps in measured.values() for s in steps))
@@ -335,7 +197,7 @@ def _iterations_html(runs: list[dict], facts: dict) -> str:
     rows = "".join(f"<tr><th scope=row>{_swatch(v)}{_e(v)}</th>{cells[v]}</tr>" for v in measured if measured[v])
     caption = "<caption>Instance accuracy of every prediction, per cent.</caption>"
     table = _scroll("Accuracy by iteration", f"<table>{caption}{_head('variant', names)}<tbody>{rows}</tbody></table>")
-    limit = _number((facts.get("bounds") or {}).get("instance_accuracy"))
+    limit = number((facts.get("bounds") or {}).get("instance_accuracy"))
     chart = _iterations_chart(measured, limit)
     text = (
         "Both modules start from the prediction of the ConvNet. Solid: local, dashed: global, dot: the final mixture."
@@ -394,7 +256,7 @@ def _losses_html(runs: list[dict]) -> str:
         for run in runs:
             history = run.get("history") or []
             points = [
-                (row["step"], row[name]) for row in history if "step" in row and _number(row.get(name)) is not None
+                (row["step"], row[name]) for row in history if "step" in row and number(row.get(name)) is not None
             ]
             if points:
                 size = math.ceil(len(points) / 120)

@@ -15,16 +15,8 @@ from pycocotools.coco import COCO
 from pycocotools.mask import area as mask_area
 
 from irnet.data import scenes
-from irnet.data.scenes import (
-    LOOKALIKES,
-    THEMES,
-    bounds,
-    class_graph,
-    far_distance,
-    generate,
-    near_margin,
-    visible_region,
-)
+from irnet.data.scene_layout import LOOKALIKES, THEMES, far_distance, near_margin, visible_region
+from irnet.data.scenes import bounds, class_graph, generate
 from irnet.errors import InputError
 
 STRIDE, FIELD = 16, 31

@@ -25,7 +25,8 @@ from irnet.report.draw import (
     module_mass,
     trail,
 )
-from irnet.report.page import comparison, page, table_markdown, table_text, write_page
+from irnet.report.page import page, write_page
+from irnet.report.table import comparison, table_text
 
 CLASSES = ["mug", "cup", "bowl", "lamp", "keyboard"]
 VARIANTS = ["conv", "local", "global", "full"]
@@ -288,13 +289,12 @@ def test_tables_hold_every_number_and_agree():
     assert [r.name for r in table.rows] == [*VARIANTS, *(f"{v} - conv" for v in VARIANTS[1:]), "box-only bound"]
     assert table.rows[3].cells[2] == "76.3" and table.rows[6].cells[2] == "+30.0" and table.rows[7].cells[2] == "60.8"
     assert table.rows[6].cells[3] == "-3.0" and table.rows[7].cells[5:] == ["", "", "", ""]
-    text, markdown, html = table_text(runs, FACTS), table_markdown(runs, FACTS), page("t", runs, [], FACTS)
+    text, html = table_text(runs, FACTS), page("t", runs, [], FACTS)
     for row in table.rows:
         for cell in filter(None, row.cells):
-            assert cell in text and cell in markdown and cell.replace("-", "&minus;") in html
+            assert cell in text and cell.replace("-", "&minus;") in html
     rows = [line for line in text.splitlines()[:-1] if not line.startswith("---")]
     assert len({len(line) for line in rows}) == 1  # aligned
-    assert len({line.count("|") for line in markdown.splitlines()[:10]}) == 1
     assert "2 min 02 s" in text and "1.23 M" in text
 
 
@@ -360,7 +360,6 @@ def test_page_and_tables_work_with_fields_missing(runs):
     assert "only a title" in words and "nan" not in words.lower() and "None" not in words
     assert "box-only bound" not in words and "Gains" not in words  # nothing is invented
     assert all(run["variant"] in table_text(runs, {}) for run in runs)
-    assert table_markdown(runs, {}).startswith("| variant |")
 
 
 def test_page_claims_no_difference_within_the_noise():
