@@ -49,7 +49,7 @@ class IRNet(nn.Module):
         super().__init__()
         self.config = config
         self.grad_checkpointing = False
-        self.backbone = trunk or backbone.build(config)
+        self.backbone = backbone.build(config) if trunk is None else trunk
         self.classifier = nn.Linear(self.backbone.feature_channels, classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
@@ -64,7 +64,7 @@ class IRNet(nn.Module):
             self.graph = GlobalModule(config, features, classes, modules, class_graph, word_vectors)
 
     def set_grad_checkpointing(self, on: bool) -> None:
-        """Keep fewer activations for the backward pass and make them again: less memory, about a third more time."""
+        """Keep fewer activations for the backward pass and make them again: less memory, more time."""
         self.grad_checkpointing = self.backbone.grad_checkpointing = on
 
     def forward(self, batch: Batch) -> Predictions:
