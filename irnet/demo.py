@@ -107,9 +107,9 @@ def gallery(output: Path, config: Config, runs: list[dict], most: int = 12) -> l
     entries = []
     for row in sorted(turns, key=lambda row: int(others[row]))[:most]:
         image, region = owner[row]
+        sample = data[image]
         explained = {
-            name: predict.explain(model, data[image], data.classes, **sizes(config.data))
-            for name, model in models.items()
+            name: predict.explain(model, sample, data.classes, **sizes(config.data)) for name, model in models.items()
         }
         entries.append({"reasonings": explained, "region": region})
     return entries

@@ -244,6 +244,15 @@ def assert_exact(got: Tensor, oracle: Tensor, relative: float = 1e-12) -> None:
     assert error <= relative * max(1.0, float(oracle.abs().max()) if oracle.numel() else 0.0), f"error {error:.3e}"
 
 
+def assert_exact_with_gradients(got: Tensor, oracle: Tensor, inputs: Sequence[Tensor]) -> None:
+    """A float64 result and its gradients to `inputs` against an independent, differentiable oracle."""
+    assert_exact(got, oracle.detach())
+    upstream = normal(*oracle.shape, seed=2)
+    gradients = torch.autograd.grad(got, inputs, upstream.to(got.device))
+    for gradient, wanted in zip(gradients, torch.autograd.grad(oracle, inputs, upstream), strict=True):
+        assert_exact(gradient, wanted)
+
+
 def assert_rounded_once(got: Tensor, oracle: Tensor, terms: float, scale: Tensor | float) -> None:
     """A result that was accumulated in float32 and rounded once, against an independent float64 oracle.
 

@@ -9,7 +9,7 @@ from irnet_kernels import EdgeSet, propagate, propagate_regions
 from irnet_kernels.graph.reference import region_adjacency
 from tests.kernels import oracles
 from tests.kernels.helpers import (
-    assert_exact,
+    assert_exact_with_gradients,
     assert_rounded_once,
     bits_equal,
     box_grid,
@@ -161,11 +161,7 @@ def test_propagate_equals_dense_matrices(device, graph, batch):
     weight = normal(len(triples), 3, 4, seed=seed + 1).requires_grad_()
     got = propagate(x.to(device), edges.to(device), weight.to(device), impl="reference").cpu()
     wanted = oracles.propagate(x, oracles.dense(triples, nodes), weight)
-    assert_exact(got, wanted.detach())
-    upstream = normal(*wanted.shape, seed=2)
-    gradients = torch.autograd.grad(got, (x, weight), upstream)
-    for g, w in zip(gradients, torch.autograd.grad(wanted, (x, weight), upstream), strict=True):
-        assert_exact(g, w)
+    assert_exact_with_gradients(got, wanted, (x, weight))
 
 
 @each_device
@@ -234,11 +230,7 @@ def test_regions_follow_their_definition(device, scene, bandwidth):
     weight = normal(5, 3, 4, seed=seed + 1).requires_grad_()
     got = regions("reference", device, x, boxes, ptr, weight, bandwidth=bandwidth)
     wanted = oracles.propagate(x, oracles.region_adjacency(boxes, ptr, bandwidth), weight)
-    assert_exact(got, wanted.detach())
-    upstream = normal(*wanted.shape, seed=2)
-    gradients = torch.autograd.grad(got, (x, weight), upstream)
-    for g, w in zip(gradients, torch.autograd.grad(wanted, (x, weight), upstream), strict=True):
-        assert_exact(g, w)
+    assert_exact_with_gradients(got, wanted, (x, weight))
 
 
 @each_device

@@ -26,6 +26,18 @@ from tests.kernels.helpers import (
 
 ONE = ragged(1)
 INF, NAN = float("inf"), float("nan")
+each_small_set = pytest.mark.parametrize(
+    ("images", "counts", "shape"),
+    [
+        (0, (), (4, 4)),
+        (2, (0, 0), (4, 4)),
+        (3, (0, 2, 0), (4, 4)),
+        (1, (2,), (1, 1)),
+        (1, (2,), (1, 6)),
+        (1, (2,), (6, 1)),
+    ],
+    ids=["no-images", "no-regions", "empty-images", "1x1", "H1", "W1"],
+)
 each_border = pytest.mark.parametrize("border", ["zero", "clamp"])
 
 
@@ -171,18 +183,7 @@ def test_crop_border_tolerance(impl, device, border, offset, counts, side, axis)
 
 
 @each_implementation("crop_resize")
-@pytest.mark.parametrize(
-    ("images", "counts", "shape"),
-    [
-        (0, (), (4, 4)),
-        (2, (0, 0), (4, 4)),
-        (3, (0, 2, 0), (4, 4)),
-        (1, (2,), (1, 1)),
-        (1, (2,), (1, 6)),
-        (1, (2,), (6, 1)),
-    ],
-    ids=["no-images", "no-regions", "empty-images", "1x1", "H1", "W1"],
-)
+@each_small_set
 @each_border
 def test_crop_of_small_and_empty_sets(impl, device, images, counts, shape, border):
     features = normal(images, 3, *shape).float().to(device).requires_grad_()
@@ -327,18 +328,7 @@ def test_paste_border_tolerance(impl, device, offset, counts, axis):
 
 
 @each_implementation("paste_mean")
-@pytest.mark.parametrize(
-    ("images", "counts", "shape"),
-    [
-        (0, (), (4, 4)),
-        (2, (0, 0), (4, 4)),
-        (3, (0, 2, 0), (4, 4)),
-        (1, (2,), (1, 1)),
-        (1, (2,), (1, 6)),
-        (1, (2,), (6, 1)),
-    ],
-    ids=["no-images", "no-regions", "empty-images", "1x1", "H1", "W1"],
-)
+@each_small_set
 def test_paste_into_small_and_empty_sets(impl, device, images, counts, shape):
     memory = normal(images, 3, *shape).float().requires_grad_()
     patches = normal(sum(counts), 3, 4, 4, seed=1).float().requires_grad_()
