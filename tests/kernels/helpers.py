@@ -14,6 +14,7 @@ from torch import Tensor
 
 import irnet_kernels
 from irnet_kernels import ConvGRUWeights, EdgeSet
+from irnet_kernels.testing import accuracy
 
 AVAILABLE = irnet_kernels.available()
 DEVICES = list(AVAILABLE["crop_resize"])
@@ -203,21 +204,9 @@ def evaluate(call: Callable[..., Tensor], inputs: list[Tensor], seed: int = 7) -
 
 
 def assert_within_budget(got: Tensor, exact: Tensor, reference: Tensor, what: str = "result") -> None:
-    """The one rule for a result of lower precision, on every machine.
-
-    exact      the reference in float64, on the same (rounded) inputs
-    reference  the reference in the dtype of `got`, on the CPU
-    The budget is twice the reference's own largest error, and at least two roundings of the dtype at the result's
-    scale.
-    """
-    assert got.dtype == reference.dtype, f"{what}: {got.dtype}"
-    assert got.shape == exact.shape, f"{what}: {list(got.shape)}"
-    if not exact.numel():
-        return
-    rounding = torch.finfo(got.dtype).eps / 2 * exact.abs().max()
-    budget = 2 * max((reference.double() - exact).abs().max(), rounding)
-    error = (got.double().cpu() - exact).abs().max()
-    assert error <= budget, f"{what}: error {error:.3e}, budget {budget:.3e}"  # a NaN fails
+    """`got` is as close to the truth as irnet_kernels.testing demands."""
+    judged = accuracy(got.cpu(), exact, reference)
+    assert judged.ok, f"{what}: error {judged.error:.3e}, budget {judged.budget:.3e}"
 
 
 def assert_like_reference(make: Callable[..., Case], impl: str, device: str, dtype, layout) -> None:
@@ -265,9 +254,3 @@ def assert_rounded_once(got: Tensor, oracle: Tensor, terms: float, scale: Tensor
     )
     error = (got.double().cpu() - oracle).abs()
     assert (error <= bound).all(), f"error {float((error - bound).max()):.3e} above the bound"
-
-
-def bits_equal(a: Tensor, b: Tensor) -> bool:
-    """Equal to the bit: -0.0 is not 0.0, a NaN is itself."""
-    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
-    return a.shape == b.shape and torch.equal(a.contiguous().view(whole), b.contiguous().view(whole))

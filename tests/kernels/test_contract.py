@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import irnet_kernels
+from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import (
     CASES,
     Case,
     assert_like_reference,
-    bits_equal,
     each_case,
     each_definition,
     each_dtype,

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from irnet_kernels import EdgeSet, propagate, propagate_regions
 from irnet_kernels.graph.reference import region_adjacency
+from irnet_kernels.testing import bits_equal
 from tests.kernels import oracles
 from tests.kernels.helpers import (
     assert_exact_with_gradients,
     assert_rounded_once,
-    bits_equal,
     box_grid,
     drawn,
     each_device,

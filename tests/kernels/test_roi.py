@@ -8,11 +8,11 @@ from torch.nn.functional import grid_sample
 
 from irnet_kernels import crop_resize, paste_mean
 from irnet_kernels.roi.reference import coverage
+from irnet_kernels.testing import bits_equal
 from tests.kernels import oracles
 from tests.kernels.helpers import (
     assert_exact,
     assert_rounded_once,
-    bits_equal,
     box_grid,
     drawn,
     each_device,
