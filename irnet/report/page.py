@@ -1,25 +1,22 @@
 """The page that compares trained variants. Takes results and pictures as plain data; runs no model."""
 
 import base64
-import html
 import io
 import math
 import os
-import re
 from collections.abc import Sequence
 
-import matplotlib
-from matplotlib.figure import Figure
 from PIL import Image
 
 from irnet import files
+from irnet.report import parts
 from irnet.report.draw import Reasoning, attention_overlay, chains, highlight, memory_overlay, trail
+from irnet.report.parts import escape
 from irnet.report.table import KIND_MEANINGS, comparison, final_figures, legend, metrics_of, number, percent
 
 # Middle tones: at least 3 to 1 against the page's ground in its light and in its dark scheme.
 COLOURS = {"conv": "#868c94", "local": "#2f80dc", "global": "#d4720f", "full": "#1f9a5b"}
 _DASHES = {"conv": (0, (1, 1.4)), "local": (0, (5, 1.6)), "global": (0, (5, 1.4, 1, 1.4)), "full": "solid"}
-_INK = "#010203"  # stands for the text colour in a chart, which the page replaces by currentColor
 
 
 def write_page(
@@ -52,39 +49,18 @@ def page(
     scenes = _first_scenes(gallery) if scenes is None else scenes
     headline, lede = _finding(title, runs, facts)
     sections = [
-        _section("results", "What came out", _table_html(runs, facts)),
-        _section("iterations", "Accuracy by iteration", _iterations_html(runs, facts)),
-        _section("gallery", _gallery_title(gallery), _gallery_html(gallery)),
-        _section("inside", "What the model remembers and where it looks", _scenes_html(scenes)),
-        _section("training", "Training", _losses_html(runs)),
-        _section("facts", "How this was measured", _facts_html(facts)),
+        parts.section("results", "What came out", _table_html(runs, facts)),
+        parts.section("iterations", "Accuracy by iteration", _iterations_html(runs, facts)),
+        parts.section("gallery", _gallery_title(gallery), _gallery_html(gallery)),
+        parts.section("inside", "What the model remembers and where it looks", _scenes_html(scenes)),
+        parts.section("training", "Training", _losses_html(runs)),
+        parts.section(
+            "facts", "How this was measured", parts.dictionary({k: v for k, v in facts.items() if k != "bounds"})
+        ),
     ]
-    name = f"<p class=title>{_e(title)}</p>" if headline != title else ""
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{_e(title)}</title>
-<style>{_CSS}</style>
-</head>
-<body>
-<header>
-{name}
-<h1>{_e(headline)}</h1>
-{"".join(f"<p>{_e(p)}</p>" for p in lede)}
-</header>
-<main>
-{"".join(sections)}
-</main>
-</body>
-</html>
-"""
-
-
-def _e(text: object) -> str:
-    return html.escape(str(text), quote=True)
+    name = f"<p class=title>{escape(title)}</p>" if headline != title else ""
+    header = "\n".join([name, f"<h1>{escape(headline)}</h1>", "".join(f"<p>{escape(p)}</p>" for p in lede)])
+    return parts.document(title, header, sections, _STYLE)
 
 
 def _finding(title: str, runs: list[dict], facts: dict) -> tuple[str, list[str]]:
@@ -138,19 +114,6 @@ _DESCRIPTIONS = {
 }
 
 
-def _section(name: str, heading: str, body: str) -> str:
-    return f'<section aria-labelledby="{name}"><h2 id="{name}">{heading}</h2>\n{body}</section>\n' if body else ""
-
-
-def _scroll(label: str, table: str) -> str:
-    """A table that scrolls by itself on a narrow screen; focusable, so that it does from the keyboard too."""
-    return f'<div class="scroll" role="region" aria-label="{_e(label)}" tabindex="0">{table}</div>'
-
-
-def _head(first: str, columns: list[str]) -> str:
-    return f"<thead><tr>{''.join(f'<th scope=col>{_e(c)}</th>' for c in [first, *columns])}</tr></thead>"
-
-
 def _swatch(variant: str) -> str:
     return f'<span class="dot" style="background:{COLOURS[variant]}"></span>' if variant in COLOURS else ""
 
@@ -169,17 +132,14 @@ def _table_html(runs: list[dict], facts: dict) -> str:
             gain = gains.get(row.variant, [""] * len(row.cells))[i] if row.kind == "variant" else ""
             tone = "" if not gain else " up" if float(gain) > 0 else " down" if float(gain) < 0 else ""
             mark = f' <small class="gain{tone}">{gain.replace("-", "&minus;")}</small>' if gain else ""
-            cells.append(f"<td>{_e(cell) or '&ndash;'}{mark}</td>")
-        name = f"{_swatch(row.variant)}{_e(row.name)}"
+            cells.append(f"<td>{escape(cell) or '&ndash;'}{mark}</td>")
+        name = f"{_swatch(row.variant)}{escape(row.name)}"
         body.append(f'<tr class="{row.kind}"><th scope=row>{name}</th>{"".join(cells)}</tr>')
-    caption = f"<caption>{_e(legend(table))}</caption>"
-    text = (
-        f"<table>{caption}{_head('variant', [long for long, _ in table.columns])}<tbody>{''.join(body)}</tbody></table>"
-    )
     told = [(name, KIND_MEANINGS[name]) for name, _ in table.columns if name in KIND_MEANINGS]
-    kinds = "".join(f"<div><dt>{_e(name)}</dt><dd>{_e(meaning)}</dd></div>" for name, meaning in told)
+    kinds = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(meaning)}</dd></div>" for name, meaning in told)
     note = f"<p>The boxes by what gives their class away:</p><dl class=kinds>{kinds}</dl>" if kinds else ""
-    return _scroll("Results of the variants", text) + note
+    columns = ["variant", *(long for long, _ in table.columns)]
+    return parts.table("Results of the variants", legend(table), columns, "".join(body)) + note
 
 
 def _iterations_html(runs: list[dict], facts: dict) -> str:
@@ -194,15 +154,15 @@ def _iterations_html(runs: list[dict], facts: dict) -> str:
     cells = {
         v: "".join(f"<td>{percent(steps.get(s)) or '&ndash;'}</td>" for s in names) for v, steps in measured.items()
     }
-    rows = "".join(f"<tr><th scope=row>{_swatch(v)}{_e(v)}</th>{cells[v]}</tr>" for v in measured if measured[v])
-    caption = "<caption>Instance accuracy of every prediction, per cent.</caption>"
-    table = _scroll("Accuracy by iteration", f"<table>{caption}{_head('variant', names)}<tbody>{rows}</tbody></table>")
+    rows = "".join(f"<tr><th scope=row>{_swatch(v)}{escape(v)}</th>{cells[v]}</tr>" for v in measured if measured[v])
+    caption = "Instance accuracy of every prediction, per cent."
+    table = parts.table("Accuracy by iteration", caption, ["variant", *names], rows)
     limit = number((facts.get("bounds") or {}).get("instance_accuracy"))
     chart = _iterations_chart(measured, limit)
     text = (
         "Both modules start from the prediction of the ConvNet. Solid: local, dashed: global, dot: the final mixture."
     )
-    return f"<div class=beside>{_figure(chart, text)}{table}</div>" if chart else table
+    return f"<div class=beside>{parts.picture(chart, text)}{table}</div>" if chart else table
 
 
 _ORDER = {"conv": 0, "local": 1, "global": 2, "final": 3}
@@ -213,7 +173,7 @@ def _iterations_chart(measured: dict[str, dict[str, float]], limit: float | None
     last = max((int(s.split()[1]) for steps in measured.values() for s in steps if s.split()[1:]), default=0)
     if last == 0:
         return ""
-    figure, axes = _axes()
+    figure, axes = parts.chart()
     for variant, steps in measured.items():
         colour, labelled = COLOURS.get(variant, "#9a5fc0"), False
         names = [s for s in steps if s != "final"]
@@ -229,13 +189,13 @@ def _iterations_chart(measured: dict[str, dict[str, float]], limit: float | None
             label = None if labelled else variant
             axes.plot([last + 1], [100 * steps["final"]], "o", color=colour, markersize=6, label=label)
     if limit is not None:
-        axes.axhline(100 * limit, color=_INK, linewidth=1, linestyle=(0, (2, 2)), label="box-only bound")
+        axes.axhline(100 * limit, color=parts.INK, linewidth=1, linestyle=(0, (2, 2)), label="box-only bound")
     axes.set_xticks(range(last + 2), ["conv", *map(str, range(1, last + 1)), "final"])
     axes.set_xlabel("iteration")
     axes.set_ylabel("instance accuracy, %")
-    _legend_above(figure, axes)
+    parts.legend_above(figure, axes)
     told = "; ".join(f"{v} ends at {percent(s['final'])} %" for v, s in measured.items() if "final" in s)
-    return _svg(figure, "iterations", f"Instance accuracy over the iterations: {told}.")
+    return parts.svg(figure, "iterations", f"Instance accuracy over the iterations: {told}.")
 
 
 _LOSSES = {
@@ -267,67 +227,22 @@ def _losses_html(runs: list[dict]) -> str:
                 ]
         if not lines:
             continue
-        figure, axes = _axes()
+        figure, axes = parts.chart()
         for variant, points in lines.items():
             style = {"color": COLOURS.get(variant, "#9a5fc0"), "linestyle": _DASHES.get(variant, "solid")}
             axes.plot(*zip(*points, strict=True), label=variant, **style)
         axes.set_xlabel("step")
         axes.set_ylabel(name.replace("_", " "))
         axes.set_ylim(bottom=0)
-        _legend_above(figure, axes)
+        parts.legend_above(figure, axes)
         what = _LOSSES.get(name, f"Loss of {name.removeprefix('loss_').replace('_', ' ')}")
         told = ", ".join(f"{v} ends at {points[-1][1]:.3g}" for v, points in lines.items())
-        charts.append(_figure(_svg(figure, name, f"{what} over training: {told}."), f"{what}."))
+        charts.append(parts.picture(parts.svg(figure, name, f"{what} over training: {told}."), f"{what}."))
     if not charts:
         return ""
     note = "<p>The whole loss sums over all predictions, so it is larger for variants that make more of them.</p>"
     note += f"<p>Every point is the mean of up to {binned} logged steps.</p>" if binned > 1 else ""
     return f"{note}<div class=charts>{''.join(charts)}</div>"
-
-
-def _axes():
-    figure = Figure(figsize=(4.4, 3.1), layout="constrained")
-    axes = figure.subplots()
-    figure.patch.set_alpha(0)
-    axes.patch.set_alpha(0)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set(color=_INK, alpha=0.5)
-    axes.tick_params(colors=_INK, labelsize=9)
-    axes.xaxis.label.set(color=_INK, size=10)
-    axes.yaxis.label.set(color=_INK, size=10)
-    axes.grid(color=_INK, alpha=0.12, linewidth=0.7)
-    return figure, axes
-
-
-def _legend_above(figure: Figure, axes) -> None:
-    """The legend over the plot, where no line can run through it."""
-    entries = len(axes.get_legend_handles_labels()[1])
-    columns = entries if entries <= 4 else 3
-    figure.legend(
-        loc="outside upper left", ncols=columns, fontsize=9, frameon=False, labelcolor=_INK, columnspacing=1.2
-    )
-
-
-def _svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as inline SVG that takes the page's text colour and font and whose ids no other chart shares."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'href="#', f'href="#{name}-', text).replace("url(#", f"url(#{name}-")
-    text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text).replace(_INK, "currentColor")
-    box = re.search(r'viewBox="[^"]*"', text)[0]
-    label = f'{box} role="img" aria-label="{_e(description)}"'
-    return re.sub(r"^<svg[^>]*>", f"<svg {label}>", text, count=1).replace("xlink:href", "href")
-
-
-def _figure(picture: str, caption: str) -> str:
-    return f"<figure>{picture}<figcaption>{_e(caption)}</figcaption></figure>"
 
 
 def _image(picture: Image.Image, alt: str) -> str:
@@ -336,7 +251,7 @@ def _image(picture: Image.Image, alt: str) -> str:
     picture.save(buffer, "PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
     size = f"width={picture.width} height={picture.height}"
-    return f'<img src="data:image/png;base64,{data}" alt="{_e(alt)}" {size} loading="lazy">'
+    return f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}" {size} loading="lazy">'
 
 
 def _only_full(entry: dict) -> bool:
@@ -369,14 +284,16 @@ def _gallery_html(gallery: list[dict]) -> str:
             right = None if truth is None else answer == truth
             mark = "" if right is None else "✓ right" if right else "✗ wrong"
             tone = "" if right is None else ' class="up"' if right else ' class="down"'
-            cells = f"<td>{_e(answer)}</td><td>{score:.2f}</td><td{tone}>{mark}</td>"
-            rows.append(f"<tr><th scope=row>{_swatch(variant)}{_e(variant)}</th>{cells}</tr>")
-        name = f"<strong>{_e(truth)}</strong>" if truth is not None else "true class unknown"
-        name += f" <span class=kind>{_e(kind)}</span>" if kind else ""
+            cells = f"<td>{escape(answer)}</td><td>{score:.2f}</td><td{tone}>{mark}</td>"
+            rows.append(f"<tr><th scope=row>{_swatch(variant)}{escape(variant)}</th>{cells}</tr>")
+        name = f"<strong>{escape(truth)}</strong>" if truth is not None else "true class unknown"
+        name += f" <span class=kind>{escape(kind)}</span>" if kind else ""
         changes = trail(shown, region, "→")
-        changes = f"<p class=trail>{_e(shown.variant or 'full')}, by iteration: {_e(changes)}</p>" if changes else ""
+        changes = (
+            f"<p class=trail>{escape(shown.variant or 'full')}, by iteration: {escape(changes)}</p>" if changes else ""
+        )
         alt = f"An image of {len(shown.boxes)} boxes; the highlighted one is {truth or 'of unknown class'}."
-        table = f"<table>{_head('variant', ['answer', 'score', ''])}<tbody>{''.join(rows)}</tbody></table>"
+        table = f"<table>{parts.head(['variant', 'answer', 'score', ''])}<tbody>{''.join(rows)}</tbody></table>"
         table = table.replace("<th scope=col></th>", '<th scope=col><span class="hidden">verdict</span></th>')
         caption = f"<figcaption><p>{name}</p>{table}{changes}</figcaption>"
         picture = highlight(shown, region).quantize(256)  # a third of the bytes; a page should be small enough to mail
@@ -395,11 +312,11 @@ def _first_scenes(gallery: list[dict]) -> list[Reasoning]:
 
 
 def _scenes_html(scenes: Sequence[Reasoning]) -> str:
-    parts = []
+    strips = []
     for n, reasoning in enumerate(scenes, 1):
         writes = 0 if reasoning.memory is None else len(reasoning.memory)
         figures = [
-            _figure(
+            parts.picture(
                 _image(memory_overlay(reasoning, m), f"Scene {n}: heat map of the spatial memory after write {m + 1}."),
                 f"Memory after write {m + 1} of {writes}",
             )
@@ -407,72 +324,28 @@ def _scenes_html(scenes: Sequence[Reasoning]) -> str:
         ]
         alt = f"Scene {n}: every box coloured by the module its attention lies on."
         figures.append(
-            _figure(_image(attention_overlay(reasoning), alt), "Attention: the modules that every answer comes from")
+            parts.picture(
+                _image(attention_overlay(reasoning), alt), "Attention: the modules that every answer comes from"
+            )
         )
-        parts.append(f"<h3>Scene {n}</h3><div class=strip>{''.join(figures)}</div>")
-    if not parts:
+        strips.append(f"<h3>Scene {n}</h3><div class=strip>{''.join(figures)}</div>")
+    if not strips:
         return ""
     text = "<p>Heat maps show how strong the spatial memory is in each place (root mean square over its channels); "
-    return f"{text}all maps of a scene share one scale. White frames are the boxes.</p>{''.join(parts)}"
+    return f"{text}all maps of a scene share one scale. White frames are the boxes.</p>{''.join(strips)}"
 
 
-def _facts_html(facts: dict) -> str:
-    rows = []
-    for name, value in facts.items():
-        if name == "bounds" or value is None:
-            continue
-        if isinstance(value, dict):
-            value = ", ".join(f"{k} {v}" for k, v in value.items())
-        elif isinstance(value, (list, tuple)):
-            value = ", ".join(map(str, value))
-        rows.append(f"<div><dt>{_e(name.replace('_', ' '))}</dt><dd>{_e(value)}</dd></div>")
-    return f"<dl>{''.join(rows)}</dl>" if rows else ""
-
-
-_CSS = """
-:root { --paper: #ffffff; --ink: #1b1e23; --soft: #5a616b; --line: #dfe2e6; --card: #f6f7f9;
-  --up: #11703f; --down: #b3261e }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #14161a; --ink: #e8eaed; --soft: #a3abb5; --line: #343942; --card: #1d2026;
-    --up: #58c98c; --down: #ff8a80 }
-}
-* { box-sizing: border-box }
-html { -webkit-text-size-adjust: 100% }
-body { margin: 0 auto; max-width: 1120px; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
-header p, section > p { max-width: 46rem }
-h1 { font-size: clamp(1.5rem, 1.1rem + 2.2vw, 2.4rem); line-height: 1.18; margin: .2rem 0 1rem;
-  max-width: 30ch; text-wrap: balance }
-h2 { font-size: 1.3rem; margin: 3rem 0 .8rem }
-h3 { font-size: 1.05rem; margin: 1.6rem 0 .6rem }
-.title, caption, figcaption, dt, .trail { color: var(--soft) }
-.title { margin: 0; font-size: .95rem }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px }
-table { border-collapse: separate; border-spacing: 0; width: 100%; font-variant-numeric: tabular-nums }
-caption { caption-side: bottom; text-align: left; padding: .6rem .8rem; font-size: .85rem;
-  border-top: 1px solid var(--line) }
-th, td { padding: .5rem .8rem; text-align: right; white-space: nowrap; vertical-align: baseline }
-th:first-child { text-align: left }
-.scroll th:first-child { position: sticky; left: 0; background: var(--paper) }
-thead th { font-weight: 500; color: var(--soft); font-size: .85rem; vertical-align: bottom; white-space: normal }
-tbody th, tbody td { border-top: 1px solid var(--line) }
-tbody th { font-weight: 600 }
+_STYLE = """
 tr.bound th, tr.bound td { font-style: italic; font-weight: 400; color: var(--soft) }
 .gain { display: block; line-height: 1.1; font-size: .78rem; color: var(--soft) }
-.up, .gain.up { color: var(--up) }
-.down, .gain.down { color: var(--down) }
+.gain.up { color: var(--up) }
+.gain.down { color: var(--down) }
 .dot { display: inline-block; width: .65em; height: .65em; border-radius: 50%; margin-right: .5em }
-.charts, .cards, .strip { display: grid; gap: 1.2rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)) }
-.charts { margin: 1rem 0 }
 .beside { display: grid; gap: 1.2rem; align-items: center }
 @media (min-width: 56rem) { .beside { grid-template-columns: minmax(0, 2fr) minmax(0, 3fr) } }
 .beside th, .beside td { padding: .5rem .6rem }
 .cards { grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); align-items: start }
 .strip { grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)) }
-figure { margin: 0 }
-figcaption { font-size: .9rem; padding-top: .35rem }
-svg { display: block; width: 100%; height: auto }
 img { display: block; width: 100%; height: auto; border-radius: 6px }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; overflow: hidden }
 .card img { border-radius: 0; max-height: 26rem; object-fit: contain }
@@ -484,9 +357,4 @@ img { display: block; width: 100%; height: auto; border-radius: 6px }
 .card th:nth-child(2) { text-align: left }
 .card .trail { margin: .6rem 0 0; font-size: .82rem }
 .kind { border: 1px solid var(--line); border-radius: 1em; padding: .05em .6em; font-size: .8rem; margin-left: .3rem }
-dl { margin: 0; display: grid; gap: .4rem }
-dl div { display: grid; grid-template-columns: 6rem 1fr; gap: .8rem }
-dd { margin: 0; overflow-wrap: anywhere }
-.hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
-@media print { .scroll { overflow: visible } }
 """

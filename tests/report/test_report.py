@@ -1,8 +1,5 @@
 """The pictures and the page of irnet.report, on made-up data: what they show, and that they take any input."""
 
-import re
-from html.parser import HTMLParser
-
 import numpy as np
 import pytest
 import torch
@@ -27,10 +24,10 @@ from irnet.report.draw import (
 )
 from irnet.report.page import page, write_page
 from irnet.report.table import comparison, table_text
+from tests.report.reader import Reader, self_contained
 
 CLASSES = ["mug", "cup", "bowl", "lamp", "keyboard"]
 VARIANTS = ["conv", "local", "global", "full"]
-VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
 
 def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -114,36 +111,6 @@ FACTS = {
 def made_up_gallery(count: int = 2, classes=CLASSES) -> list[dict]:
     shown = lambda seed: {v: made_up(variant=v, seed=seed, classes=classes) for v in VARIANTS}  # noqa: E731
     return [{"reasonings": shown(seed), "region": seed % 4} for seed in range(count)]
-
-
-class Reader(HTMLParser):
-    """Collects what a page refers to and insists that every tag is closed in order."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open, self.tags, self.links, self.images, self.ids, self.words = [], [], [], [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.handle_startendtag(tag, attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.tags.append((tag, attrs))
-        self.links += [v for k, v in attrs.items() if k in ("src", "href", "xlink:href", "srcset", "data", "action")]
-        self.ids += [attrs["id"]] if "id" in attrs else []
-        self.images += [attrs] if tag == "img" else []
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
-        self.open.pop()
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 @pytest.mark.parametrize("regions", [0, 1, 300])
@@ -304,16 +271,7 @@ def test_page_is_self_contained_and_well_formed(tmp_path, gallery):
     write_page(path, "irnet demo", made_up_runs(), made_up_gallery(gallery), FACTS)
     assert [p.name for p in path.parent.iterdir()] == ["page.html"]  # no draft is left behind
     text = path.read_text(encoding="utf-8")
-    reader = Reader(text)
-    assert all(link.startswith(("data:image/", "#")) for link in reader.links)
-    assert not re.search(r"@import|url\((?!#)|<script|<link|http-equiv", text)
-    assert len(reader.ids) == len(set(reader.ids))
-    known = {f"#{name}" for name in reader.ids}
-    assert {link for link in reader.links if link.startswith("#")} <= known
-    assert set(re.findall(r"url\((#[^)]*)\)", text)) <= known
-    assert all(image["alt"] for image in reader.images)
-    assert all(attrs.get("scope") in ("col", "row") for tag, attrs in reader.tags if tag == "th")
-    assert all(attrs.get("aria-label") for tag, attrs in reader.tags if tag == "svg")
+    reader = self_contained(text)
     words = " ".join(reader.words)
     assert "raised accuracy from 46.3 % to 76.3 %" in words and "at or below 60.8 %" in words
     for expected in [*VARIANTS, "1500 training", "two cores", "torch 2.13", "7", "2,000 boxes", "held-out"]:
