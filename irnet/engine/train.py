@@ -57,7 +57,7 @@ def train(
         some_regions(held_out)
         same_classes(held_out.classes, data.classes, held_out.path, "give both splits the same categories")
         model = build_model(config, data, pretrained=resume is None).to(device)
-        optimizer, schedule = _optimizer(model, config.train)
+        optimizer, schedule = make_optimizer(model, config.train)
         scaler = torch.amp.GradScaler(device.type, enabled=config.train.amp == "fp16")
         parameters = dict(model.named_parameters())
         start, best, earlier = 0, -1.0, 0.0
@@ -175,12 +175,9 @@ def _step(model: IRNet, batch: Batch, optimizer, scaler, config: Config, device:
     optimizer.zero_grad(set_to_none=True)
     figures: dict[str, Tensor] = {}
     images = len(batch.images)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.train.amp)
     for part in batch.split(config.train.grad_accum_steps):
         part = part.to(device)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            predictions = model(part)
-        loss = losses.compute(predictions, part.labels, part.ptr, config.loss)
+        loss = compute_loss(model, part, config)
         share = len(part.images) / images
         scaler.scale(loss.total * share).backward()
         for name, value in {
@@ -198,7 +195,15 @@ def _step(model: IRNet, batch: Batch, optimizer, scaler, config: Config, device:
     return {name: float(value) for name, value in figures.items()}
 
 
-def _optimizer(model: IRNet, config: TrainConfig):
+def compute_loss(model: IRNet, batch: Batch, config: Config) -> losses.Loss:
+    """The loss of a batch on the model's device; the roll-out runs in the dtype of train.amp."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.train.amp)
+    with torch.autocast(batch.boxes.device.type, dtype, enabled=dtype is not None):
+        predictions = model(batch)
+    return losses.compute(predictions, batch.labels, batch.ptr, config.loss)
+
+
+def make_optimizer(model: IRNet, config: TrainConfig):
     """The optimiser, and the learning rate as a function of the step (from 1)."""
     learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
     confidence = [p for name, p in learned.items() if name.endswith("confidence.weight")]

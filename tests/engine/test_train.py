@@ -381,7 +381,7 @@ def one_step(config: settings.Config, model, batch) -> dict:
     model = copy.deepcopy(model)
     model.set_grad_checkpointing(config.train.grad_checkpointing)
     model.train()
-    optimizer, schedule = train._optimizer(model, config.train)
+    optimizer, schedule = train.make_optimizer(model, config.train)
     for group in optimizer.param_groups:
         group["lr"] = schedule(1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
@@ -477,7 +477,7 @@ def test_compiled_model_is_the_model(step_parts):
         compile_parts(model)
         assert list(model.state_dict()) == names
         model.train()
-        optimizer, _ = train._optimizer(model, config.train)
+        optimizer, _ = train.make_optimizer(model, config.train)
         compiled = train._step(model, batch, optimizer, torch.amp.GradScaler("cpu", enabled=False), config, CPU)
     assert len(calls) >= 4  # both modules' reading and writing
     assert compiled == pytest.approx(figures, rel=1e-5)
