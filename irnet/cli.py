@@ -1,4 +1,4 @@
-"""The command line, `irnet demo | train | eval | predict | data | graph | info`: reads options, prints, does no work.
+"""The command line, `irnet COMMAND`: reads options, prints, does no work.
 
 Bad input is one line on standard error and exit code 2.
 """
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     for at, (word, following) in enumerate(pairwise(words)):
         if word == "--resume" and "=" in following and not os.path.exists(following):
             words[at] = "--resume=auto"  # argparse would take KEY=VALUE for the PATH
-    parser = _parser()
+    parser = _parser(words)
     options, rest = parser.parse_known_args(words)
     if rest:  # argparse takes KEY=VALUE words from one place only; here they may stand between options
         if not hasattr(options, "overrides") or any(word.startswith("-") or "=" not in word for word in rest):
@@ -37,7 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("irnet: interrupted; checkpoints are kept: train goes on with --resume, demo by itself", file=sys.stderr)
+        print(
+            "irnet: interrupted; what is done is kept: train goes on with --resume, demo and bench by themselves",
+            file=sys.stderr,
+        )
         return 130
 
 
@@ -207,7 +210,7 @@ OPTIONS = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="irnet", description="Iterative visual reasoning over image regions.")
     parser.add_argument("--version", action="version", version=f"irnet {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -266,6 +269,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--show", type=int, default=5, help="strongest edges to print per relation")
     sub.add_argument("--output", metavar="JSON")
     _data_options(sub)
+
+    sub = command("bench", None, "measure speed and memory, compare and report measurements, guard against regressions")
+    if words[:1] == ["bench"]:  # its options come with its modules, which import PyTorch
+        from .bench.cli import add_parsers
+
+        add_parsers(sub)
 
     command("info", _info, "versions, devices and the operators' implementations")
     return parser

@@ -64,13 +64,17 @@ class Process:
         """Its exit code; minus the signal that ended it."""
         return self.zygote.ask({"wait": self.pid})
 
-    def kill_when(self, condition: Callable[[], bool], seconds: float = 60) -> None:
-        """SIGKILL as soon as `condition` holds."""
+    def signal_when(self, condition: Callable[[], bool], number: int, seconds: float = 60) -> None:
+        """Send a signal as soon as `condition` holds."""
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self.err
             time.sleep(0.002)
-        os.kill(self.pid, signal.SIGKILL)
+        os.kill(self.pid, number)
+
+    def kill_when(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """SIGKILL as soon as `condition` holds."""
+        self.signal_when(condition, signal.SIGKILL, seconds)
         assert self.wait() == -signal.SIGKILL, self.err
 
     out = property(lambda self: self.streams[0].read_bytes().decode())

@@ -1,0 +1,1 @@
+"""The benchmark harness: cases, measurement, records, comparison, report and the regression gate. Trains nothing."""

@@ -1,0 +1,83 @@
+"""The options of `irnet bench`: reads them, calls the room that does the work, prints. Measures nothing itself."""
+
+import argparse
+from pathlib import Path
+
+from .case import DTYPES, MODES, SUITES
+
+DEFAULT_OUTPUT = "runs/bench/{device}.jsonl"
+
+
+def add_parsers(sub: argparse.ArgumentParser) -> None:
+    """The subcommands of `irnet bench`."""
+    commands = sub.add_subparsers(required=True, metavar="SUITE|COMMAND")
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        parser = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        parser.set_defaults(run=run)
+        return parser
+
+    abouts = {
+        "kernels": "every operator beside its peers",
+        "model": "the roll-out of the model",
+        "training": "whole training steps",
+        "data": "loading and generating data",
+        "all": "all suites",
+    }
+    for suite in (*SUITES, "all"):
+        _measure_options(command(suite, _measure, f"measure {abouts[suite]}"), suite)
+
+    from . import compare, gate, report
+
+    compare.add_arguments(command("compare", compare.run, "hold one file of records against another"))
+    report.add_arguments(command("report", report.run, "write records as an HTML page and as Markdown tables"))
+    gate.add_arguments(command("gate", gate.run, "hold what does not wobble against the committed baselines"))
+
+
+def _measure_options(parser: argparse.ArgumentParser, suite: str) -> None:
+    parser.set_defaults(suite=suite)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--filter", default="", metavar="TEXT", help="only cases whose name contains TEXT")
+    parser.add_argument("--cases", action="append", default=[], metavar="FILE", help="a Python file with further cases")
+    parser.add_argument(
+        "--sweep", nargs="+", default=[], metavar="NAME=NUMBERS", help="vary the shape: regions=1,10,50,100,300"
+    )
+    parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), help="in place of each case's own")
+    parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--seconds", type=float, default=0.5, help="how long a contestant is timed in each mode")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="CPU threads of PyTorch")
+    parser.add_argument("--output", metavar="JSONL", help=f"records are appended here; {DEFAULT_OUTPUT} if not given")
+    parser.add_argument("--fresh", action="store_true", help="do not go on with an unfinished run of the file")
+
+
+def _measure(options: argparse.Namespace) -> int:
+    import torch
+
+    from ..engine.setup import choose_device
+    from . import run
+    from .case import cases
+
+    device = choose_device(options.device)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    chosen = cases(options.suite, options.filter, options.cases)
+    groups = run.plan(chosen, device, run.parse_sweep(options.sweep), options.dtype)
+    output = Path(options.output or DEFAULT_OUTPUT.format(device=device.type))
+    found = run.run(
+        groups,
+        output,
+        device,
+        modes=options.mode,
+        seconds=options.seconds,
+        seed=options.seed,
+        fresh=options.fresh,
+    )
+    print(run.text(found))
+    print(output)
+    wrong = run.failed(found)
+    for record in wrong:
+        print(f"{record.status}: {record.label}: {record.reason}")
+    return 1 if wrong else 0

@@ -1,0 +1,151 @@
+"""What a measurement is made on: device, versions, source, clocks, and the machine's ceilings. Runs no case."""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+
+import irnet_kernels
+
+from .. import __version__
+
+PACKAGES = (Path(__file__).resolve().parents[1], Path(irnet_kernels.__file__).resolve().parent)
+
+
+def facts(device: torch.device) -> dict:
+    """What stands in every record: the device, its threads and clocks, versions, commit and a digest of the source."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processor": processor(),
+        "capability": capability(device),
+        "threads": torch.get_num_threads(),
+        "cores": len(os.sched_getaffinity(0)),
+        "clocks": _clocks(device),
+        "load": os.getloadavg()[0],
+        "versions": versions(device),
+        **_commit(),
+        "source": source(),
+    }
+
+
+def same(one: dict, other: dict) -> list[str]:
+    """The names of the facts that make two machines different ones: none for the same machine."""
+    return [name for name in ("device", "processor", "capability", "threads") if one.get(name) != other.get(name)]
+
+
+def processor() -> str:
+    """The CPU's name."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def capability(device: torch.device) -> str:
+    """The instruction set that PyTorch uses on the CPU, or the GPU's architecture: AVX512, sm_90."""
+    if device.type == "cuda":
+        return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """Versions of what a result depends on; a package that is not installed is absent."""
+    found = {"irnet": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    for name in ("triton", "torchvision", "torch-geometric"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if device.type == "cuda":
+        found["cuda"] = str(torch.version.cuda)
+        driver = _nvidia_smi(device, "driver_version")
+        found |= {"driver": driver[0]} if driver else {}
+    return found
+
+
+@functools.cache
+def source() -> str:
+    """A digest of irnet's own Python files and native extension: the same code gives the same digest."""
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted(p for p in package.rglob("*") if p.suffix in (".py", ".so")):
+            digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def copy_rate(device: torch.device, mebibytes: int = 256) -> float:
+    """Bytes that a large copy moves per second, those read and those written counted; the best of several."""
+    source = torch.ones(mebibytes << 18, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _best(lambda: target.copy_(source), device)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:
+    """Floating-point operations per second of a large matrix product, in the precision that torch is set to."""
+    side = side or (8192 if device.type == "cuda" else 1024)
+    # Random numbers: products of zeros run faster than real ones on some GPUs.
+    a, b = torch.randn(2, side, side).to(device, dtype)
+    return 2 * side**3 / _best(lambda: a @ b, device)
+
+
+def full_float32() -> contextlib.AbstractContextManager:
+    """Within, cuDNN takes its fastest algorithms, but none that rounds float32 to TF32, which no budget allows."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=False)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _best(call, device: torch.device, times: int = 5) -> float:
+    call()
+    seconds = []
+    for _ in range(times):
+        synchronize(device)
+        start = time.perf_counter()
+        call()
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _commit() -> dict:
+    """The commit of the source tree and whether it was changed since; {} where irnet does not run from one."""
+    root = PACKAGES[0].parent
+    if not (root / ".git").exists() or not shutil.which("git"):
+        return {"commit": None, "dirty": None}
+    ask = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True)
+    commit = ask(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+    # Results are written while benchmarks run: they do not change what is measured.
+    changes = ask(["git", "status", "--porcelain", "--", ".", ":!benchmarks", ":!README.md"]).stdout.strip()
+    return {"commit": commit or None, "dirty": bool(changes)}
+
+
+def _clocks(device: torch.device) -> dict[str, float]:
+    """Present clock rates in MHz, under the names that the machine gives them."""
+    if device.type == "cuda":
+        values = _nvidia_smi(device, "clocks.sm,clocks.mem")
+        return dict(zip(("sm", "memory"), map(float, values), strict=True)) if values else {}
+    lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("cpu MHz")]
+    return {"cpu": float(lines[0].partition(":")[2])} if lines else {}
+
+
+def _nvidia_smi(device: torch.device, query: str) -> list[str]:
+    """What nvidia-smi answers, [] where it is absent or cannot say."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    which = torch.cuda.get_device_properties(device).uuid
+    command = ["nvidia-smi", f"--id=GPU-{which}", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    values = [v.strip() for v in result.stdout.split(",")]
+    return values if result.returncode == 0 and not any("N/A" in v for v in values) else []

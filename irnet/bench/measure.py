@@ -1,0 +1,309 @@
+"""One case in one shape and dtype: is every contestant right, what does it take, how long. Writes no file."""
+
+import contextlib
+import functools
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from irnet_kernels.testing import Accuracy, accuracy
+
+from . import counts, timing
+from .case import DTYPES, MODES, Case, Contestant, Setup, Work
+from .machine import synchronize
+
+# A peer is to compute the same function, not to take coordinates and sums in the same order: so many roundings of
+# float32, at the scale of the result, are added to its budget.
+PEER_ROUNDINGS = 16
+OOM, ERROR, SKIPPED, OK = "oom", "error", "skipped", "ok"
+
+
+class Failure(Exception):
+    """A contestant that cannot be measured: its status and the reason."""
+
+    def __init__(self, status: str, reason: str):
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+@dataclass
+class Result:
+    """What is known of one contestant in one mode; the names are those of records.Record."""
+
+    peer: bool = False
+    status: str = OK
+    reason: str | None = None
+    figures: dict = field(default_factory=dict)
+
+    def fail(self, failure: Failure) -> None:
+        """No figure of speed is kept of what failed."""
+        self.status, self.reason = failure.status, failure.reason
+        kept = ("error", "budget", "scale", "items", "unit", "fewest_bytes", "fewest_flops")
+        self.figures = {name: value for name, value in self.figures.items() if name in kept}
+
+
+def measure(
+    case: Case,
+    shape: dict[str, int],
+    dtype: str,
+    device: torch.device,
+    seed: int = 0,
+    modes: Iterable[str] = MODES,
+    seconds: float = 0.5,
+    tick: Callable[[str], None] = lambda text: None,
+) -> dict[tuple[str, str], Result]:
+    """Results of all contestants of a case, by (contestant, mode).
+
+    seconds  how long each contestant is timed in each mode
+    tick     told what is being done, for a progress bar
+    A contestant whose result is outside its error budget has the status "error" and no speed.
+    """
+    tick("set-up")
+    try:
+        work = _attempt(lambda: case.build(Setup(shape, DTYPES[dtype], device, seed)))
+    except Failure as failure:
+        return {("reference", mode): Result(False, failure.status, f"set-up: {failure.reason}") for mode in modes}
+    if not work.leaves:  # nothing of it runs on the device
+        device = torch.device("cpu")
+    results = examine(work, device, modes, tick=tick)
+    for mode in work.modes:
+        racing = [name for name, m in results if m == mode and results[name, m].status == OK]
+        tick(f"timing {mode}")
+        _time(work, racing, mode, device, seconds, results)
+    return results
+
+
+def examine(
+    work: Work,
+    device: torch.device,
+    modes: Iterable[str] = MODES,
+    peers: bool = True,
+    tick: Callable[[str], None] = lambda text: None,
+) -> dict[tuple[str, str], Result]:
+    """Results without times: correctness and counts. Contestants that cannot run are skipped, with the reason."""
+    modes = [mode for mode in modes if mode in work.modes]
+    entered = {name: one for name, one in work.contestants.items() if peers or not one.peer}
+    results = {(name, mode): Result(one.peer) for name, one in entered.items() for mode in modes}
+    tick("truth")
+    try:
+        judge = _attempt(lambda: Judge(work, modes))
+        no_truth = None
+    except Failure as failure:
+        no_truth = Failure(failure.status, f"no truth to compare with: {failure.reason}")
+
+    for (name, mode), result in results.items():
+        tick(f"{name} {mode}")
+        contestant = entered[name]
+        result.figures |= {"items": work.items, "unit": work.unit}
+        result.figures |= {"fewest_bytes": work.bytes.get(mode), "fewest_flops": work.flops.get(mode)}
+        if contestant.call is None:
+            result.fail(Failure(SKIPPED, contestant.missing))
+        elif no_truth:
+            result.fail(no_truth)
+        else:
+            try:
+                _attempt(functools.partial(_examine, work, contestant, name, mode, judge, device, result.figures))
+            except Failure as failure:
+                result.fail(failure)
+            _release(device)
+    return results
+
+
+def mode_call(work: Work, contestant: Contestant, mode: str, leaves: list[Tensor] | None = None) -> Callable:
+    """The call that a mode consists of, on `leaves` or the work's own."""
+    leaves = work.leaves if leaves is None else leaves
+    call = contestant.call
+
+    def forward():
+        with torch.no_grad():
+            return call(*leaves)
+
+    if mode == "forward":
+        return forward
+    inputs = [leaf.detach().requires_grad_() for leaf in leaves]
+    if mode == "backward":
+        out = call(*inputs)
+        grad = upstream(out)
+        return lambda: _gradients(out, inputs, grad, retain_graph=True)
+    grad = upstream(forward())
+
+    def step():
+        gradients = _gradients(call(*inputs), inputs, grad)
+        if work.update:
+            work.update(inputs, gradients)
+        return gradients
+
+    return step
+
+
+def upstream(result: Tensor, seed: int = 7) -> Tensor:
+    """The gradient that is sent into a result: the same random numbers for every contestant, rounded to its dtype."""
+    values = torch.randn(result.shape, generator=torch.Generator().manual_seed(seed))
+    # At least channels_last results get what a layer behind them would send: the same layout.
+    return torch.empty_like(result).copy_(values.to(result.dtype))
+
+
+class Judge:
+    """Holds the truth of a work and the errors that its reference makes in the work's own dtype."""
+
+    def __init__(self, work: Work, modes: Iterable[str]):
+        self.work = work
+        self.known: dict[tuple[int, bool], list[Accuracy]] = {}
+        reference = work.contestants[work.reference]
+        gradients = any(mode != "forward" for mode in modes)
+        self.own = self.values(reference, work.leaves, gradients)
+        if work.leaves:
+            exact_leaves = [leaf.detach().double() for leaf in work.leaves]
+            self.exact = self.values(reference, exact_leaves, gradients, like=self.own[0])
+
+    def values(
+        self, contestant: Contestant, leaves: list[Tensor], gradients: bool, like: Tensor | None = None
+    ) -> list[Tensor]:
+        """The result and, where asked, the gradient of every leaf for an upstream rounded to the dtype of `like`."""
+        if not gradients:
+            with torch.no_grad():
+                return [contestant.call(*leaves)]
+        inputs = [leaf.detach().requires_grad_() for leaf in leaves]
+        out = contestant.call(*inputs)
+        grad = upstream(out if like is None else like).to(out.dtype)
+        return [out.detach(), *_gradients(out, inputs, grad)]
+
+    def __call__(self, contestant: Contestant, mode: str) -> list[Accuracy]:
+        """How right a contestant is: its result (forward, as it is without gradients), or that and all gradients.
+
+        irnet's own implementations run with poisoned memory: whatever they do not write is NaN.
+        """
+        gradients = mode != "forward"
+        key = id(contestant), gradients
+        if key not in self.known:
+            with _poisoned() if not contestant.peer else contextlib.nullcontext():
+                got = self.values(contestant, self.work.leaves, gradients)
+            if self.work.leaves:
+                truth = zip(self.exact, self.own, strict=True)
+                result, *rest = [accuracy(value, *true) for value, true in zip(got, truth, strict=False)]
+                slack = self.work.slack
+                self.known[key] = [result, *(replace(a, budget=max(a.budget, slack * a.scale)) for a in rest)]
+            else:  # nothing is rounded: the result is the reference's or it is wrong
+                self.known[key] = [Accuracy(0.0 if torch.equal(got[0], self.own[0]) else float("inf"), 0.0, 1.0)]
+        return self.known[key]
+
+
+@contextlib.contextmanager
+def _poisoned() -> Iterator[None]:
+    """PyTorch fills all memory that it hands out uninitialised with NaN."""
+    before, fill = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.set_deterministic_debug_mode("warn")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of operators that have no deterministic form
+            yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def worst(judged: list[Accuracy], mode: str) -> tuple[Accuracy, str]:
+    """What a mode answers for: the result (forward), the gradient furthest out (backward), either (step)."""
+    named = list(zip(judged, ["result", *(f"gradient {i}" for i in range(len(judged) - 1))], strict=True))
+    named = {"forward": named[:1], "backward": named[1:], "step": named}[mode]
+    # A NaN is worse than any number.
+    return max(named, key=lambda n: float("inf") if n[0].error != n[0].error else n[0].error / (n[0].budget or 1e-300))
+
+
+def _examine(
+    work: Work, contestant: Contestant, name: str, mode: str, judge: Judge, device: torch.device, figures: dict
+) -> None:
+    """First call, correctness and counts; raises Failure for a wrong result."""
+    start = time.perf_counter()
+    call = mode_call(work, contestant, mode)
+    if mode != "backward":
+        call()
+        synchronize(device)
+        figures["first_call_seconds"] = time.perf_counter() - start
+        if name == "triton" or name.startswith("torch.compile"):
+            start = time.perf_counter()
+            call()
+            synchronize(device)
+            figures["compile_seconds"] = max(0.0, figures["first_call_seconds"] - (time.perf_counter() - start))
+    if contestant.checked:
+        judged, what = worst(judge(contestant, mode), mode)
+        if judged.error != judged.error or judged.error == float("inf"):
+            raise Failure(ERROR, f"wrong: the {what} is not finite or not equal")
+        order = PEER_ROUNDINGS * torch.finfo(torch.float32).eps * judged.scale if contestant.peer else 0.0
+        budget = judged.budget + order
+        figures |= {"error": judged.error, "budget": budget, "scale": judged.scale}
+        if judged.error > budget:
+            raise Failure(ERROR, f"wrong: the {what} is off by {judged.error:.3e}, its budget is {budget:.3e}")
+    found = counts.count(call, device)
+    figures |= {name: value for name, value in vars(found).items() if value is not None}
+    if mode == "step":
+        inputs = [leaf.detach().requires_grad_() for leaf in work.leaves]
+        figures["saved_bytes"] = counts.saved_bytes(lambda: contestant.call(*inputs), inputs)
+
+
+def _time(
+    work: Work,
+    racing: list[str],
+    mode: str,
+    device: torch.device,
+    seconds: float,
+    results: dict[tuple[str, str], Result],
+) -> None:
+    """Fill in the samples: on a CPU the contestants take turns, on a GPU one follows the other."""
+    if device.type == "cpu":
+        calls = {}
+        for name in racing:
+            calls[name] = mode_call(work, work.contestants[name], mode)
+            calls[name]()
+        for name, samples in timing.interleaved(calls, seconds).items():
+            _keep(results[name, mode], samples, "wall")
+        return
+    sets = timing.input_sets(sum(leaf.nbytes for leaf in work.leaves), device)
+    for name in racing:
+        try:
+            copies = [work.leaves, *([leaf.clone() for leaf in work.leaves] for _ in range(sets - 1))]
+            calls = [mode_call(work, work.contestants[name], mode, leaves) for leaves in copies]
+            samples, clock = _attempt(functools.partial(timing.on_gpu, calls, seconds))
+            _keep(results[name, mode], samples, clock)
+        except Failure as failure:
+            results[name, mode].fail(failure)
+        _release(device)
+
+
+def _keep(result: Result, samples: list[float], clock: str) -> None:
+    result.figures |= {"samples": samples, "percentiles": timing.percentiles(samples), "clock": clock}
+
+
+def _gradients(out: Tensor, inputs: list[Tensor], grad: Tensor, **options) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(out, inputs, grad, allow_unused=True, materialize_grads=True, **options)
+
+
+def _attempt(action: Callable):
+    """The action's value; Failure, with the reason, where it runs out of memory or raises anything else.
+
+    Contestants are other people's programs too: one that fails is a finding, and the others are still measured.
+    """
+    try:
+        return action()
+    except Failure:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise Failure(OOM, _first_line(error)) from error
+    except Exception as error:
+        out_of_memory = "can't allocate memory" in str(error) or "out of memory" in str(error)
+        reason = _first_line(error) if out_of_memory else f"{type(error).__name__}: {_first_line(error)}"
+        raise Failure(OOM if out_of_memory else ERROR, reason) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _release(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

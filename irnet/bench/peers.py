@@ -1,0 +1,271 @@
+"""Peers: other programs, and plain PyTorch, that compute what irnet's operators compute. No kernel of irnet is called.
+
+Each function takes what a case is set up from and returns contestants that share the case's leaves. Sampling grids,
+covered cells and CSR matrices are made beforehand: a peer is charged for its passes over the data, not for its
+geometry; only the adjacency of propagate_regions is made in the call, as irnet makes it.
+
+All are the same function, unless said otherwise, and are checked to be in float64 and float32. In 16 bits they are not:
+the definition computes in float32 and rounds once, peers round after every step.
+"""
+
+import functools
+import importlib.util
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, grid_sample
+
+from irnet_kernels import EdgeSet
+from irnet_kernels.roi import reference as roi
+
+from .case import Contestant, Setup
+
+TOLERANCE = 1e-4  # cells by which a position may lie outside and still count as on the border
+# What a peer may materialise, per kind of device: beyond, a CPU needs seconds for a call, and on a GPU the copies that
+# its gradient takes do not fit.
+MOST = {"cpu": 2**30, "cuda": 2**35}
+
+
+def crop_resize(setup: Setup, boxes: Tensor, ptr: Tensor) -> dict[str, Contestant]:
+    """Peers of crop_resize, for boxes inside the map: outside it they have other rules than irnet."""
+    size, wide = setup.size, _wide(setup)
+    image, rank, most = _places(ptr)
+    low, high = boxes.to(wide).view(-1, 2, 2).unbind(1)  # [R, 2], x before y
+    step = torch.linspace(0, 1, size, dtype=wide, device=boxes.device) if size > 1 else boxes.new_tensor([0.5]).to(wide)
+    x, y = (low[:, None] + step[:, None] * (high - low)[:, None]).unbind(2)  # [R, size]
+    grid = torch.stack(
+        torch.broadcast_tensors(_normalised(x, setup.width)[:, None], _normalised(y, setup.height)[:, :, None]), 3
+    )
+    grids = grid.new_full((len(ptr) - 1, most, size, size, 2), -4).index_put((image, rank), grid).flatten(1, 2)
+
+    def by_grid_sample(features):
+        # One call for the whole batch, the regions of an image below each other; float32 as under autocast.
+        found = grid_sample(features.to(wide), grids, align_corners=True).unflatten(2, (most, size)).transpose(1, 2)
+        even = len(boxes) == found.shape[0] * most
+        return (found.flatten(0, 1) if even else found[image, rank]).to(features.dtype)
+
+    # One sample per bin, at its centre: bins around irnet's positions. roi_align's cell 0 has its centre at 0.5.
+    half = (high - low) / max(size - 1, 1) / 2
+    first, last = low + step[0] * (high - low), low + step[-1] * (high - low)
+    rois = torch.cat([image[:, None].to(wide), first - half + 0.5, last + half + 0.5], 1)
+
+    def by_roi_align(features):
+        from torchvision.ops import roi_align
+
+        # It has no bfloat16: float32 as under autocast.
+        return roi_align(features.to(wide), rois, size, 1.0, 1, True).to(features.dtype)
+
+    return {
+        "torchvision roi_align": _optional("torchvision", by_roi_align, checked=_checked(setup)),
+        "grid_sample": Contestant(by_grid_sample, peer=True, checked=_checked(setup)),
+        "torch.compile": compiled(lambda features: roi.crop_resize(features, boxes, ptr, size, "zero")),
+    }
+
+
+def paste_mean(setup: Setup, boxes: Tensor, ptr: Tensor) -> dict[str, Contestant]:
+    """Peers of paste_mean."""
+    size, wide, counts = setup.size, _wide(setup), ptr.diff().tolist()
+    low, high = boxes.to(wide).view(-1, 2, 2).unbind(1)
+    axes = []
+    for axis, cells in enumerate((setup.width, setup.height)):
+        cell = torch.arange(cells, dtype=wide, device=boxes.device)
+        at = (cell - low[:, axis, None]) / (high - low)[:, axis, None] * (size - 1)
+        inside = (at >= -TOLERANCE) & (at <= size - 1 + TOLERANCE)
+        axes.append((torch.where(inside, _normalised(at.clamp(0, size - 1), size), -4), inside))  # -4: far outside
+    (x, inside_x), (y, inside_y) = axes
+    grids = torch.stack(torch.broadcast_tensors(x[:, None], y[:, :, None]), 3).split(counts)  # [R_i, H, W, 2] each
+    covered = (inside_y[:, :, None] & inside_x[:, None]).to(wide).split(counts)
+    count = torch.stack([c.sum(0, keepdim=True) for c in covered]).clamp(min=1)  # [B, 1, H, W]
+
+    def resize_all(memory, patches):
+        parts = patches.to(wide).split(counts)  # float32 as under autocast
+        total = [grid_sample(p, g, align_corners=True).sum(0) for p, g in zip(parts, grids, strict=True)]
+        return (memory.to(wide) + torch.stack(total) / count).to(memory.dtype)
+
+    return {
+        "resize all and sum": Contestant(resize_all, peer=True),
+        "torch.compile": compiled(lambda memory, patches: roi.paste_mean(memory, patches, boxes, ptr)),
+    }
+
+
+def conv_gru(setup: Setup, reset_bias: Tensor, update_bias: Tensor) -> dict[str, Contestant]:
+    """Peers of conv_gru, and the product of two matrices that has its FLOPs."""
+
+    def plain(x, h, new_x, new_h, reset_x, reset_h, update_x, update_h, new_bias):
+        r = (conv2d(x, reset_x, reset_bias, padding=1) + conv2d(h, reset_h, padding=1)).sigmoid()
+        u = (conv2d(x, update_x, update_bias, padding=1) + conv2d(h, update_h, padding=1)).sigmoid()
+        n = (conv2d(x, new_x, new_bias, padding=1) + conv2d(r * h, new_h, padding=1)).relu()
+        return u * (n - h)
+
+    rows, depth = setup.regions * setup.size**2, 18 * setup.channels
+    # Not zeros, whose product is faster on some GPUs.
+    a = torch.randn(rows, depth, dtype=setup.dtype, device=setup.device)
+    b = torch.randn(depth, setup.channels, dtype=setup.dtype, device=setup.device)
+    return {
+        "plain PyTorch": Contestant(plain, peer=True, checked=_checked(setup)),
+        "torch.compile": compiled(plain, checked=_checked(setup)),
+        "matrix product": Contestant(lambda *leaves: _Product.apply(a, b, *leaves), peer=True, checked=False),
+    }
+
+
+class _Product(torch.autograd.Function):
+    """A yardstick: a b forward, its two gradients backward. The leaves are handed views of these in place of theirs."""
+
+    @staticmethod
+    def forward(ctx, a, b, *leaves):
+        ctx.a, ctx.b, ctx.shapes = a, b, [leaf.shape for leaf in leaves]
+        return a @ b
+
+    @staticmethod
+    def backward(ctx, grad):
+        d_a, d_b = (grad @ ctx.b.T).flatten(), (ctx.a.T @ grad).flatten()
+        patches, weights = ctx.shapes[:2], ctx.shapes[2:]
+        views = [d_a[: s.numel()].view(s) for s in patches] + [d_b[: s.numel()].view(s) for s in weights]
+        return None, None, *views
+
+
+def propagate(setup: Setup, edges: EdgeSet) -> dict[str, Contestant]:
+    """Peers of propagate. PyG's convolutions know no edge weights: the same function only where all are 1."""
+    nodes, types, dtype = edges.num_nodes, edges.num_types, setup.dtype
+    matrices = [_csr(edges, kind, dtype) for kind in range(types)]
+
+    def loop(x, weight):
+        return functools.reduce(torch.add, (a @ x @ w for a, w in zip(matrices, weight.unbind(), strict=True)))
+
+    dense = functools.cache(lambda: torch.stack([a.to_dense() for a in matrices]))
+
+    def by_einsum(x, weight):
+        return torch.einsum("tij,jd,tde->ie", dense(), x, weight)
+
+    row, column, values = torch.repeat_interleave(edges.indptr.diff()), edges.indices.long(), edges.values.to(dtype)
+    ends, kinds = torch.stack([column, row % nodes]), row // nodes
+
+    def gather_and_add(x, weight):
+        # One graph for the compiler: the definition looks at the edges' values, where every graph ends.
+        sums = x.new_zeros(types * nodes, x.shape[1]).index_add(0, row, x[column] * values[:, None])
+        return torch.einsum("tnd,tde->ne", sums.view(types, nodes, -1), weight)
+
+    def by_pyg(name: str) -> Callable[..., Tensor]:
+        @functools.cache
+        def layer():
+            import torch_geometric.nn
+
+            make = getattr(torch_geometric.nn, name)
+            made = make(setup.features, setup.features, types, aggr="add", root_weight=False, bias=False)
+            return made.to(setup.device, dtype)
+
+        # RGCNConv adds up in float32 whatever the dtype.
+        return lambda x, weight: torch.func.functional_call(layer(), {"weight": weight}, (x, ends, kinds)).to(dtype)
+
+    unweighted = bool((edges.values == 1).all())
+    rgcn = _optional("torch_geometric", by_pyg("RGCNConv"), checked=unweighted and _checked(setup))
+    fast = _optional("torch_geometric", by_pyg("FastRGCNConv"), checked=unweighted and _checked(setup))
+    return {
+        "sparse CSR loop": Contestant(loop, peer=True, checked=_checked(setup)),
+        "dense einsum": _fitting(setup, types * nodes**2, Contestant(by_einsum, peer=True, checked=_checked(setup))),
+        "PyG RGCNConv": rgcn,
+        "PyG FastRGCNConv": _fitting(setup, len(row) * setup.features**2, fast),
+        "torch.compile": compiled(gather_and_add, checked=_checked(setup)),
+    }
+
+
+def _csr(edges: EdgeSet, kind: int, dtype: torch.dtype) -> Tensor:
+    """The adjacency matrix of one type."""
+    nodes = edges.num_nodes
+    rows = edges.indptr[kind * nodes : (kind + 1) * nodes + 1]
+    own = slice(int(rows[0]), int(rows[-1]))
+    parts = (rows - rows[0]).int(), edges.indices[own], edges.values[own].to(dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        return torch.sparse_csr_tensor(*parts, size=(nodes, nodes), check_invariants=False)
+
+
+def propagate_regions(setup: Setup, boxes: Tensor, ptr: Tensor, bandwidth: float = 50.0) -> dict[str, Contestant]:
+    """Peers of propagate_regions."""
+    image, rank, most = _places(ptr)
+    images = len(ptr) - 1
+    wide = boxes.to(_wide(setup))
+    padded = wide.new_zeros(images, most, 4).index_put((image, rank), wide)
+    real = torch.arange(most, device=boxes.device) < ptr.diff()[:, None]
+    pair = real[:, :, None] & real[:, None] & ~torch.eye(most, dtype=torch.bool, device=boxes.device)
+
+    def by_einsum(x, weight):
+        nodes = x.new_zeros(images, most, x.shape[1]).index_put((image, rank), x)
+        adjacency = _adjacency(padded, pair, bandwidth).to(x.dtype)
+        return torch.einsum("btij,bjd,tde->bie", adjacency, nodes, weight)[image, rank]
+
+    return {
+        "dense einsum": Contestant(by_einsum, peer=True, checked=_checked(setup)),
+        "torch.compile": compiled(by_einsum, checked=_checked(setup)),
+    }
+
+
+def _adjacency(boxes: Tensor, pair: Tensor, bandwidth: float) -> Tensor:
+    """[B, 5, M, M] of padded boxes [B, M, 4]: left, right, above, below, overlap, rows divided by their sums."""
+    low, high = boxes.unflatten(2, (2, 2)).unbind(2)
+    centre, side = (low + high) / 2, high - low
+    dx, dy = (centre[:, None] - centre[:, :, None]).unbind(3)  # from i to j
+    kappa = torch.exp(-torch.hypot(dx, dy) / bandwidth)
+    shared = torch.minimum(high[:, None], high[:, :, None]) - torch.maximum(low[:, None], low[:, :, None])
+    shared, area = shared.clamp(min=0).prod(3), side.prod(2)
+    iou = shared / (area[:, None] + area[:, :, None] - shared)
+    weights = torch.stack([kappa * (dx < 0), kappa * (dx > 0), kappa * (dy < 0), kappa * (dy > 0), iou], 1)
+    weights = torch.where(pair[:, None], weights, 0)
+    total = weights.sum(3, keepdim=True)
+    return weights / torch.where(total > 0, total, 1)
+
+
+def compiled(function: Callable[..., Tensor], checked: bool = True) -> Contestant:
+    """torch.compile of a function, compiled within the first call. PyTorch's cache on disk makes a later one short."""
+
+    @functools.cache
+    def made() -> Callable[..., Tensor]:
+        from torch._functorch import config
+
+        config.donated_buffer = False  # else a forward pass allows a single backward pass; it is read in both
+        # Dynamo counts compilations per line of source and gives up, silently, after some: each case starts anew.
+        torch.compiler.reset()
+        return torch.compile(function)
+
+    return Contestant(lambda *leaves: made()(*leaves), peer=True, checked=checked)
+
+
+def _optional(package: str, call: Callable[..., Tensor], checked: bool) -> Contestant:
+    """A peer from a package of the extra `peers`."""
+    if importlib.util.find_spec(package) is None:
+        missing = f"{package} is not installed: pip install irnet[peers]"
+        return Contestant(None, peer=True, checked=checked, missing=missing)
+    return Contestant(call, peer=True, checked=checked)
+
+
+def _fitting(setup: Setup, numbers: int, contestant: Contestant) -> Contestant:
+    """The contestant, unless it materialises more numbers than MOST allows."""
+    size = numbers * setup.dtype.itemsize
+    if contestant.call is None or size <= MOST[setup.device.type]:
+        return contestant
+    missing = f"would materialise {size / 2**30:.1f} GiB on every call: take a smaller graph by --sweep"
+    return Contestant(None, peer=True, checked=contestant.checked, missing=missing)
+
+
+def _wide(setup: Setup) -> torch.dtype:
+    """The dtype of positions: float64 for float64, else float32."""
+    return torch.promote_types(setup.dtype, torch.float32)
+
+
+def _checked(setup: Setup) -> bool:
+    return setup.dtype in (torch.float32, torch.float64)
+
+
+def _normalised(position: Tensor, cells: int) -> Tensor:
+    """Positions in cells as grid_sample wants them: -1 and 1 are the centres of the outermost cells."""
+    return 2 * position / max(cells - 1, 1) - 1
+
+
+def _places(ptr: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Of every region its image and its index within that, and the largest number of regions of an image."""
+    counts = ptr.diff()
+    image = torch.repeat_interleave(counts)
+    rank = torch.arange(len(image), device=ptr.device) - ptr[image]
+    return image, rank, max(counts.tolist(), default=0)

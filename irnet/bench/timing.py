@@ -1,0 +1,131 @@
+"""Clocks: how calls are timed on a CPU and on a GPU. Knows no case, checks no result."""
+
+import contextlib
+import gc
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+
+Call = Callable[[], object]
+SHORTEST = 1e-3  # seconds: shorter calls are repeated within one sample, so that the clock's own cost vanishes
+log = logging.getLogger("irnet")
+
+
+def percentiles(samples: Sequence[float]) -> dict[str, float]:
+    """{"20", "50", "80"} of the samples, interpolated linearly."""
+    values = torch.tensor(samples, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64))
+    return dict(zip(("20", "50", "80"), values.tolist(), strict=True))
+
+
+def interleaved(
+    calls: Mapping[str, Call],
+    seconds: float,
+    least: int = 5,
+    most: int = 100,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of a call, `least` to `most` samples of each: the contestants take turns, so that drift hits all alike.
+
+    seconds  what each contestant may take in all, once it has its `least` samples
+    Every call must have been made before: nothing here is a warm-up.
+    """
+    repeats = {name: _repeats(call, clock) for name, call in calls.items()}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    spent = dict.fromkeys(calls, 0.0)
+    waiting = dict(calls)
+    with _no_collection():
+        while waiting:
+            for name, call in list(waiting.items()):
+                start = clock()
+                for _ in range(repeats[name]):
+                    call()
+                taken = clock() - start
+                samples[name].append(taken / repeats[name])
+                spent[name] += taken
+                count = len(samples[name])
+                if count >= most or (count >= least and spent[name] >= seconds):
+                    del waiting[name]
+    return samples
+
+
+def on_gpu(calls: Sequence[Call], seconds: float, least: int = 10, most: int = 100) -> tuple[list[float], str]:
+    """Seconds of a call on the GPU, and how they were taken: "graph" or "events".
+
+    calls  the same call on different inputs, together larger than the cache; they take turns
+    Replays of a CUDA graph of all calls are timed where it can be captured: what the GPU needs, without the host. Else
+    events around each call are, which includes waiting for the host.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for call in calls:
+            call()
+        stream.synchronize()
+        graph = _captured(calls, stream)
+        turns = [graph.replay] if graph else list(calls)
+        each = len(calls) if graph else 1
+        estimate = _events(turns, 1, each)[0]
+        count = min(max(least, int(seconds / max(estimate * each, 1e-6))), most)
+        samples = _events(turns, count, each)
+    torch.cuda.current_stream().wait_stream(stream)
+    return samples, "graph" if graph else "events"
+
+
+def input_sets(size: int, device: torch.device) -> int:
+    """How many copies of inputs of `size` bytes lie well beyond the GPU's cache: 1 on a CPU, at most 16."""
+    if device.type != "cuda":
+        return 1
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    return max(1, min(16, -(-2 * cache // max(size, 1))))
+
+
+def _events(turns: Sequence[Call], count: int, each: int) -> list[float]:
+    marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
+    for (start, end), call in zip(marks, itertools.cycle(turns)):
+        start.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return [start.elapsed_time(end) / 1e3 / each for start, end in marks]
+
+
+def _captured(calls: Sequence[Call], stream: torch.cuda.Stream) -> "torch.cuda.CUDAGraph | None":
+    """A graph of all calls; None where one of them waits for the GPU, which no graph can."""
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        calls[0]()
+    except RuntimeError as error:
+        if "synchroniz" not in str(error):
+            raise
+        log.debug("not captured: %s", error)
+        return None
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for call in calls:
+            call()
+    return graph
+
+
+def _repeats(call: Call, clock: Callable[[], float]) -> int:
+    start = clock()
+    call()
+    return max(1, min(1000, round(SHORTEST / max(clock() - start, 1e-9))))
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Garbage is collected before and after, not within a sample."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
