@@ -20,7 +20,7 @@ from irnet_kernels import build_info
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"irnet": ROOT / "irnet", "irnet_kernels": ROOT / "kernels/irnet_kernels"}
-NOT_SOURCE = (".git", ".venv", "build", "dist", "runs", "results", "__pycache__", ".*_cache", "*.egg-info", "*.so")
+NOT_SOURCE = (".git", ".venv*", "build", "dist", "runs", "results", "__pycache__", ".*_cache", "*.egg-info", "*.so")
 
 
 def load_setup():
@@ -77,13 +77,18 @@ def test_version_stands_in_one_place():
     assert named == ["irnet/__init__.py"]
 
 
+def pins(name: str) -> dict[str, str]:
+    lines = (ROOT / name).read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
 def test_pins_are_exact_and_cover_every_requirement():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
+    peers = set(extras.pop("peers"))  # they need a PyTorch of their own
     wanted = {re.split(r"[^\w-]", line)[0] for line in sum(extras.values(), project["dependencies"])} - {"irnet"}
-    assert wanted == set(pins)
+    assert wanted == set(pins("constraints.txt"))
+    assert peers | {"torch"} == set(pins("constraints-peers.txt"))
 
 
 # ---------------------------------------------------------------------------------------------- what is to be built

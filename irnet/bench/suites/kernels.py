@@ -83,9 +83,8 @@ def conv_gru(s: Setup) -> Work:
         biases = (bias.to(inputs.dtype) for bias in gate_biases)
         return irnet_kernels.conv_gru(inputs, state, ConvGRUWeights(*weights, *biases), impl=impl)
 
-    # The two large convolutions, all 9 taps: who skips those that fall outside the patch can beat the limit. Backward:
-    # two gradients of each, to data and weights; it reads the upstream gradient, x, h, the candidate and the weights,
-    # and writes the gradients of x, h and the weights.
+    # The two large convolutions, all 9 taps (who skips those outside the patch can beat the limit). Backward: two
+    # gradients of each; it reads grad, x, h, n and the weights, and writes the gradients of x, h and the weights.
     numbers, taps = s.regions * c * s.size**2, 9 * s.regions * s.size**2
     forward = 2 * 2 * taps * c**2
     return Work(

@@ -1,0 +1,128 @@
+"""All that needs a GPU, in one command of under eight minutes: build, tests, sanitizer, gate, benchmarks.
+
+    make gpu-check
+
+Needs no network and installs nothing: it runs from the source tree with the Python it is started by. Each step has a
+time limit and a log in runs/gpu-check. Records go to benchmarks/results/<GPU>.jsonl, the gate's new figures to
+benchmarks/baseline.json, both to be committed. Exits with 1 where a step failed. `--device cpu` tries the steps
+that work without a GPU.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TOYS = "tests/bench/toy/toy_cases.py"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command and how long it may take; `absent` says why it cannot run here."""
+
+    name: str
+    command: list[str]
+    seconds: float
+    absent: str = ""
+
+
+def steps(device: str, results: Path, python: str = sys.executable) -> list[Step]:
+    """What is checked, in this order; the limits add up to less than eight minutes."""
+    irnet = [python, "-m", "irnet.cli"]
+    exercise = [python, "-m", "irnet.bench.exercise", "--device", device, "--cases", TOYS]
+    sanitizer = shutil.which("compute-sanitizer")
+    absent = "" if sanitizer and device != "cpu" else "needs a GPU and compute-sanitizer (part of the CUDA toolkit)"
+
+    def sanitized(tool: str) -> list[str]:
+        return [sanitizer or "compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *exercise]
+
+    measure = ["--device", device, "--output", str(results), "--seconds", "0.2"]
+    return [
+        Step("build", [python, "setup.py", "build_ext", "--inplace"], 100),
+        Step("info", [*irnet, "info"], 20),
+        Step("tests of kernels", [python, "-m", "pytest", "-q", "-x", "tests/kernels", "-p", "no:cacheprovider"], 90),
+        Step("tests of the harness", [python, "-m", "pytest", "-q", "tests/bench", "-p", "no:cacheprovider"], 60),
+        Step("memcheck", sanitized("memcheck"), 40, absent),
+        Step("racecheck", sanitized("racecheck"), 40, absent),
+        Step("gate", [*irnet, "bench", "gate", "--add", "--device", device, "--cases", TOYS], 30),
+        Step("benchmarks of kernels", [*irnet, "bench", "kernels", "--fresh", *measure], 60),
+        Step("benchmarks of the model", [*irnet, "bench", "model", *measure], 20),
+        Step("benchmarks of training", [*irnet, "bench", "training", *measure], 20),
+    ]
+
+
+def run(step: Step, log: Path) -> tuple[str, float]:
+    """How a step came out, in a word or two, and its seconds. All it prints goes to the log."""
+    if step.absent:
+        return f"skipped: {step.absent}", 0.0
+    env = os.environ | {
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}",
+        "PYTHONUNBUFFERED": "1",
+        # Without PyTorch's cache every tensor is an allocation of its own, so that a step outside it is seen.
+        **({"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if step.name.endswith("check") else {}),
+    }
+    start = time.monotonic()
+    with open(log, "wb") as file:
+        file.write(f"{' '.join(step.command)}\n".encode())
+        file.flush()
+        process = subprocess.Popen(
+            step.command,
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(step.seconds)
+            outcome = "passed" if code == 0 else f"FAILED (exit code {code})"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            outcome = f"FAILED (longer than {step.seconds:.0f} s)"
+    return outcome, time.monotonic() - start
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--results", type=Path, help="the file of records; benchmarks/results/<GPU>.jsonl if not given")
+    options = parser.parse_args()
+
+    import torch  # after the options, so that --help is quick
+
+    if options.device != "cpu" and not torch.cuda.is_available():
+        print("there is no GPU that torch can use; --device cpu tries the steps that need none", file=sys.stderr)
+        return 2
+    name = "cpu" if options.device == "cpu" else torch.cuda.get_device_name(options.device)
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    results = options.results or ROOT / "benchmarks/results" / f"{slug}.jsonl"
+    logs = ROOT / "runs/gpu-check"
+    logs.mkdir(parents=True, exist_ok=True)
+
+    rows = []
+    for step in steps(options.device, results):
+        log = logs / f"{step.name.replace(' ', '-')}.log"
+        print(f"{step.name} ...", flush=True)
+        outcome, seconds = run(step, log)
+        rows.append((step.name, outcome, seconds))
+        if outcome.startswith("FAILED"):
+            print(*log.read_text(errors="replace").splitlines()[-25:], sep="\n")
+    width = max(len(name) for name, *_ in rows)
+    print(f"\n{name}, torch {torch.__version__}, Python {sys.version.split()[0]}; logs in {logs.relative_to(ROOT)}")
+    for name, outcome, seconds in rows:
+        print(f"{name:{width}}  {seconds:5.0f} s  {outcome}")
+    print(f"{'all':{width}}  {sum(seconds for *_, seconds in rows):5.0f} s")
+    return 1 if any(outcome.startswith("FAILED") for _, outcome, _ in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
