@@ -61,9 +61,10 @@ bench:
 	$(MAKE) VENV=.venv-peers CONSTRAINTS=constraints-peers.txt EXTRAS=dev,peers measure
 
 measure: $(STAMP)
-	$(BIN)/irnet bench all --device cpu --fresh --output $(RESULTS)/cpu.jsonl
-	$(BIN)/irnet bench model --filter reason --sweep images=1,2,4,8 --device cpu --output $(RESULTS)/cpu.jsonl
-	$(BIN)/irnet bench kernels --sweep regions=1,10,50,100,300 --device cpu --output $(RESULTS)/cpu.jsonl
+	$(BIN)/irnet bench all --device cpu --output $(RESULTS)/cpu.jsonl
+	$(BIN)/irnet bench training --filter full --sweep images=1,2,4,8 --device cpu --output $(RESULTS)/cpu.jsonl
+	$(BIN)/irnet bench kernels --sweep regions=1,10,50,100,300 --mode step --seconds 0.2 --device cpu \
+	  --without torch.compile --output $(RESULTS)/cpu.jsonl
 	$(REPORT)
 
 speed: $(STAMP)

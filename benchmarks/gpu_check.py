@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results"
 TOYS = "tests/bench/toy/toy_cases.py"
 
 
@@ -37,24 +38,30 @@ def steps(device: str, results: Path, python: str = sys.executable) -> list[Step
     """What is checked, in this order; the limits add up to less than eight minutes."""
     irnet = [python, "-m", "irnet.cli"]
     exercise = [python, "-m", "irnet.bench.exercise", "--device", device, "--cases", TOYS]
-    sanitizer = shutil.which("compute-sanitizer")
+    homes = [os.environ.get("CUDA_HOME", "/usr/local/cuda"), "/usr/local/cuda"]
+    places = os.pathsep.join([os.environ.get("PATH", ""), *(f"{home}/bin" for home in homes)])
+    sanitizer = shutil.which("compute-sanitizer", path=places)
     absent = "" if sanitizer and device != "cpu" else "needs a GPU and compute-sanitizer (part of the CUDA toolkit)"
 
     def sanitized(tool: str) -> list[str]:
         return [sanitizer or "compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *exercise]
 
-    measure = ["--device", device, "--output", str(results), "--seconds", "0.2"]
+    measure = ["--device", device, "--output", str(results), "--seconds", "0.2", "--without", "torch.compile"]
+    tests = [python, "-m", "pytest", "-q"]
+    report = [*irnet, "bench", "report", *sorted(map(str, {*RESULTS.glob("*.jsonl"), results}))]
+    report += ["--html", str(RESULTS / "report.html"), "--markdown", str(RESULTS / "benchmarks.md")]
     return [
-        Step("build", [python, "setup.py", "build_ext", "--inplace"], 100),
-        Step("info", [*irnet, "info"], 20),
-        Step("tests of kernels", [python, "-m", "pytest", "-q", "-x", "tests/kernels", "-p", "no:cacheprovider"], 90),
-        Step("tests of the harness", [python, "-m", "pytest", "-q", "tests/bench", "-p", "no:cacheprovider"], 60),
-        Step("memcheck", sanitized("memcheck"), 40, absent),
-        Step("racecheck", sanitized("racecheck"), 40, absent),
-        Step("gate", [*irnet, "bench", "gate", "--add", "--device", device, "--cases", TOYS], 30),
-        Step("benchmarks of kernels", [*irnet, "bench", "kernels", "--fresh", *measure], 60),
-        Step("benchmarks of the model", [*irnet, "bench", "model", *measure], 20),
-        Step("benchmarks of training", [*irnet, "bench", "training", *measure], 20),
+        Step("build", [python, "setup.py", "build_ext", "--inplace"], 55),
+        Step("info", [*irnet, "info"], 15),
+        Step("tests of kernels", [*tests, "tests/kernels"], 90),
+        Step("tests of compiled kernels", [*tests, "tests/bench/test_compiled.py", "tests/bench/test_measure.py"], 45),
+        Step("memcheck", sanitized("memcheck"), 35, absent),
+        Step("racecheck", sanitized("racecheck"), 35, absent),
+        Step("gate", [*irnet, "bench", "gate", "--add", "--device", device, "--cases", TOYS], 40),
+        Step("benchmarks of kernels", [*irnet, "bench", "kernels", "--fresh", *measure], 70),
+        Step("benchmarks of the model", [*irnet, "bench", "model", *measure], 40),
+        Step("benchmarks of training", [*irnet, "bench", "training", *measure], 30),
+        Step("report", [*report, "--readme", "README.md"], 20),
     ]
 
 
@@ -63,7 +70,7 @@ def run(step: Step, log: Path) -> tuple[str, float]:
     if step.absent:
         return f"skipped: {step.absent}", 0.0
     env = os.environ | {
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]),
         "PYTHONUNBUFFERED": "1",
         # Without PyTorch's cache every tensor is an allocation of its own, so that a step outside it is seen.
         **({"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if step.name.endswith("check") else {}),
@@ -104,7 +111,7 @@ def main() -> int:
         return 2
     name = "cpu" if options.device == "cpu" else torch.cuda.get_device_name(options.device)
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    results = options.results or ROOT / "benchmarks/results" / f"{slug}.jsonl"
+    results = options.results or RESULTS / f"{slug}.jsonl"
     logs = ROOT / "runs/gpu-check"
     logs.mkdir(parents=True, exist_ok=True)
 

@@ -148,7 +148,7 @@ def case(
 def cases(suite: str = "all", contains: str = "", files: Sequence[str] = ()) -> list[Case]:
     """The cases of a suite whose name contains a text, and those of further files, in the order of their definition.
 
-    Raises InputError where no case is left, where a file cannot be run, or where two cases have one name.
+    Raises InputError where no case is left, where there is no such file, or where two cases have one name.
     """
     found: dict[str, Case] = {}
     for module in modules(files):

@@ -20,12 +20,11 @@ import statistics
 from dataclasses import dataclass, field
 
 from ..errors import InputError
-from . import records
+from . import machine, records
 from .records import Record
 
 MEMORY = ("peak_allocated_bytes", "allocated_bytes", "saved_bytes", "peak_reserved_bytes")
 REPORTED_ONLY = ("peak_reserved_bytes",)
-MACHINE = ("device", "processor", "capability", "threads")  # two records that differ in one are of different machines
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def _latest(some: list[Record], by_device: bool) -> dict[tuple, Record]:
 
 
 def _same_machine(a: Record, b: Record) -> None:
-    differ = [f"{f} {a.machine.get(f)} and {b.machine.get(f)}" for f in MACHINE if a.machine.get(f) != b.machine.get(f)]
+    differ = [f"{f} {a.machine.get(f)} and {b.machine.get(f)}" for f in machine.same(a.machine, b.machine)]
     if differ:
         trouble = f"are of different machines: {', '.join(differ)}"
         raise InputError("A and B", trouble, "measure both on one machine, or give --different-machines")
@@ -300,7 +299,7 @@ def _about(some: list[Record]) -> str:
     """Where records come from; more than one place is worth a look."""
     places = {}
     for r in some:
-        facts = [f"{f} {r.machine[f]}" for f in MACHINE if r.machine.get(f) is not None]
+        facts = [f"{f} {r.machine[f]}" for f in machine.IDENTITY if r.machine.get(f) is not None]
         commit = str(r.machine.get("commit") or "unknown")[:12]
         places[", ".join([*facts, f"commit {commit}" + (" with changes" if r.machine.get("dirty") else "")])] = None
     return f"{len(some)} records; " + "; and ".join(places)

@@ -42,7 +42,7 @@ def count(call: Callable[[], object], device: torch.device) -> Counts:
         present += size
         peak = max(peak, present)
     total = sum(size for _, size in allocations if size > 0)
-    return Counts(peak, total, sum(bool(OPERATOR.match(e.name())) for e in events))
+    return Counts(peak, total, _operators(events))
 
 
 def saved_bytes(forward: Callable[[], Tensor], leaves: Sequence[Tensor]) -> int:
@@ -83,9 +83,14 @@ def _on_gpu(call: Callable[[], object], device: torch.device) -> Counts:
     peak_reserved = torch.cuda.max_memory_reserved(device) - reserved
     total = torch.cuda.memory_stats(device).get("allocated_bytes.all.allocated", 0) - total
     events = _profile(call, [ProfilerActivity.CPU, ProfilerActivity.CUDA])
-    launches = sum(e.device_type() == torch.autograd.DeviceType.CUDA for e in events)
-    operators = sum(bool(OPERATOR.match(e.name())) for e in events if e.device_type() != torch.autograd.DeviceType.CUDA)
-    return Counts(peak, total, operators, peak_reserved, launches)
+    on_gpu = [e for e in events if e.device_type() == torch.autograd.DeviceType.CUDA]
+    launches = sum(not e.is_user_annotation() for e in on_gpu)
+    return Counts(peak, total, _operators(events), peak_reserved, launches)
+
+
+def _operators(events: list) -> int:
+    on_cpu = (e for e in events if e.device_type() == torch.autograd.DeviceType.CPU)
+    return sum(bool(OPERATOR.match(e.name())) for e in on_cpu)
 
 
 def _profile(call: Callable[[], object], activities: list[ProfilerActivity]) -> list:

@@ -16,7 +16,9 @@ import torch
 import irnet_kernels
 
 from .. import __version__
+from . import timing
 
+IDENTITY = ("device", "processor", "capability", "threads")  # two that differ in one are different machines
 PACKAGES = (Path(__file__).resolve().parents[1], Path(irnet_kernels.__file__).resolve().parent)
 
 
@@ -28,17 +30,21 @@ def facts(device: torch.device) -> dict:
         "capability": capability(device),
         "threads": torch.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)),
-        "clocks": _clocks(device),
-        "load": os.getloadavg()[0],
+        **condition(device),
         "versions": versions(device),
         **_commit(),
         "source": source(),
     }
 
 
+def condition(device: torch.device) -> dict:
+    """What changes while a machine works: clock rates in MHz and the load on its CPU."""
+    return {"clocks": _clocks(device), "load": os.getloadavg()[0]}
+
+
 def same(one: dict, other: dict) -> list[str]:
     """The names of the facts that make two machines different ones: none for the same machine."""
-    return [name for name in ("device", "processor", "capability", "threads") if one.get(name) != other.get(name)]
+    return [name for name in IDENTITY if one.get(name) != other.get(name)]
 
 
 def processor() -> str:
@@ -96,9 +102,11 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, side: int | None = Non
     return 2 * side**3 / _best(lambda: a @ b, device)
 
 
-def full_float32() -> contextlib.AbstractContextManager:
-    """Within, cuDNN takes its fastest algorithms, but none that rounds float32 to TF32, which no budget allows."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=False)
+def full_float32(deterministic: bool = False) -> contextlib.AbstractContextManager:
+    """Within, cuDNN takes its fastest or its deterministic algorithms, none of which rounds float32 to TF32."""
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=not deterministic, deterministic=deterministic, allow_tf32=False
+    )
 
 
 def synchronize(device: torch.device) -> None:
@@ -109,12 +117,12 @@ def synchronize(device: torch.device) -> None:
 
 def _best(call, device: torch.device, times: int = 5) -> float:
     call()
+    if device.type == "cuda":
+        return min(timing.events([call], times))
     seconds = []
     for _ in range(times):
-        synchronize(device)
         start = time.perf_counter()
         call()
-        synchronize(device)
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 

@@ -54,11 +54,13 @@ def measure(
     seed: int = 0,
     modes: Iterable[str] = MODES,
     seconds: float = 0.5,
+    without: str = "",
     tick: Callable[[str], None] = lambda text: None,
 ) -> dict[tuple[str, str], Result]:
     """Results of all contestants of a case, by (contestant, mode).
 
     seconds  how long each contestant is timed in each mode
+    without  a text: contestants whose name contains it are left out, but for the reference
     tick     told what is being done, for a progress bar
     A contestant whose result is outside its error budget has the status "error" and no speed.
     """
@@ -67,6 +69,8 @@ def measure(
         work = _attempt(lambda: case.build(Setup(shape, DTYPES[dtype], device, seed)))
     except Failure as failure:
         return {("reference", mode): Result(False, failure.status, f"set-up: {failure.reason}") for mode in modes}
+    if without:
+        work.contestants = {n: c for n, c in work.contestants.items() if without not in n or n == work.reference}
     if not work.leaves:  # nothing of it runs on the device
         device = torch.device("cpu")
     results = examine(work, device, modes, tick=tick)
@@ -129,10 +133,13 @@ def mode_call(work: Work, contestant: Contestant, mode: str, leaves: list[Tensor
         out = call(*inputs)
         grad = upstream(out)
         return lambda: _gradients(out, inputs, grad, retain_graph=True)
-    grad = upstream(forward())
+    grad = None
 
     def step():
-        gradients = _gradients(call(*inputs), inputs, grad)
+        nonlocal grad
+        out = call(*inputs)
+        grad = upstream(out) if grad is None else grad
+        gradients = _gradients(out, inputs, grad)
         if work.update:
             work.update(inputs, gradients)
         return gradients
@@ -175,21 +182,26 @@ class Judge:
     def __call__(self, contestant: Contestant, mode: str) -> list[Accuracy]:
         """How right a contestant is: its result (forward, as it is without gradients), or that and all gradients.
 
-        irnet's own implementations run with poisoned memory: whatever they do not write is NaN.
+        irnet's own implementations run twice, the second time with poisoned memory: what they do not write is NaN.
         """
         gradients = mode != "forward"
         key = id(contestant), gradients
         if key not in self.known:
-            with _poisoned() if not contestant.peer else contextlib.nullcontext():
-                got = self.values(contestant, self.work.leaves, gradients)
-            if self.work.leaves:
-                truth = zip(self.exact, self.own, strict=True)
-                result, *rest = [accuracy(value, *true) for value, true in zip(got, truth, strict=False)]
-                slack = self.work.slack
-                self.known[key] = [result, *(replace(a, budget=max(a.budget, slack * a.scale)) for a in rest)]
-            else:  # nothing is rounded: the result is the reference's or it is wrong
-                self.known[key] = [Accuracy(0.0 if torch.equal(got[0], self.own[0]) else float("inf"), 0.0, 1.0)]
+            judged = self.judge(self.values(contestant, self.work.leaves, gradients))
+            if not contestant.peer:
+                with _poisoned():
+                    again = self.judge(self.values(contestant, self.work.leaves, gradients))
+                judged = [max(pair, key=_excess) for pair in zip(judged, again, strict=True)]
+            self.known[key] = judged
         return self.known[key]
+
+    def judge(self, got: list[Tensor]) -> list[Accuracy]:
+        """The accuracy of a result and, where they are given, of its gradients."""
+        if not self.work.leaves:  # nothing is rounded: the result is the reference's or it is wrong
+            return [Accuracy(0.0 if torch.equal(got[0], self.own[0]) else float("inf"), 0.0, 1.0)]
+        result, *rest = map(accuracy, got, self.exact[: len(got)], self.own[: len(got)])
+        slack = self.work.slack
+        return [result, *(replace(a, budget=max(a.budget, slack * a.scale)) for a in rest)]
 
 
 @contextlib.contextmanager
@@ -211,17 +223,21 @@ def worst(judged: list[Accuracy], mode: str) -> tuple[Accuracy, str]:
     """What a mode answers for: the result (forward), the gradient furthest out (backward), either (step)."""
     named = list(zip(judged, ["result", *(f"gradient {i}" for i in range(len(judged) - 1))], strict=True))
     named = {"forward": named[:1], "backward": named[1:], "step": named}[mode]
-    # A NaN is worse than any number.
-    return max(named, key=lambda n: float("inf") if n[0].error != n[0].error else n[0].error / (n[0].budget or 1e-300))
+    return max(named, key=lambda pair: _excess(pair[0]))
+
+
+def _excess(judged: Accuracy) -> float:
+    """The error as a share of its budget; a NaN is worse than any number."""
+    return float("inf") if judged.error != judged.error else judged.error / (judged.budget or 1e-300)
 
 
 def _examine(
     work: Work, contestant: Contestant, name: str, mode: str, judge: Judge, device: torch.device, figures: dict
 ) -> None:
     """First call, correctness and counts; raises Failure for a wrong result."""
-    start = time.perf_counter()
     call = mode_call(work, contestant, mode)
-    if mode != "backward":
+    if mode != "backward" and name != work.reference:  # the truth has called the reference before
+        start = time.perf_counter()
         call()
         synchronize(device)
         figures["first_call_seconds"] = time.perf_counter() - start
@@ -258,21 +274,35 @@ def _time(
     if device.type == "cpu":
         calls = {}
         for name in racing:
-            calls[name] = mode_call(work, work.contestants[name], mode)
-            calls[name]()
-        for name, samples in timing.interleaved(calls, seconds).items():
-            _keep(results[name, mode], samples, "wall")
+            try:
+                calls[name] = _attempt(functools.partial(_warm, work, work.contestants[name], mode))
+            except Failure as failure:
+                results[name, mode].fail(failure)
+        try:
+            samples = _attempt(lambda: timing.interleaved(calls, seconds))
+        except Failure as failure:
+            for name in calls:
+                results[name, mode].fail(failure)
+            return
+        for name, taken in samples.items():
+            _keep(results[name, mode], taken, "wall")
         return
     sets = timing.input_sets(sum(leaf.nbytes for leaf in work.leaves), device)
     for name in racing:
         try:
             copies = [work.leaves, *([leaf.clone() for leaf in work.leaves] for _ in range(sets - 1))]
-            calls = [mode_call(work, work.contestants[name], mode, leaves) for leaves in copies]
-            samples, clock = _attempt(functools.partial(timing.on_gpu, calls, seconds))
+            makers = [functools.partial(mode_call, work, work.contestants[name], mode, leaves) for leaves in copies]
+            samples, clock = _attempt(functools.partial(timing.on_gpu, makers, seconds))
             _keep(results[name, mode], samples, clock)
         except Failure as failure:
             results[name, mode].fail(failure)
         _release(device)
+
+
+def _warm(work: Work, contestant: Contestant, mode: str) -> Callable:
+    call = mode_call(work, contestant, mode)
+    call()
+    return call
 
 
 def _keep(result: Result, samples: list[float], clock: str) -> None:

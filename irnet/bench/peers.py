@@ -218,7 +218,12 @@ def _adjacency(boxes: Tensor, pair: Tensor, bandwidth: float) -> Tensor:
 
 
 def compiled(function: Callable[..., Tensor], checked: bool = True) -> Contestant:
-    """torch.compile of a function, compiled within the first call. PyTorch's cache on disk makes a later one short."""
+    """torch.compile of a function."""
+    return compiled_by(lambda: torch.compile(function), checked)
+
+
+def compiled_by(compile: Callable[[], Callable[..., Tensor]], checked: bool = True) -> Contestant:
+    """What `compile` returns, compiled within the first call. PyTorch's cache on disk makes a later one short."""
 
     @functools.cache
     def made() -> Callable[..., Tensor]:
@@ -227,7 +232,7 @@ def compiled(function: Callable[..., Tensor], checked: bool = True) -> Contestan
         config.donated_buffer = False  # else a forward pass allows a single backward pass; it is read in both
         # Dynamo counts compilations per line of source and gives up, silently, after some: each case starts anew.
         torch.compiler.reset()
-        return torch.compile(function)
+        return compile()
 
     return Contestant(lambda *leaves: made()(*leaves), peer=True, checked=checked)
 

@@ -32,6 +32,7 @@ class Record:
     dtype: str
     shape: dict[str, int]
     seed: int
+    plan: str  # a digest of what the run was to measure, and how: a run goes on only where that is the same
     swept: bool  # whether a sweep chose the shape; else it is the case's own for the device
     # what came of it
     status: str  # ok, oom, error, skipped; only ok has times
@@ -40,7 +41,7 @@ class Record:
     samples: list[float] | None = None  # seconds of a call, one entry per sample
     percentiles: dict[str, float] | None = None  # {"20": s, "50": s, "80": s} of the samples
     clock: str | None = None  # wall (host), events or graph (GPU events around calls, around replays of a CUDA graph)
-    first_call_seconds: float | None = None  # the very first call, with everything that happens once
+    first_call_seconds: float | None = None  # with all that happens once; the reference was called before
     compile_seconds: float | None = None  # how much of it was compilation, where something compiles
     items: int | None = None  # what a call processes ...
     unit: str | None = None  # ... and what that is: regions, images
@@ -110,8 +111,10 @@ def read(path: str | os.PathLike) -> list[Record]:
     for number, line in enumerate(lines, 1):
         try:
             values = json.loads(line) if line.strip() else None
-        except json.JSONDecodeError:
-            continue  # torn: append() writes whole lines
+        except json.JSONDecodeError as error:
+            if line.startswith('{"run"'):
+                continue  # torn: append() writes whole lines
+            raise InputError(path, f"line {number} is no record ({error})", "name a file of `irnet bench`") from error
         if values is None:
             continue
         where = f"{path}, line {number}"

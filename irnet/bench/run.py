@@ -2,7 +2,9 @@
 
 import contextlib
 import datetime
+import hashlib
 import itertools
+import json
 import logging
 import math
 import resource
@@ -83,16 +85,20 @@ def run(
     modes: Iterable[str] = MODES,
     seconds: float = 0.5,
     seed: int = 0,
+    without: str = "",
     fresh: bool = False,
 ) -> list[Record]:
     """Measure the groups, append each to `output` as it is done, and return the run's records of these groups.
 
-    Where the file's last run was of the same source on the same machine and lacks some of the groups, it goes on;
-    `fresh` starts a new one all the same.
+    without  a text: contestants whose name contains it are left out
+    Where the file's last run was to measure the same, of the same source on the same machine, and lacks some of the
+    groups, it goes on; `fresh` starts a new one all the same.
     """
     facts = machine.facts(device)
     modes = [mode for mode in MODES if mode in set(modes)]
-    earlier = _unfinished(output, groups, facts, modes, seed) if not fresh else []
+    wanted = json.dumps([[group.key for group in groups], modes, seconds, seed, without])
+    digest = hashlib.sha256(wanted.encode()).hexdigest()[:12]
+    earlier = _unfinished(output, groups, facts, digest) if not fresh else []
     if earlier:
         log.info("%s: going on with its last run", output)
     identity = earlier[0].run if earlier else uuid.uuid4().hex[:12]
@@ -110,13 +116,12 @@ def run(
             if group.dtype not in rates:
                 rates[group.dtype] = machine.matmul_rate(device, DTYPES[group.dtype])
             found = measure(
-                group.case, group.shape, group.dtype, device, seed, modes, seconds, tick=bar.set_postfix_str
+                group.case, group.shape, group.dtype, device, seed, modes, seconds, without, bar.set_postfix_str
             )
-            stamp = {"run": identity, "seed": seed, "machine": facts}
+            stamp = {"run": identity, "seed": seed, "plan": digest, "machine": facts | machine.condition(device)}
             records.append(output, [record(group, *key, result, rates, stamp) for key, result in found.items()])
             bar.update()
-    wanted = {group.key for group in groups}
-    return [r for r in records.read(output) if r.run == identity and _group_key(r) in wanted]
+    return [r for r in records.read(output) if r.run == identity]
 
 
 def record(
@@ -175,15 +180,15 @@ def failed(found: Iterable[Record]) -> list[Record]:
     return [r for r in found if not r.peer and r.status in ("error", "oom")]
 
 
-def _unfinished(output: Path, groups: list[Group], facts: dict, modes: list[str], seed: int) -> list[Record]:
-    """The records of the file's last run if it is of this source, machine and kind, and lacks some of the groups."""
+def _unfinished(output: Path, groups: list[Group], facts: dict, digest: str) -> list[Record]:
+    """The records of the file's last run if it has this plan, source and machine, and lacks some of the groups."""
     present = records.last_run(records.read(output)) if output.exists() and output.stat().st_size else []
     if not present:
         return []
     old = present[0].machine
     if machine.same(old, facts) or any(old.get(name) != facts[name] for name in ("source", "versions")):
         return []
-    if present[0].seed != seed or {r.mode for r in present} - set(modes):
+    if present[0].plan != digest:
         return []
     done = {_group_key(r) for r in present}
     return present if any(group.key not in done for group in groups) else []

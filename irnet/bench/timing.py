@@ -23,7 +23,7 @@ def percentiles(samples: Sequence[float]) -> dict[str, float]:
 def interleaved(
     calls: Mapping[str, Call],
     seconds: float,
-    least: int = 5,
+    least: int = 6,
     most: int = 100,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
@@ -51,25 +51,29 @@ def interleaved(
     return samples
 
 
-def on_gpu(calls: Sequence[Call], seconds: float, least: int = 10, most: int = 100) -> tuple[list[float], str]:
+def on_gpu(
+    makers: Sequence[Callable[[], Call]], seconds: float, least: int = 10, most: int = 100
+) -> tuple[list[float], str]:
     """Seconds of a call on the GPU, and how they were taken: "graph" or "events".
 
-    calls  the same call on different inputs, together larger than the cache; they take turns
+    makers  make the same call on different inputs, together larger than the cache if they can be; the calls take
+            turns. They are made on the stream that runs them, to which autograd ties a backward pass.
     Replays of a CUDA graph of all calls are timed where it can be captured: what the GPU needs, without the host. Else
     events around each call are, which includes waiting for the host.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
+        calls = [make() for make in makers]
         for call in calls:
             call()
         stream.synchronize()
         graph = _captured(calls, stream)
         turns = [graph.replay] if graph else list(calls)
         each = len(calls) if graph else 1
-        estimate = _events(turns, 1, each)[0]
+        estimate = events(turns, 1, each)[0]
         count = min(max(least, int(seconds / max(estimate * each, 1e-6))), most)
-        samples = _events(turns, count, each)
+        samples = events(turns, count, each)
     torch.cuda.current_stream().wait_stream(stream)
     return samples, "graph" if graph else "events"
 
@@ -82,7 +86,8 @@ def input_sets(size: int, device: torch.device) -> int:
     return max(1, min(16, -(-2 * cache // max(size, 1))))
 
 
-def _events(turns: Sequence[Call], count: int, each: int) -> list[float]:
+def events(turns: Sequence[Call], count: int, each: int = 1) -> list[float]:
+    """Seconds on the GPU of `count` turns, each of which makes `each` calls."""
     marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
     for (start, end), call in zip(marks, itertools.cycle(turns)):
         start.record()
@@ -93,7 +98,7 @@ def _events(turns: Sequence[Call], count: int, each: int) -> list[float]:
 
 
 def _captured(calls: Sequence[Call], stream: torch.cuda.Stream) -> "torch.cuda.CUDAGraph | None":
-    """A graph of all calls; None where one of them waits for the GPU, which no graph can."""
+    """A graph of all calls; None where one of them does what no graph can, such as waiting for the GPU."""
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -106,9 +111,16 @@ def _captured(calls: Sequence[Call], stream: torch.cuda.Stream) -> "torch.cuda.C
     finally:
         torch.cuda.set_sync_debug_mode(mode)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for call in calls:
-            call()
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            for call in calls:
+                call()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        log.info("timed by events, not by a CUDA graph: %s", str(error).splitlines()[0])
+        torch.cuda.synchronize()
+        return None
     return graph
 
 

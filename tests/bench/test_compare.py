@@ -33,7 +33,7 @@ def times(middle=1e-3, noise=0.01, count=30, seed=0):
 def record(case="crop", implementation="reference", machine=None, samples=(), status="ok", **more):
     """A record; one that is ok has times and memory unless told otherwise."""
     fields = {"run": "r", "time": "2026-01-01T00:00:00", "suite": "kernels", "peer": False, "mode": "forward"}
-    fields |= {"dtype": "float32", "shape": {"regions": 64}, "seed": 0, "swept": False}
+    fields |= {"dtype": "float32", "shape": {"regions": 64}, "seed": 0, "swept": False, "plan": "p"}
     fields["machine"] = MACHINE | (machine or {})
     if status == "ok":
         fields |= {"samples": times() if samples == () else samples, "error": 1e-7, "budget": 1e-6}

@@ -103,8 +103,8 @@ def test_what_another_version_measured_is_not_held_and_stays(gated, tmp_path):
     path = tmp_path / "b.json"
     path.write_text(json.dumps({"torch 1.0": {"gated/cpp/float32/forward/operators": 7}}))
     code, out = gated()
-    assert code == 0 and "not held, --add takes them up" in out
-    assert "\n0 figures held, 0 differ, 0 wrong" in out
+    assert code == 1 and "not held, --add takes them up" in out, "a gate that holds nothing does not pass"
+    assert "\n0 figures held, 0 differ, 0 wrong" in out and "a new version needs a new baseline" in out
     code, out = gated("pass", "--add")
     assert code == 0 and "taken up" in out
     held = json.loads(path.read_text())
@@ -142,6 +142,8 @@ def test_what_differs():
 def test_updating_everything_drops_what_is_gone():
     old = {"g": {"a": 1, "gone": 2}, "other machine": {"a": 5}}
     assert gate.updated(old, {"g": {"a": 3}}, whole=True) == {"g": {"a": 3}, "other machine": {"a": 5}}
+    kept = gate.updated(old, {"g": {"a": 3}}, whole=True, absent=("go",))
+    assert kept["g"] == {"a": 3, "gone": 2}, "what cannot be measured here is not gone"
     assert gate.updated(old, {"g": {"a": 3}}, whole=False) == {"g": {"a": 3, "gone": 2}, "other machine": {"a": 5}}
 
 

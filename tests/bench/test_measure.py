@@ -44,7 +44,7 @@ def test_a_right_contestant_has_every_figure(cpu):
         assert result.figures["percentiles"]["20"] <= result.figures["percentiles"]["50"]
         assert result.figures["clock"] == "wall"
         assert result.figures["error"] <= result.figures["budget"]
-        assert ("first_call_seconds" in result.figures) == (mode != "backward")
+        assert ("first_call_seconds" in result.figures) == (name == "other" and mode != "backward")
     assert found["reference", "forward"].figures["peak_allocated_bytes"] == MIB
     assert found["reference", "forward"].figures["fewest_bytes"] == 2 * MIB
     assert found["reference", "step"].figures["saved_bytes"] == 0
@@ -103,6 +103,32 @@ def test_memory_that_was_never_written_is_seen(cpu):
     assert "not finite" in found["forgetful", "forward"].reason
 
 
+def test_what_is_only_wrong_in_ordinary_runs_is_seen(cpu):
+    """Judging with poisoned memory turns PyTorch's deterministic mode on, in which operators take other ways."""
+
+    def sometimes(x):
+        return x * (2 if torch.are_deterministic_algorithms_enabled() else 3)
+
+    found = results(cpu, modes=("forward",), sometimes=Contestant(sometimes))
+    assert found["sometimes", "forward"].status == "error"
+
+
+@pytest.mark.parametrize("limit", [4, 5])
+def test_a_contestant_that_fails_only_when_it_is_timed_ends_no_run(cpu, limit):
+    calls = 0
+
+    def tired(x):
+        nonlocal calls
+        calls += 1
+        if calls > limit:
+            raise MemoryError("no more")
+        return x * 2
+
+    found = results(cpu, modes=("forward",), tired=Contestant(tired, peer=True))
+    assert found["tired", "forward"].status == "oom"
+    assert "samples" not in found["tired", "forward"].figures
+
+
 def test_the_wrong_dtype_is_an_error(cpu):
     found = results(cpu, modes=("forward",), wide=lambda x: x.double() * 2)
     assert found["wide", "forward"].status == "error"
@@ -150,6 +176,14 @@ def test_a_set_up_that_fails_is_a_result(cpu):
     found = measure(Case("kernels", "double", build, {}, {}, ""), {}, "float32", cpu)
     assert {r.status for r in found.values()} == {"error"}
     assert all(r.reason == "set-up: ValueError: no such shape" for r in found.values())
+
+
+def test_contestants_can_be_left_out(cpu):
+    case = a_case(other=double, another=double)
+    found = measure(case, {"size": 8}, "float32", cpu, modes=["forward"], seconds=0, without="other")
+    assert set(found) == {("reference", "forward")}
+    found = measure(case, {"size": 8}, "float32", cpu, modes=["forward"], seconds=0, without="re")
+    assert len(found) == 3, "the reference is the truth"
 
 
 def test_without_leaves_only_equality_counts(cpu):
@@ -267,3 +301,16 @@ def test_a_slow_contestant_does_not_keep_the_fast_from_their_samples():
     calls = {"fast": lambda: time.sleep(0.001), "slow": lambda: time.sleep(0.02)}
     samples = timing.interleaved(calls, seconds=0.05, least=2, most=50)
     assert len(samples["fast"]) > 2 * len(samples["slow"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+def test_on_a_gpu_every_mode_is_timed_by_a_graph():
+    found = results(torch.device("cuda"), other=lambda x: x * 2, waits=lambda x: x * 2 * int(x.numel() > x[0].item()))
+    for (name, mode), result in found.items():
+        assert result.status == "ok", (name, mode, result.reason)
+        assert result.figures["clock"] == ("events" if name == "waits" and mode != "backward" else "graph"), (
+            name,
+            mode,
+        )
+        assert result.figures["launches"] > 0 and result.figures["peak_reserved_bytes"] is not None
+        assert 0 < result.figures["percentiles"]["50"] < 0.1

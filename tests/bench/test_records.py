@@ -22,6 +22,7 @@ def a_record(**changes) -> Record:
         "shape": {"regions": 4},
         "seed": 0,
         "swept": False,
+        "plan": "p1",
         "status": "ok",
         "samples": [0.1, 0.2],
         "percentiles": {"20": 0.1, "50": 0.15, "80": 0.2},
@@ -75,6 +76,13 @@ def test_a_whole_line_that_is_no_record_is_named(tmp_path, change, words):
     with pytest.raises(InputError, match=words) as caught:
         records.read(path)
     assert "line 2" in str(caught.value)
+
+
+def test_a_file_of_something_else_is_not_taken_for_torn_records(tmp_path):
+    path = tmp_path / "notes.md"
+    path.write_text("# Notes\n")
+    with pytest.raises(InputError, match="line 1 is no record"):
+        records.read(path)
 
 
 def test_a_number_that_json_does_not_know_is_never_written(tmp_path):

@@ -70,6 +70,7 @@ def record(case="crop_resize", implementation="cpp", mode="step", seconds=1e-3, 
         "shape": SHAPE,
         "seed": 0,
         "swept": False,
+        "plan": "p1",
         "status": "ok",
         "machine": CPU,
     }

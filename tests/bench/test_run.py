@@ -116,7 +116,7 @@ def test_every_record_says_what_it_is_of(mine, tmp_path, cpu):
 def test_the_limit_is_what_takes_longest(mine, cpu):
     group = run.plan(mine, cpu, {})[0]
     rates = {"copy": 100.0, "float32": 10.0}
-    stamp = {"run": "a", "seed": 0, "machine": {}}
+    stamp = {"run": "a", "seed": 0, "plan": "p", "machine": {}}
     for fewest, limit, fraction in (((100, 5), "copy", 0.5), ((100, 15), "matmul", 0.75), ((None, 15), "matmul", 0.75)):
         figures = {"fewest_bytes": fewest[0], "fewest_flops": fewest[1], "percentiles": {"20": 2, "50": 2, "80": 2}}
         r = run.record(group, "reference", "forward", run.Result(figures=figures), rates, stamp)
@@ -131,28 +131,45 @@ def test_a_finished_run_is_followed_by_a_new_one(mine, tmp_path, cpu):
     assert records.read(path) == first + second
 
 
-def test_an_unfinished_run_goes_on(mine, tmp_path, cpu):
+def interrupted(groups, path, cpu, monkeypatch, after: int, **options):
+    """The records of a run that is stopped in its group number `after`."""
+    left = iter(range(after))
+
+    def measure(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    original = run.measure
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, "measure", measure)
+        measured(groups, path, cpu, **options)
+    return records.read(path)
+
+
+def test_an_unfinished_run_goes_on(mine, tmp_path, cpu, monkeypatch):
     path = tmp_path / "r.jsonl"
     groups = run.plan(mine, cpu, {})
-    first = measured(groups[:2], path, cpu)
+    first = interrupted(groups, path, cpu, monkeypatch, after=2)
     found = measured(groups, path, cpu)
     assert {r.run for r in found} == {first[0].run}
     assert found[: len(first)] == first, "nothing is measured twice"
     assert [r.case for r in found[len(first) :]] == ["my_third"] * 6
 
 
-@pytest.mark.parametrize("what", ["fresh", "source", "threads", "versions", "seed", "modes"])
+@pytest.mark.parametrize("what", ["fresh", "source", "threads", "versions", "seed", "modes", "without", "groups"])
 def test_a_run_of_another_kind_is_not_gone_on_with(mine, tmp_path, cpu, monkeypatch, what):
     path = tmp_path / "r.jsonl"
     groups = run.plan(mine, cpu, {})
-    first = measured(groups[:1], path, cpu)
-    options = {"fresh": {"fresh": True}, "seed": {"seed": 5}, "modes": {"modes": ["step"]}}.get(what, {})
+    first = interrupted(groups[:2], path, cpu, monkeypatch, after=1, modes=["forward"])
+    others = {"seed": {"seed": 5}, "modes": {"modes": ["forward", "step"]}, "without": {"without": "peer"}}
+    options = {"modes": ["forward"], "fresh": what == "fresh"} | others.get(what, {})
     if what in ("source", "threads", "versions"):
         facts = machine.facts(cpu)
         monkeypatch.setattr(machine, "facts", lambda device: facts | {what: "another"})
-    found = measured(groups[:2], path, cpu, **options)
+    found = measured(groups[: 3 if what == "groups" else 2], path, cpu, **options)
     assert first[0].run not in {r.run for r in found}
-    assert {r.case for r in found} == {"my_first", "my_second"}
+    assert {r.case for r in found} >= {"my_first", "my_second"}
 
 
 def test_a_killed_process_keeps_what_it_has(irnet, case_file, tmp_path):

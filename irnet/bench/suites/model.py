@@ -5,7 +5,6 @@ Heights and widths are in cells of 16 pixels. A 16-bit dtype means autocast, as 
 
 import contextlib
 import copy
-import functools
 import itertools
 import math
 import os
@@ -24,6 +23,7 @@ from ...config import Config, ModelConfig, validate
 from ...data.sample import Batch
 from ...engine.setup import compile_parts
 from ...model import IRNet, Predictions
+from .. import peers
 from ..case import Contestant, Setup, Work, case
 
 CPU = {"images": 4, "regions": 16, "height": 12, "width": 16, "channels": 64, "hidden": 256}
@@ -196,7 +196,14 @@ def contestants(setup: Setup, model: IRNet, compute: Callable[..., Tensor]) -> d
     found = {"reference": Contestant(reference)}
     if any(library.choose(op, "auto", setup.device.type) != "reference" for op in irnet_kernels.available()):
         found["auto"] = Contestant(call)
-    found["torch.compile"] = Contestant(compiled(model, compute), peer=True)
+
+    def compiled() -> Callable[..., Tensor]:
+        """As `irnet train --compile` does it."""
+        copied = share(model)
+        compile_parts(copied)
+        return bind(copied, compute)
+
+    found["torch.compile"] = peers.compiled_by(compiled)
     return found
 
 
@@ -235,22 +242,6 @@ class _Computed(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.compute(self.model, *inputs)
-
-
-def compiled(model: IRNet, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same under torch.compile, as `irnet train --compile` applies it, once it is called."""
-
-    @functools.cache
-    def start() -> Callable[..., Tensor]:
-        from torch._functorch import config
-
-        config.donated_buffer = False  # or a forward pass allows one backward pass only
-        torch.compiler.reset()  # beyond a number of graphs of one function, other cases' included, it compiles no more
-        copied = share(model)
-        compile_parts(copied)
-        return bind(copied, compute)
-
-    return lambda *leaves: start()(*leaves)
 
 
 def share(model: IRNet) -> IRNet:
