@@ -118,7 +118,7 @@ def choose_device(name: str) -> torch.device:
         if device.type not in ("cpu", "cuda"):
             raise RuntimeError("neither a CPU nor a CUDA device")
         torch.empty(0, device=device)
-        if device.type == "cuda":
+        if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # streams, events and statistics are the current device's
     except (RuntimeError, AssertionError) as error:
         raise InputError("--device", f"{name!r} cannot be used ({str(error).splitlines()[0]})", "use cpu") from error
