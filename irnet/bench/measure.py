@@ -17,8 +17,8 @@ from .case import DTYPES, MODES, Case, Contestant, Setup, Work
 from .machine import synchronize
 
 # A peer is to compute the same function, not to take coordinates and sums in the same order: so many roundings of
-# float32, at the scale of the result, are added to its budget.
-PEER_ROUNDINGS = 16
+# float32, at the scale of the result, are added to its budget. A position of 64 cells is that many of them off.
+PEER_ROUNDINGS = 64
 OOM, ERROR, SKIPPED, OK = "oom", "error", "skipped", "ok"
 
 
@@ -331,7 +331,9 @@ def _attempt(action: Callable):
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    """Of what an error says; two, where the first only announces the second."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def _release(device: torch.device) -> None:

@@ -7,7 +7,9 @@ import itertools
 import json
 import logging
 import math
+import os
 import resource
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -108,7 +110,7 @@ def run(
     # tqdm hides the bar where standard error is no terminal; the log lines then tell how far it is.
     bar = tqdm(total=len(groups), initial=len(groups) - len(missing), unit="case", disable=None, dynamic_ncols=True)
     limited = _limited_memory() if device.type == "cpu" else contextlib.nullcontext()
-    with bar, limited, machine.full_float32():
+    with bar, limited, machine.full_float32(), _fresh_compilations():
         for group in missing:
             if bar.disable:
                 log.info("%d/%d %s %s", groups.index(group) + 1, len(groups), group.case.name, group.dtype)
@@ -210,6 +212,20 @@ def _limited_memory() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+@contextlib.contextmanager
+def _fresh_compilations() -> Iterator[None]:
+    """What torch.compile makes is made anew in every run: compile times are whole, and no damaged file is met again."""
+    before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    with tempfile.TemporaryDirectory(prefix="irnet-bench-", ignore_cleanup_errors=True) as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("TORCHINDUCTOR_CACHE_DIR")
+            if before is not None:
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
 
 
 def _kibibytes(path: str, name: str) -> int:

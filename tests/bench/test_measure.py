@@ -145,10 +145,15 @@ def test_failures_are_told_apart_and_the_others_go_on(cpu):
     def broken(x):
         raise KeyError("gone")
 
+    def announced(x):
+        raise RuntimeError("it raised:\n\nthe cause\nand where")
+
     missing = Contestant(None, peer=True, missing="x is not installed: pip install x")
-    found = results(cpu, modes=("forward",), big=lambda x: x.new_zeros(2**50), broken=broken, absent=missing)
+    others = {"big": lambda x: x.new_zeros(2**50), "broken": broken, "announced": announced, "absent": missing}
+    found = results(cpu, modes=("forward",), **others)
     assert found["big", "forward"].status == "oom" and "allocate" in found["big", "forward"].reason
     assert found["broken", "forward"].reason == "KeyError: 'gone'"
+    assert found["announced", "forward"].reason == "RuntimeError: it raised: the cause"
     assert found["absent", "forward"].status == "skipped"
     assert found["absent", "forward"].reason == "x is not installed: pip install x"
     assert found["reference", "forward"].status == "ok"

@@ -206,7 +206,7 @@ def test_the_operators_are_shown_at_their_own_shape():
         (["reference", "cpp"], "cpp"),  # the order of impl="auto", not that of the file or of speed
         (["triton", "cuda", "reference"], "cuda"),
         (["reference", "auto"], "auto"),
-        (["reference", "fused"], "fused"),
+        (["grad checkpointing", "reference"], "reference"),
         (["grid_sample"], None),
     ],
 )
