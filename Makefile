@@ -68,7 +68,7 @@ measure: $(STAMP)
 	$(REPORT)
 
 speed: $(STAMP)
-	$(BIN)/python -m pytest benchmarks/test_speed.py --benchmark-autosave --benchmark-compare \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks/test_speed.py --benchmark-autosave --benchmark-compare \
 	  --benchmark-columns=median,iqr,rounds --benchmark-warmup=off
 
 gpu-check:

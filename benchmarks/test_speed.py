@@ -29,14 +29,6 @@ def entries() -> list:
     return found
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("mode", ["forward", "step"])
 @pytest.mark.parametrize(("case", "name"), entries())
 def test_speed(benchmark, case, name, mode):

@@ -8,6 +8,7 @@ import copy
 import logging
 import os
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -213,14 +214,7 @@ OPTIONS = {
 def _parser(words: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="irnet", description="Iterative visual reasoning over image regions.")
     parser.add_argument("--version", action="version", version=f"irnet {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, run, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
-        sub.set_defaults(run=run)
-        return sub
+    command = _commands(parser, "COMMAND")
 
     sub = command("demo", _demo, "generate scenes, train all four variants, compare them on one HTML page")
     sub.add_argument("--output-dir", default="runs/demo")
@@ -274,10 +268,24 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     if words[:1] == ["bench"]:  # its options come with its modules, which import PyTorch
         from .bench.cli import add_parsers
 
-        add_parsers(sub)
+        add_parsers(_commands(sub, "SUITE|COMMAND"))
 
     command("info", _info, "versions, devices and the operators' implementations")
     return parser
+
+
+def _commands(parser: argparse.ArgumentParser, metavar: str) -> Callable[..., argparse.ArgumentParser]:
+    """A function that adds a command to `parser`."""
+    commands = parser.add_subparsers(required=True, metavar=metavar)
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    return command
 
 
 def _scene_options(sub: argparse.ArgumentParser) -> None:

@@ -115,7 +115,6 @@ class Case:
     build: Callable[[Setup], Work]
     shapes: Mapping[str, Mapping[str, int]]
     dtypes: Mapping[str, tuple[str, ...]]
-    about: str
 
 
 def case(
@@ -139,8 +138,7 @@ def case(
     measured = {"cpu": ("float32",), "cuda": ("float32", "bfloat16"), "gate": ("float32",)} | dict(dtypes or {})
 
     def make(build: Callable[[Setup], Work]) -> Case:
-        about = " ".join((build.__doc__ or "").split())
-        return Case(suite, build.__name__, build, shapes, measured, about)
+        return Case(suite, build.__name__, build, shapes, measured)
 
     return make
 

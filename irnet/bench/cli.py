@@ -1,6 +1,7 @@
 """The options of `irnet bench`: reads them, calls the room that does the work, prints. Measures nothing itself."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from .case import DTYPES, MODES, SUITES
@@ -8,17 +9,8 @@ from .case import DTYPES, MODES, SUITES
 DEFAULT_OUTPUT = "runs/bench/{device}.jsonl"
 
 
-def add_parsers(sub: argparse.ArgumentParser) -> None:
-    """The subcommands of `irnet bench`."""
-    commands = sub.add_subparsers(required=True, metavar="SUITE|COMMAND")
-
-    def command(name: str, run, text: str) -> argparse.ArgumentParser:
-        parser = commands.add_parser(
-            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
-        parser.set_defaults(run=run)
-        return parser
-
+def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The subcommands of `irnet bench`; `command(name, run, text)` adds one."""
     abouts = {
         "kernels": "every operator beside its peers",
         "model": "the roll-out of the model",

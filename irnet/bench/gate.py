@@ -12,7 +12,6 @@ import argparse
 import functools
 import itertools
 import json
-import logging
 import math
 import platform
 import subprocess
@@ -31,7 +30,8 @@ from .. import files
 from ..errors import InputError
 from . import compiled, instructions, machine, timing
 from .case import DTYPES, Case, Setup, Work, cases, modules
-from .measure import ERROR, OOM, examine, mode_call
+from .measure import examine, mode_call
+from .records import ERROR, OOM
 
 KINDS = ("counts", "time", "compiled", "instructions")
 COUNTS = ("peak_allocated_bytes", "allocated_bytes", "saved_bytes", "operators", "launches")
@@ -39,7 +39,6 @@ INSTRUCTION_LIMIT = 0.02  # callgrind's counts of the same code vary by less: se
 TIME_LIMIT = 0.08  # of the ratio to the peer
 ATTEMPTS, PAUSE, ROUNDS = 8, 0.3, 20  # noise makes a call slower, never faster: the least time of all attempts counts
 
-log = logging.getLogger("irnet")
 Figures = dict[str, dict[str, float]]  # group -> name -> value
 
 
@@ -88,7 +87,7 @@ def measure(
     baseline  says which times deserve another attempt
     thorough  take as many for times that it does not hold, because they are to become the baseline
     """
-    found = Measured()
+    found, jobs = Measured(), []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # allocations and instructions are those of one thread
     try:
@@ -101,12 +100,14 @@ def measure(
                         _count(case, dtype, work, device, found)
                     if "time" in kinds:
                         _pace(case, dtype, work, device, found, baseline, thorough)
+                    if "cpp" in work.contestants and work.contestants["cpp"].call:
+                        jobs += [instructions.Job(case.name, "cpp", mode, dtype) for mode in work.modes]
     finally:
         torch.set_num_threads(threads)
     if "compiled" in kinds:
         _read_resources(found, case_files)
-    if "instructions" in kinds and device.type == "cpu":
-        _count_instructions(held, found, case_files)
+    if "instructions" in kinds and device.type == "cpu" and jobs:
+        _count_instructions(jobs, found, case_files)
     return found
 
 
@@ -297,16 +298,8 @@ def _read_resources(found: Measured, case_files: list[str]) -> None:
             found.put(row.version, f"{row.kernel}/{row.target}/{figure}", value)
 
 
-def _count_instructions(held: list[Case], found: Measured, case_files: list[str]) -> None:
+def _count_instructions(jobs: list[instructions.Job], found: Measured, case_files: list[str]) -> None:
     """Instructions that irnet's native CPU code executes, where valgrind can count them."""
-    jobs = []
-    for case in held:
-        for dtype in case.dtypes["gate"]:
-            work = case.build(Setup(case.shapes["gate"], DTYPES[dtype], torch.device("cpu")))
-            if "cpp" in work.contestants and work.contestants["cpp"].call:
-                jobs += [instructions.Job(case.name, "cpp", mode, dtype) for mode in work.modes]
-    if not jobs:
-        return
     try:
         group = f"{instructions.valgrind_version()}, {_compiler()}, torch {torch.__version__.partition('+')[0]}"
         counted = instructions.count(jobs, case_files)

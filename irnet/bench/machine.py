@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -107,6 +108,19 @@ def full_float32(deterministic: bool = False) -> contextlib.AbstractContextManag
     return torch.backends.cudnn.flags(
         enabled=True, benchmark=not deterministic, deterministic=deterministic, allow_tf32=False
     )
+
+
+@contextlib.contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """Within, this variable of the environment has this value."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def synchronize(device: torch.device) -> None:

@@ -15,11 +15,11 @@ from irnet_kernels.testing import Accuracy, accuracy
 from . import counts, timing
 from .case import DTYPES, MODES, Case, Contestant, Setup, Work
 from .machine import synchronize
+from .records import ERROR, OK, OOM, SKIPPED
 
 # A peer is to compute the same function, not to take coordinates and sums in the same order: so many roundings of
 # float32, at the scale of the result, are added to its budget. A position of 64 cells is that many of them off.
 PEER_ROUNDINGS = 64
-OOM, ERROR, SKIPPED, OK = "oom", "error", "skipped", "ok"
 
 
 class Failure(Exception):
@@ -73,8 +73,9 @@ def measure(
         work.contestants = {n: c for n, c in work.contestants.items() if without not in n or n == work.reference}
     if not work.leaves:  # nothing of it runs on the device
         device = torch.device("cpu")
+    modes = [mode for mode in modes if mode in work.modes]
     results = examine(work, device, modes, tick=tick)
-    for mode in work.modes:
+    for mode in modes:
         racing = [name for name, m in results if m == mode and results[name, m].status == OK]
         tick(f"timing {mode}")
         _time(work, racing, mode, device, seconds, results)

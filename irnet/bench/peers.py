@@ -223,7 +223,7 @@ def compiled(function: Callable[..., Tensor], checked: bool = True) -> Contestan
 
 
 def compiled_by(compile: Callable[[], Callable[..., Tensor]], checked: bool = True) -> Contestant:
-    """What `compile` returns, compiled within the first call. PyTorch's cache on disk makes a later one short."""
+    """What `compile` returns, compiled within the first call."""
 
     @functools.cache
     def made() -> Callable[..., Tensor]:

@@ -11,7 +11,7 @@ from .. import files
 from ..errors import InputError
 
 SCHEMA = 1
-STATUSES = ("ok", "oom", "error", "skipped")
+STATUSES = OK, OOM, ERROR, SKIPPED = ("ok", "oom", "error", "skipped")
 
 
 @dataclass

@@ -7,7 +7,6 @@ import itertools
 import json
 import logging
 import math
-import os
 import resource
 import tempfile
 import uuid
@@ -21,8 +20,8 @@ from tqdm import tqdm
 from ..errors import InputError
 from . import machine, records
 from .case import DTYPES, MODES, Case
-from .measure import OK, Result, measure
-from .records import Record
+from .measure import Result, measure
+from .records import ERROR, OK, OOM, Record
 
 log = logging.getLogger("irnet")
 
@@ -179,7 +178,7 @@ def text(found: list[Record]) -> str:
 
 def failed(found: Iterable[Record]) -> list[Record]:
     """The records of irnet's own implementations that are wrong or could not be measured."""
-    return [r for r in found if not r.peer and r.status in ("error", "oom")]
+    return [r for r in found if not r.peer and r.status in (ERROR, OOM)]
 
 
 def _unfinished(output: Path, groups: list[Group], facts: dict, digest: str) -> list[Record]:
@@ -217,15 +216,9 @@ def _limited_memory() -> Iterator[None]:
 @contextlib.contextmanager
 def _fresh_compilations() -> Iterator[None]:
     """What torch.compile makes is made anew in every run: compile times are whole, and no damaged file is met again."""
-    before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    with tempfile.TemporaryDirectory(prefix="irnet-bench-", ignore_cleanup_errors=True) as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-        try:
-            yield
-        finally:
-            os.environ.pop("TORCHINDUCTOR_CACHE_DIR")
-            if before is not None:
-                os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
+    made = tempfile.TemporaryDirectory(prefix="irnet-bench-", ignore_cleanup_errors=True)
+    with made as folder, machine.variable("TORCHINDUCTOR_CACHE_DIR", folder):
+        yield
 
 
 def _kibibytes(path: str, name: str) -> int:

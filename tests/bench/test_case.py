@@ -31,7 +31,7 @@ def test_every_case_of_irnet_is_short_and_says_what_it_is():
         source = found.build.__code__
         lines = {line for _, _, line in source.co_lines() if line}
         assert max(lines) - source.co_firstlineno < 30, found.name
-        assert found.about.endswith("."), found.name
+        assert found.build.__doc__.strip().endswith("."), found.name
         assert set(found.shapes) == {"cpu", "cuda", "gate"}
         for key, shape in found.shapes.items():
             assert all(isinstance(number, int) for number in shape.values()), (found.name, key)

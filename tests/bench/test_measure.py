@@ -26,7 +26,7 @@ def a_case(modes=("forward", "backward", "step"), **others) -> Case:
             contestants[name] = call if isinstance(call, Contestant) else Contestant(call, peer=True)
         return Work([s.normal(s.size)], contestants, {"forward": 2 * MIB}, {"forward": SIZE}, modes=modes)
 
-    return Case("kernels", "double", build, {"cpu": {"size": SIZE}}, {}, "")
+    return Case("kernels", "double", build, {"cpu": {"size": SIZE}}, {})
 
 
 def results(cpu, dtype="float32", modes=("forward", "backward", "step"), **others):
@@ -168,7 +168,7 @@ def test_no_contestant_is_judged_without_a_truth(cpu):
 
         return Work([s.normal(4)], {"reference": Contestant(reference), "other": Contestant(double, True)})
 
-    case = Case("kernels", "double", build, {}, {}, "")
+    case = Case("kernels", "double", build, {}, {})
     found = measure(case, {}, "float32", cpu, modes=("forward",))
     assert {r.status for r in found.values()} == {"oom"}
     assert "no truth" in found["other", "forward"].reason
@@ -178,7 +178,7 @@ def test_a_set_up_that_fails_is_a_result(cpu):
     def build(s):
         raise ValueError("no such shape")
 
-    found = measure(Case("kernels", "double", build, {}, {}, ""), {}, "float32", cpu)
+    found = measure(Case("kernels", "double", build, {}, {}), {}, "float32", cpu)
     assert {r.status for r in found.values()} == {"error"}
     assert all(r.reason == "set-up: ValueError: no such shape" for r in found.values())
 
@@ -196,7 +196,7 @@ def test_without_leaves_only_equality_counts(cpu):
         calls = {"reference": lambda: torch.arange(4), "same": lambda: torch.arange(4), "other": lambda: torch.ones(4)}
         return Work([], {name: Contestant(call) for name, call in calls.items()})
 
-    found = measure(Case("data", "numbers", build, {}, {}, ""), {}, "float32", cpu, seconds=0.01)
+    found = measure(Case("data", "numbers", build, {}, {}), {}, "float32", cpu, seconds=0.01)
     assert set(found) == {("reference", "forward"), ("same", "forward"), ("other", "forward")}
     assert found["same", "forward"].status == "ok" and found["other", "forward"].status == "error"
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from irnet.bench import machine
 from irnet.bench.case import Setup, Work, cases
 from irnet.bench.counts import saved_bytes
 from irnet.bench.measure import mode_call, upstream
@@ -155,7 +156,7 @@ def test_reference_means_reference_and_auto_what_irnet_chooses(monkeypatch):
         work.contestants[contestant].call(*work.leaves)
         assert asked == {(op, wanted) for op in library.available()}
     monkeypatch.setenv("IRNET_IMPL", "auto")
-    with pytest.raises(KeyError, match="inside"), model.implementation("reference"):
+    with pytest.raises(KeyError, match="inside"), machine.variable("IRNET_IMPL", "reference"):
         raise KeyError("inside")
     assert os.environ["IRNET_IMPL"] == "auto"
 

@@ -3,12 +3,10 @@
 Heights and widths are in cells of 16 pixels. A 16-bit dtype means autocast, as in training: the leaves stay float32.
 """
 
-import contextlib
 import copy
 import itertools
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -25,6 +23,7 @@ from ...engine.setup import compile_parts
 from ...model import IRNet, Predictions
 from .. import peers
 from ..case import Contestant, Setup, Work, case
+from ..machine import variable
 
 CPU = {"images": 4, "regions": 16, "height": 12, "width": 16, "channels": 64, "hidden": 256}
 CPU |= {"classes": 80, "patch": 7, "iterations": 2}
@@ -190,7 +189,7 @@ def contestants(setup: Setup, model: IRNet, compute: Callable[..., Tensor]) -> d
     call = bind(model, compute)
 
     def reference(*leaves: Tensor) -> Tensor:
-        with implementation("reference"):
+        with variable("IRNET_IMPL", "reference"):  # what calls that leave it open take
             return call(*leaves)
 
     found = {"reference": Contestant(reference)}
@@ -248,16 +247,3 @@ def share(model: IRNet) -> IRNet:
     """A copy with the same tensors."""
     tensors = itertools.chain(model.parameters(), model.buffers())
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-
-
-@contextlib.contextmanager
-def implementation(name: str) -> Iterator[None]:
-    """Operators whose call leaves the implementation open run this one."""
-    before = os.environ.get("IRNET_IMPL")
-    os.environ["IRNET_IMPL"] = name
-    try:
-        yield
-    finally:
-        os.environ.pop("IRNET_IMPL")
-        if before is not None:
-            os.environ["IRNET_IMPL"] = before
