@@ -155,8 +155,9 @@ def extension() -> dict:
         define_macros=[(f"IRNET_{name}", f'"{value}"') for name, value in facts.items()] + cuda_macro,
         # -fopenmp: without it at::parallel_for, a template in torch's headers, runs on one thread.
         extra_compile_args={
-            "cxx": ["-O3", "-g0", "-fvisibility=hidden", "-fopenmp"],
-            "nvcc": ["-O3", "-ccbin", shlex.split(compiler)[-1], "-Xcompiler", "-fopenmp"],
+            # No contraction: csrc/geometry.h rounds as the reference does; sums ask for fused multiply-adds.
+            "cxx": ["-O3", "-g0", "-fvisibility=hidden", "-fopenmp", "-ffp-contract=off"],
+            "nvcc": ["-O3", "-fmad=false", "-ccbin", shlex.split(compiler)[-1], "-Xcompiler", "-fopenmp"],
         },
         extra_link_args=["-fopenmp"],
     )

@@ -246,8 +246,8 @@ def test_paste_leaves_uncovered_cells_to_the_bit(impl, device):
 
 @each_implementation("paste_mean")
 def test_paste_of_ones_adds_one_where_covered(impl, device):
-    """Any number of constant patches, overlapping or not, has mean 1: exactly."""
-    boxes, ptr = torch.tensor([[0.0, 0, 4, 4], [1, 1, 3, 3], [0, 2, 4, 4], [2, 2, 9, 9]]), ragged(4)
+    """Any number of constant patches, overlapping or not, has mean 1: exactly, as these weights are powers of two."""
+    boxes, ptr = torch.tensor([[0.0, 0, 4, 4], [1, 1, 3, 3], [0, 2, 4, 4], [2, 2, 10, 10]]), ragged(4)
     got = paste(impl, device, torch.zeros(1, 2, 6, 8), torch.ones(4, 2, 3, 3), boxes, ptr)
     _, count = oracles.paste_mean(torch.zeros(1, 2, 6, 8), torch.ones(4, 2, 3, 3), boxes, ptr)
     assert count.unique().tolist() == [0, 1, 2, 3, 4]

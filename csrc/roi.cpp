@@ -1,0 +1,206 @@
+// crop_resize, paste_mean and their gradients for PyTorch: allocation, dtypes, threads, registration. The public
+// functions of api.py have checked shapes; the kernels are in cpu/roi.cpp and cuda/roi.cu.
+
+#include "roi.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <string>
+#include <string_view>
+
+#ifdef IRNET_WITH_CUDA
+#include <ATen/cuda/CUDAContext.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#endif
+
+namespace irnet {
+
+namespace {
+
+using at::Tensor;
+
+Dtype dtype_of(const Tensor& tensor) {
+    switch (tensor.scalar_type()) {
+        case at::kDouble: return Dtype::f64;
+        case at::kFloat: return Dtype::f32;
+        case at::kBFloat16: return Dtype::bf16;
+        case at::kHalf: return Dtype::f16;
+        default: TORCH_CHECK_TYPE(false, "irnet: no kernel for ", tensor.scalar_type());
+    }
+}
+
+Tensor packed(const Tensor& tensor) { return tensor.contiguous(at::MemoryFormat::ChannelsLast); }
+
+Tensor empty_map(const Tensor& like, at::IntArrayRef shape) {
+    return at::empty(shape, like.options().memory_format(at::MemoryFormat::ChannelsLast));
+}
+
+// `map` is any of the maps or patches: all have its channels.
+RoiShape shape_of(const Tensor& map, const Tensor& boxes, const Tensor& ptr, int64_t height, int64_t width, int64_t size) {
+    TORCH_CHECK_VALUE(std::max({height, width, size}) < int64_t{1} << 30, "irnet: a map or patch has 2^30 rows or columns");
+    return {ptr.size(0) - 1, boxes.size(0), map.size(1), static_cast<int>(height), static_cast<int>(width),
+            static_cast<int>(size)};
+}
+
+// -------------------------------------------------------------------------------------------------------------- CPU
+
+cpu::Capability capability() {
+    static const std::string name = at::get_cpu_capability();
+    return name == "AVX512" ? cpu::Capability::avx512 : name == "AVX2" ? cpu::Capability::avx2 : cpu::Capability::portable;
+}
+
+// `boxes` and `ptr` must be contiguous and outlive the result.
+cpu::Roi cpu_roi(const char* name, const Tensor& map, RoiShape shape, const Tensor& boxes, const Tensor& ptr) {
+    const int64_t* bounds = ptr.const_data_ptr<int64_t>();
+    TORCH_CHECK_VALUE(bounds[0] == 0 && bounds[shape.images] == shape.regions &&
+                          std::is_sorted(bounds, bounds + shape.images + 1),
+                      name, ": ptr must rise from 0 to the number of regions (", shape.regions, "), got ",
+                      at::IntArrayRef(bounds, shape.images + 1));
+    return {dtype_of(map), capability(), shape, boxes.const_data_ptr<float>(), bounds, at::get_num_threads(), nullptr};
+}
+
+// Threads share the items, of which each makes about `numbers` numbers.
+template <typename Work>
+void share(int64_t items, int64_t numbers, Work work) {
+    const int64_t grain = std::max<int64_t>(1, at::internal::GRAIN_SIZE / std::max<int64_t>(1, numbers));
+    at::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
+        work(cpu::Share{begin, end, at::get_thread_num()});
+    });
+}
+
+Tensor scratch(int64_t bytes, const Tensor& like, cpu::Roi& roi) {
+    Tensor memory = at::empty({bytes}, like.options().dtype(at::kByte));
+    roi.scratch = memory.mutable_data_ptr();
+    return memory;
+}
+
+Tensor crop_resize_cpu(const Tensor& features, const Tensor& boxes, const Tensor& ptr, int64_t size, std::string_view border) {
+    const Tensor maps = packed(features), corners = boxes.contiguous(), bounds = ptr.contiguous();
+    const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), size);
+    const cpu::Roi roi = cpu_roi("crop_resize", maps, s, corners, bounds);
+    Tensor out = empty_map(maps, {s.regions, s.channels, size, size});
+    share(s.regions * size, size * s.channels, [&](cpu::Share rows) {
+        cpu::crop_resize(roi, border == "clamp", maps.const_data_ptr(), out.mutable_data_ptr(), rows);
+    });
+    return out;
+}
+
+Tensor crop_resize_backward_cpu(const Tensor& grad, const Tensor& boxes, const Tensor& ptr, int64_t height, int64_t width,
+                                std::string_view border) {
+    const Tensor patches = packed(grad), corners = boxes.contiguous(), bounds = ptr.contiguous();
+    const RoiShape s = shape_of(patches, corners, bounds, height, width, patches.size(2));
+    cpu::Roi roi = cpu_roi("crop_resize_backward", patches, s, corners, bounds);
+    const Tensor memory = scratch(cpu::crop_scratch_bytes(roi), patches, roi);
+    Tensor out = empty_map(patches, {s.images, s.channels, height, width});
+    share(s.regions, 100 * s.size, [&](cpu::Share regions) { cpu::prepare_crop(roi, border == "clamp", regions); });
+    share(s.images * height, width * s.channels, [&](cpu::Share rows) {
+        cpu::crop_resize_backward(roi, patches.const_data_ptr(), out.mutable_data_ptr(), rows);
+    });
+    return out;
+}
+
+Tensor paste_mean_cpu(const Tensor& memory, const Tensor& patches, const Tensor& boxes, const Tensor& ptr) {
+    const Tensor maps = packed(memory), parts = packed(patches), corners = boxes.contiguous(), bounds = ptr.contiguous();
+    const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), parts.size(2));
+    cpu::Roi roi = cpu_roi("paste_mean", maps, s, corners, bounds);
+    const Tensor space = scratch(cpu::paste_scratch_bytes(roi), maps, roi);
+    Tensor out = empty_map(maps, maps.sizes());
+    share(s.regions, 100, [&](cpu::Share regions) { cpu::prepare_paste(roi, regions); });
+    share(s.images * s.height, s.width * s.channels, [&](cpu::Share rows) {
+        cpu::paste_mean(roi, maps.const_data_ptr(), parts.const_data_ptr(), out.mutable_data_ptr(), rows);
+    });
+    return out;
+}
+
+Tensor paste_mean_backward_cpu(const Tensor& grad, const Tensor& boxes, const Tensor& ptr, int64_t size) {
+    const Tensor maps = packed(grad), corners = boxes.contiguous(), bounds = ptr.contiguous();
+    const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), size);
+    cpu::Roi roi = cpu_roi("paste_mean_backward", maps, s, corners, bounds);
+    const Tensor space = scratch(cpu::paste_scratch_bytes(roi), maps, roi);
+    Tensor out = empty_map(maps, {s.regions, s.channels, size, size});
+    share(s.regions, 100, [&](cpu::Share regions) { cpu::prepare_paste(roi, regions); });
+    share(s.regions, size * size * s.channels, [&](cpu::Share regions) {
+        cpu::paste_mean_backward(roi, maps.const_data_ptr(), out.mutable_data_ptr(), regions);
+    });
+    return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(irnet, CPU, m) {
+    m.impl("crop_resize.cpp", crop_resize_cpu);
+    m.impl("crop_resize_backward.cpp", crop_resize_backward_cpu);
+    m.impl("paste_mean.cpp", paste_mean_cpu);
+    m.impl("paste_mean_backward.cpp", paste_mean_backward_cpu);
+}
+
+// ------------------------------------------------------------------------------------------------------------- CUDA
+
+#ifdef IRNET_WITH_CUDA
+
+namespace {
+
+cudaStream_t stream() { return c10::cuda::getCurrentCUDAStream(); }
+
+void launched(int error) { C10_CUDA_CHECK(static_cast<cudaError_t>(error)); }
+
+Tensor crop_resize_cuda(const Tensor& features, const Tensor& boxes, const Tensor& ptr, int64_t size, std::string_view border) {
+    const c10::cuda::CUDAGuard guard(features.device());
+    const Tensor maps = packed(features), corners = boxes.contiguous(), bounds = ptr.contiguous();
+    const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), size);
+    Tensor out = empty_map(maps, {s.regions, s.channels, size, size});
+    launched(cuda::crop_resize(dtype_of(maps), s, maps.const_data_ptr(), corners.const_data_ptr<float>(),
+                               bounds.const_data_ptr<int64_t>(), border == "clamp", out.mutable_data_ptr(), stream()));
+    return out;
+}
+
+Tensor crop_resize_backward_cuda(const Tensor& grad, const Tensor& boxes, const Tensor& ptr, int64_t height,
+                                 int64_t width, std::string_view border) {
+    const c10::cuda::CUDAGuard guard(grad.device());
+    const Tensor patches = packed(grad), corners = boxes.contiguous(), bounds = ptr.contiguous();
+    const RoiShape s = shape_of(patches, corners, bounds, height, width, patches.size(2));
+    Tensor out = empty_map(patches, {s.images, s.channels, height, width});
+    launched(cuda::crop_resize_backward(dtype_of(patches), s, patches.const_data_ptr(), corners.const_data_ptr<float>(),
+                                        bounds.const_data_ptr<int64_t>(), border == "clamp", out.mutable_data_ptr(),
+                                        stream()));
+    return out;
+}
+
+Tensor paste_mean_cuda(const Tensor& memory, const Tensor& patches, const Tensor& boxes, const Tensor& ptr) {
+    const c10::cuda::CUDAGuard guard(memory.device());
+    const Tensor maps = packed(memory), parts = packed(patches), corners = boxes.contiguous(), bounds = ptr.contiguous();
+    const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), parts.size(2));
+    Tensor out = empty_map(maps, maps.sizes());
+    launched(cuda::paste_mean(dtype_of(maps), s, maps.const_data_ptr(), parts.const_data_ptr(),
+                              corners.const_data_ptr<float>(), bounds.const_data_ptr<int64_t>(), out.mutable_data_ptr(),
+                              stream()));
+    return out;
+}
+
+Tensor paste_mean_backward_cuda(const Tensor& grad, const Tensor& boxes, const Tensor& ptr, int64_t size) {
+    const c10::cuda::CUDAGuard guard(grad.device());
+    const Tensor maps = packed(grad), corners = boxes.contiguous(), bounds = ptr.contiguous();
+    const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), size);
+    Tensor out = empty_map(maps, {s.regions, s.channels, size, size});
+    launched(cuda::paste_mean_backward(dtype_of(maps), s, maps.const_data_ptr(), corners.const_data_ptr<float>(),
+                                       bounds.const_data_ptr<int64_t>(), out.mutable_data_ptr(), stream()));
+    return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(irnet, CUDA, m) {
+    m.impl("crop_resize.cuda", crop_resize_cuda);
+    m.impl("crop_resize_backward.cuda", crop_resize_backward_cuda);
+    m.impl("paste_mean.cuda", paste_mean_cuda);
+    m.impl("paste_mean_backward.cuda", paste_mean_backward_cuda);
+}
+
+#endif
+
+}  // namespace irnet

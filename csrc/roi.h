@@ -1,0 +1,73 @@
+// The kernels of crop_resize and paste_mean as roi.cpp calls them: raw pointers, no header of PyTorch, no allocation.
+//
+// Maps are [images, height, width, channels] and patches [regions, size, size, channels], packed (channels_last);
+// boxes are [regions, 4]; image b owns the regions ptr[b] to ptr[b + 1]. Sums are made in float, in double for f64.
+// crop_resize and paste_mean read what the other's gradient writes and the reverse: all four are sums of weighted cells
+// or samples, in an order that depends on nothing but the image's own boxes.
+#pragma once
+
+#include <cstdint>
+
+namespace irnet {
+
+enum class Dtype { f64, f32, bf16, f16 };
+
+struct RoiShape {
+    int64_t images, regions, channels;
+    int height, width;  // of a map
+    int size;           // of a patch
+};
+
+namespace cpu {
+
+// The instruction sets for which there is code; roi.cpp asks PyTorch which one the processor has.
+enum class Capability { portable, avx2, avx512 };
+
+struct Roi {
+    Dtype dtype;
+    Capability capability;
+    RoiShape shape;
+    const float* boxes;
+    const int64_t* ptr;  // rises from 0 to `regions`
+    int threads;         // how many share the work
+    void* scratch;       // indices and weights of O(regions): scratch_bytes of them, null for crop_resize
+};
+
+// The items [begin, end) of a result, for one of the threads.
+struct Share {
+    int64_t begin, end;
+    int thread;
+};
+
+int64_t crop_scratch_bytes(const Roi& roi);
+int64_t paste_scratch_bytes(const Roi& roi);
+// Fill the scratch, before the gradient of crop_resize or either paste function; items are regions.
+void prepare_crop(const Roi& roi, bool clamp, Share regions);
+void prepare_paste(const Roi& roi, Share regions);
+
+// Items are rows of patches: regions * size.
+void crop_resize(const Roi& roi, bool clamp, const void* features, void* out, Share patch_rows);
+// Items are rows of maps: images * height.
+void crop_resize_backward(const Roi& roi, const void* grad, void* out, Share map_rows);
+void paste_mean(const Roi& roi, const void* memory, const void* patches, void* out, Share map_rows);
+// Items are regions.
+void paste_mean_backward(const Roi& roi, const void* grad, void* out, Share regions);
+
+}  // namespace cpu
+
+namespace cuda {
+
+// Each launches on `stream` (a cudaStream_t), writes all of `out`, and returns the launch's cudaError_t. `ptr` is on the
+// device and need not be sound: values are clamped to [0, regions], and nothing outside the arrays is touched.
+int crop_resize(Dtype dtype, RoiShape shape, const void* features, const float* boxes, const int64_t* ptr, bool clamp,
+                void* out, void* stream);
+int crop_resize_backward(Dtype dtype, RoiShape shape, const void* grad, const float* boxes, const int64_t* ptr,
+                         bool clamp, void* out, void* stream);
+int paste_mean(Dtype dtype, RoiShape shape, const void* memory, const void* patches, const float* boxes,
+               const int64_t* ptr, void* out, void* stream);
+int paste_mean_backward(Dtype dtype, RoiShape shape, const void* grad, const float* boxes, const int64_t* ptr,
+                        void* out, void* stream);
+
+}  // namespace cuda
+
+}  // namespace irnet
