@@ -13,8 +13,8 @@ namespace irnet::cpu {
 
 namespace {
 
-constexpr int kTerms = 256;          // collected before they are summed
-constexpr int64_t kChannels = 1024;  // summed at once; partial sums of so many lie on the stack
+constexpr int kTerms = 64;           // summed at once: sums of sums of so many round less than one long sum
+constexpr int64_t kChannels = 1024;  // the same; partial sums of so many lie on the stack
 constexpr int kBlock = 64;           // cells along each side of what paste_mean_backward looks at
 
 // Rows of channels of a result, one after the other: sums of rows of an input, both [..., channels] and packed.

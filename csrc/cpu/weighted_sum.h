@@ -21,7 +21,7 @@ struct Output {
     const void* base;  // null, or the row to which the sum, divided by `divisor`, is added
     A divisor;
     A* partial;
-    bool continued;  // whether the sum starts with what is in `partial`
+    bool continued;  // whether what is in `partial` is added to the sum
 };
 
 template <typename A>

@@ -21,13 +21,15 @@ inline void store(Vector vector, T* to, int n) {
 template <typename Vector, int Vectors, typename T, typename A = typename Vector::Number>
 inline void sum_vectors(const Term<A>* terms, int count, int64_t first, int n, const Output<A>& output) {
     Vector sums[Vectors];
-    for (int i = 0; i < Vectors; ++i) {
-        sums[i] = output.continued ? load<Vector>(output.partial + first + i * n, n) : Vector::all(0);
-    }
+    for (int i = 0; i < Vectors; ++i) sums[i] = Vector::all(0);
     for (const Term<A>* term = terms; term < terms + count; ++term) {
         const T* row = static_cast<const T*>(term->row) + first;
         const Vector weight = Vector::all(term->weight);
         for (int i = 0; i < Vectors; ++i) sums[i] = sums[i].plus(weight, load<Vector>(row + i * n, n));
+    }
+    if (output.continued) {
+        const A* partial = output.partial + first;
+        for (int i = 0; i < Vectors; ++i) sums[i] = sums[i].plus(load<Vector>(partial + i * n, n), Vector::all(1));
     }
     if (!output.row) {
         for (int i = 0; i < Vectors; ++i) store(sums[i], output.partial + first + i * n, n);

@@ -4,7 +4,10 @@ Each operator is declared once per implementation, as an overload: `irnet::crop_
 `.triton`. PyTorch's dispatcher is the only registry: an implementation exists where its overload has a kernel.
 """
 
+import contextlib
 import functools
+import importlib
+import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -14,6 +17,7 @@ import torch
 from . import build_info
 
 IMPLEMENTATIONS = ("cuda", "triton", "cpp", "reference")  # the order in which "auto" looks for one
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton kernels run on CPU tensors, slowly: never by "auto"
 
 _library = torch.library.Library("irnet", "DEF")
 _operators: list[str] = []
@@ -31,13 +35,15 @@ def define(
     fake: Callable,
     backward: Callable | None = None,
     save: Callable | None = None,
+    triton: str | None = None,
     public: bool = True,
 ) -> None:
     """Declare the operator `irnet::name` for every implementation and register its reference.
 
     `backward(overload, ctx, *grads)` is given a function that finds another operator of the same implementation, so a
     gradient never mixes implementations; `save(ctx, inputs, output)` stores what it needs. Without them the operator
-    is a gradient itself, and differentiating it again raises.
+    is a gradient itself, and differentiating it again raises. `triton` names the module, imported when first needed,
+    whose function `name` is the Triton implementation.
     """
     if public:
         _operators.append(name)
@@ -52,6 +58,8 @@ def define(
             lib=_library,
         )
     _library.impl(f"{name}.reference", _exactly(reference), "CompositeExplicitAutograd")
+    if triton and _has_triton():
+        _library.impl(f"{name}.triton", _imported(triton, name), "CPU" if INTERPRETED else "CUDA")
 
 
 def overload(name: str, impl: str) -> Callable:
@@ -72,7 +80,7 @@ def choose(name: str, impl: str, device: str) -> str:
         impl, source = os.environ.get("IRNET_IMPL", "auto"), "the environment's IRNET_IMPL"
     build_info.native()  # loads the extension, whose kernels then stand in the dispatcher
     if impl == "auto":
-        return next(candidate for candidate in IMPLEMENTATIONS if _exists(name, candidate, device))
+        return next(one for one in IMPLEMENTATIONS if _exists(name, one, device) and _fit(one, device))
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"{name}: {source} is {impl!r}; choose one of auto, {', '.join(IMPLEMENTATIONS)}")
     if not _exists(name, impl, device):
@@ -184,14 +192,38 @@ def _exists(name: str, impl: str, device: str) -> bool:
     return torch._C._dispatch_has_computed_kernel_for_dispatch_key(f"irnet::{name}.{impl}", key)
 
 
+def _fit(impl: str, device: str) -> bool:
+    """Whether "auto" may take an implementation that exists."""
+    return not (impl == "triton" and device == "cpu" and INTERPRETED)
+
+
 def _why(impl: str, device: str) -> str:
     """Why an implementation is not there, and what to do."""
-    home = "cpu" if impl == "cpp" else "cuda"
+    home = "cpu" if impl == "cpp" or (impl == "triton" and INTERPRETED) else "cuda"
     if device != home:
         return f"it runs on {home} tensors only: move them there or take another implementation"
+    if impl == "triton" and not _has_triton():
+        return "Triton is not installed: pip install triton"
     if impl != "triton" and build_info.native() is None:
         return build_info.native_reason()
     return "this version of irnet has none: take impl='auto'"
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _imported(module: str, name: str) -> Callable:
+    """A function of a Triton module, which is imported at the first call; kernels start on the tensors' device."""
+
+    def run(*arguments):
+        function = getattr(importlib.import_module(module, __package__), name)
+        device = next(a.device for a in arguments if isinstance(a, torch.Tensor))
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            return function(*arguments)
+
+    return run
 
 
 def _exactly(function: Callable) -> Callable:

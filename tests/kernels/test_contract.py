@@ -64,20 +64,20 @@ def test_result_and_gradients_keep_the_budget(make, impl, device, dtype, layout)
     assert_like_reference(make, impl, device, dtype, layout)
 
 
-@each_definition
-def test_gradcheck(make, device):
+@each_case
+def test_gradcheck(make, impl, device):
     case = make(device, small=True)
-    assert torch.autograd.gradcheck(lambda *t: case.call("reference", *t), case.inputs(torch.float64, device))
+    assert torch.autograd.gradcheck(lambda *t: case.call(impl, *t), case.inputs(torch.float64, device))
 
 
-@each_definition
-def test_second_gradient_is_right_or_refused(make, device):
+@each_case
+def test_second_gradient_is_right_or_refused(make, impl, device):
     case = make(device, small=True)
     inputs = case.inputs(torch.float64, device)
     if case.op in ROI:
-        assert torch.autograd.gradgradcheck(lambda *t: case.call("reference", *t), inputs)
+        assert torch.autograd.gradgradcheck(lambda *t: case.call(impl, *t), inputs)
         return
-    grads = torch.autograd.grad(case.call("reference", *inputs).square().sum(), inputs, create_graph=True)
+    grads = torch.autograd.grad(case.call(impl, *inputs).square().sum(), inputs, create_graph=True)
     with pytest.raises(RuntimeError, match=rf"irnet::{case.op}_backward .*cannot be differentiated again"):
         sum(g.sum() for g in grads).backward()
 
@@ -188,12 +188,12 @@ def test_gradient_of_some_inputs_only(make, impl, device):
         assert bits_equal(got, wanted[index])
 
 
-@each_definition
-def test_autocast_leaves_float64_alone(make, device):
+@each_case
+def test_autocast_leaves_float64_alone(make, impl, device):
     case = make(device)
-    wanted = case.call("reference", *case.inputs(torch.float64, device))
+    wanted = case.call(impl, *case.inputs(torch.float64, device))
     with torch.autocast(device, torch.bfloat16):
-        assert bits_equal(case.call("reference", *case.inputs(torch.float64, device)), wanted)
+        assert bits_equal(case.call(impl, *case.inputs(torch.float64, device)), wanted)
 
 
 @each_definition

@@ -64,18 +64,18 @@ def test_absent_implementation_is_refused_with_the_reason(name, impl):
 
 
 def test_environment_sets_the_default(monkeypatch):
-    with kernels_for("triton", crop_resize=sevens):
-        assert irnet_kernels.available()["crop_resize"]["cpu"][0] == "triton"
+    with kernels_for("cuda", crop_resize=sevens):
+        assert irnet_kernels.available()["crop_resize"]["cpu"][0] == "cuda"
         assert (crop() == 7).all(), "auto takes the first in order"
         monkeypatch.setenv("IRNET_IMPL", "reference")
         assert (crop() == 1).all()
-        assert (crop(impl="triton") == 7).all(), "a name in the call wins over the environment"
-        monkeypatch.setenv("IRNET_IMPL", "triton")
+        assert (crop(impl="cuda") == 7).all(), "a name in the call wins over the environment"
+        monkeypatch.setenv("IRNET_IMPL", "cuda")
         assert (crop() == 7).all()
         assert (crop(impl="reference") == 1).all()
         monkeypatch.setenv("IRNET_IMPL", "auto")
         assert (crop() == 7).all()
-    assert "triton" not in irnet_kernels.available()["crop_resize"]["cpu"]
+    assert "cuda" not in irnet_kernels.available()["crop_resize"]["cpu"]
     monkeypatch.delenv("IRNET_IMPL")
     assert (crop() == 1).all()
 
@@ -92,16 +92,16 @@ def test_environment_is_checked_like_the_argument(monkeypatch):
 
 def test_a_gradient_never_mixes_implementations():
     features = torch.ones(1, 1, 3, 3, requires_grad=True)
-    with kernels_for("triton", crop_resize=sevens):
-        out = crop(features, impl="triton")
-        with pytest.raises(NotImplementedError, match=r"irnet::crop_resize_backward\.triton"):
+    with kernels_for("cuda", crop_resize=sevens):
+        out = crop(features, impl="cuda")
+        with pytest.raises(NotImplementedError, match=r"irnet::crop_resize_backward\.cuda"):
             out.sum().backward()
 
     def gradient(grad, boxes, ptr, height, width, border):
         return library.empty_map(grad, (len(ptr) - 1, grad.shape[1], height, width)).fill_(5)
 
-    with kernels_for("triton", crop_resize=sevens, crop_resize_backward=gradient):
-        crop(features, impl="triton").sum().backward()
+    with kernels_for("cuda", crop_resize=sevens, crop_resize_backward=gradient):
+        crop(features, impl="cuda").sum().backward()
     assert (features.grad == 5).all()
 
 

@@ -124,6 +124,7 @@ library.define(
     "crop_resize",
     "(Tensor features, Tensor boxes, Tensor ptr, SymInt size, str border) -> Tensor",
     reference=reference.crop_resize,
+    triton=".roi.triton",
     fake=lambda features, boxes, ptr, size, border: library.empty_map(
         features, (boxes.shape[0], features.shape[1], size, size)
     ),
@@ -134,6 +135,7 @@ library.define(
     "crop_resize_backward",
     "(Tensor grad, Tensor boxes, Tensor ptr, SymInt height, SymInt width, str border) -> Tensor",
     reference=reference.crop_resize_backward,
+    triton=".roi.triton",
     fake=lambda grad, boxes, ptr, height, width, border: library.empty_map(
         grad, (ptr.shape[0] - 1, grad.shape[1], height, width)
     ),
@@ -145,6 +147,7 @@ library.define(
     "paste_mean",
     "(Tensor memory, Tensor patches, Tensor boxes, Tensor ptr) -> Tensor",
     reference=reference.paste_mean,
+    triton=".roi.triton",
     fake=lambda memory, patches, boxes, ptr: library.empty_map(memory, memory.shape),
     backward=_paste_gradient,
     save=_save_paste,
@@ -153,6 +156,7 @@ library.define(
     "paste_mean_backward",
     "(Tensor grad, Tensor boxes, Tensor ptr, SymInt size) -> Tensor",
     reference=reference.paste_mean_backward,
+    triton=".roi.triton",
     fake=lambda grad, boxes, ptr, size: library.empty_map(grad, (boxes.shape[0], grad.shape[1], size, size)),
     backward=_paste_second_gradient,
     save=_save_paste_backward,
