@@ -6,8 +6,12 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
 CONSTRAINTS ?= constraints.txt
 EXTRAS ?= dev
 
-# The stamp carries the Python version, so another PYTHON makes another environment.
+# PyTorch takes the folder above the nvcc in PATH, which may be a mere wrapper.
+export CUDA_HOME ?= $(wildcard /usr/local/cuda)
+
+# The stamps carry the Python version, so another PYTHON makes another environment.
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+READY := $(VENV)/.ready-$(VERSION)
 STAMP := $(VENV)/.installed-$(VERSION)
 
 # One line if this Python cannot serve, else empty.
@@ -20,16 +24,19 @@ TROUBLE = $(shell \
     (*) echo "$(PYTHON) is Python $(VERSION), irnet needs 3.11, 3.12 or 3.13: name one, as in make PYTHON=python3.12" ;; \
   esac)
 
-.PHONY: help demo test lint regress baseline bench measure speed gpu-check clean
+.PHONY: help demo test lint fuzz sanitize cuda-build cuda-extension regress baseline bench measure speed gpu-check clean
 help:
 	@echo "make demo    write a small report of the program at work to runs/demo"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff check and ruff format --check"
+	@echo "make fuzz    a thousand random cases of the operators, others on every run"
+	@echo "make sanitize  the tests of the C++ kernels under the sanitizers of addresses and of undefined behaviour"
+	@echo "make cuda-build  compile and link the extension with CUDA for all architectures; needs nvcc, but no GPU"
 	@echo "make regress hold memory, launches, instructions and registers against benchmarks/baseline.json"
 	@echo "make baseline  take what is measured here as the baseline, and show the change"
 	@echo "make bench   measure everything on the CPU; write benchmarks/results, the report and the README's tables"
 	@echo "make speed   time the operators and the model with pytest-benchmark, and keep the history in .benchmarks"
-	@echo "make gpu-check  build, tests, sanitizer, gate and benchmarks on a GPU; installs nothing"
+	@echo "make gpu-check  build, tests, fuzzer, sanitizer, gate and benchmarks on a GPU; installs nothing"
 	@echo "make clean   remove $(VENV) and all that was built; runs/ stays"
 	@echo "All but gpu-check first make $(VENV) with the versions of constraints.txt. PYTHON=python3.12 chooses the interpreter."
 
@@ -42,6 +49,52 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Other cases on every run: the seed is printed. Triton's kernels are interpreted.
+fuzz: $(STAMP)
+	IRNET_FUZZ=$(or $(IRNET_FUZZ),1000) IRNET_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -q $(FUZZER)
+	TRITON_INTERPRET=1 IRNET_FUZZ=$(or $(IRNET_FUZZ),1000) IRNET_FUZZ_SEED=$(FUZZ_SEED) \
+	  $(BIN)/python -m pytest -q $(FUZZER) -k triton
+
+FUZZER := tests/kernels/test_roi_fuzz.py
+FUZZ_SEED := $(or $(IRNET_FUZZ_SEED),$(shell date +%s))
+
+# Every instruction set of this processor. A finding ends the process; the log's last line is the scene in which it did.
+# libstdc++ is loaded first because the sanitizer looks for what throws exceptions as it starts; leaks are Python's own.
+SANITIZED := build/sanitize
+sanitize: $(STAMP)
+	rm -rf $(SANITIZED)/lib
+	CXX=g++ IRNET_SANITIZE=1 IRNET_REQUIRE_EXT=1 $(BIN)/python setup.py -q build \
+	  --build-base $(SANITIZED) --build-temp $(SANITIZED)/temp --build-lib $(SANITIZED)/lib
+	for level in default $$(grep -ow -e avx2 -e avx512vl /proc/cpuinfo | sort -u | sed s/vl//); do \
+	  ATEN_CPU_CAPABILITY=$$level IRNET_FUZZ=$(or $(IRNET_FUZZ),300) OMP_NUM_THREADS=2 \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
+	  ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(BIN)/python -m pytest -q -k cpp -o pythonpath="$(SANITIZED)/lib ." --capture=sys \
+	    --log-file=$(SANITIZED)/scenes.log --log-file-level=INFO \
+	    $(FUZZER) tests/kernels/test_roi.py tests/kernels/test_roi_cpp.py \
+	  || { tail -n 1 $(SANITIZED)/scenes.log; exit 1; }; \
+	done
+
+# With the PyTorch for CUDA that `make bench` has too; the extension in the tree stays as it is.
+cuda-build:
+	$(MAKE) VENV=.venv-peers CONSTRAINTS=constraints-peers.txt cuda-extension
+
+cuda-extension: $(READY)
+	rm -rf build/cuda/lib
+	FORCE_CUDA=1 IRNET_REQUIRE_EXT=1 $(BIN)/python setup.py -q build \
+	  --build-base build/cuda --build-temp build/cuda/temp --build-lib build/cuda/lib
+	PYTHONPATH=build/cuda/lib $(BIN)/python -c "$$CUDA_CHECK"
+
+define CUDA_CHECK
+import torch
+from irnet_kernels import build_info
+print(build_info.native().__file__, build_info.native_reason(), sep="\n")
+names = [f"irnet::{name}{gradient}.cuda" for name in ("crop_resize", "paste_mean") for gradient in ("", "_backward")]
+absent = [name for name in names if not torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")]
+raise SystemExit(f"not registered: {', '.join(absent)}" if absent else print("registered:", *names))
+endef
+export CUDA_CHECK
 
 # The toys are test-only kernels: they prove on this machine that the gate catches what it is there for.
 GATE = $(BIN)/irnet bench gate --cases tests/bench/toy/toy_cases.py
@@ -58,7 +111,7 @@ REPORT = $(BIN)/irnet bench report $(RESULTS)/*.jsonl --html $(RESULTS)/report.h
 
 # torchvision and PyTorch Geometric need another PyTorch than the tests' (see constraints-peers.txt).
 bench:
-	$(MAKE) VENV=.venv-peers CONSTRAINTS=constraints-peers.txt EXTRAS=dev,peers measure
+	FORCE_CUDA=0 $(MAKE) VENV=.venv-peers CONSTRAINTS=constraints-peers.txt EXTRAS=dev,peers measure
 
 measure: $(STAMP)
 	$(BIN)/irnet bench all --device cpu --output $(RESULTS)/cpu.jsonl
@@ -80,12 +133,17 @@ clean:
 	find irnet kernels tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first, and no build isolation: the extension must be built against the torch that will run it.
-$(STAMP): $(CONSTRAINTS) pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
+$(READY): $(CONSTRAINTS)
 	$(if $(TROUBLE),$(error $(TROUBLE)))
-	@rm -f $(VENV)/.installed-*
+	@rm -f $(VENV)/.ready-* $(VENV)/.installed-*
 	@$(BIN)/python -c 'import pip, sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(VERSION)")' 2>/dev/null || \
 	  $(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install -c $(CONSTRAINTS) torch pybind11 ninja setuptools
+	@touch $@
+
+$(STAMP): $(READY) pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
+	$(if $(TROUBLE),$(error $(TROUBLE)))
+	@rm -f $(VENV)/.installed-*
 	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e ".[$(EXTRAS)]"
 	@$(BIN)/python -c 'from irnet_kernels import build_info; print("irnet: native extension:", build_info.native_reason())'
 	@mkdir -p build && echo $(abspath $(VENV)) >$(BUILT_FOR)

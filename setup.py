@@ -2,10 +2,12 @@
 
 CUDA is decided by the toolkit and the environment, never by whether a GPU is visible:
   FORCE_CUDA=1              CUDA or an error (default: CUDA if torch has it, the toolkit fits, and there are .cu files)
+  FORCE_CUDA=0              no CUDA
   TORCH_CUDA_ARCH_LIST=...  architectures to build for (default: 8.0, 9.0, 10.0 and PTX)
   CXX=...                   the C++ compiler (default: the first of c++, g++, clang++)
   IRNET_NO_EXT=1            no extension
   IRNET_REQUIRE_EXT=1       an error where the extension would be left out
+  IRNET_SANITIZE=1          C++ with address and undefined-behaviour sanitizers, for `make sanitize`
 """
 
 import importlib.util
@@ -59,7 +61,9 @@ def decide(
         return "none", absent
     if not has_cu:
         return "cpu", f"C++ for torch {torch_version}; there are no .cu files"
-    if torch_cuda is None:
+    if env.get("FORCE_CUDA") == "0":
+        trouble = "FORCE_CUDA=0"
+    elif torch_cuda is None:
         trouble = f"torch {torch_version} has no CUDA (install a CUDA build of torch)"
     elif toolkit is None:
         trouble = f"there is no nvcc (install the CUDA {torch_cuda} toolkit and set CUDA_HOME)"
@@ -146,6 +150,10 @@ def extension() -> dict:
                 message = f"{error}; the compiler's first error above names the piece; {compiler} must know C++20"
                 raise SystemExit(f"irnet: native extension: {message}; IRNET_NO_EXT=1 leaves it out") from error
 
+    optimise, sanitize = ["-O3", "-g0"], []
+    if os.environ.get("IRNET_SANITIZE") == "1":  # Python's own flags have -fwrapv, which hides overflow
+        optimise = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-wrapv", "-D_GLIBCXX_ASSERTIONS"]
+        sanitize = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
     cuda_macro = [("IRNET_WITH_CUDA", None)] if kind == "cuda" else []
     make = cpp_extension.CUDAExtension if kind == "cuda" else cpp_extension.CppExtension
     module = make(
@@ -156,10 +164,10 @@ def extension() -> dict:
         # -fopenmp: without it at::parallel_for, a template in torch's headers, runs on one thread.
         extra_compile_args={
             # No contraction: csrc/geometry.h rounds as the reference does; sums ask for fused multiply-adds.
-            "cxx": ["-O3", "-g0", "-fvisibility=hidden", "-fopenmp", "-ffp-contract=off"],
+            "cxx": [*optimise, *sanitize, "-fvisibility=hidden", "-fopenmp", "-ffp-contract=off"],
             "nvcc": ["-O3", "-fmad=false", "-ccbin", shlex.split(compiler)[-1], "-Xcompiler", "-fopenmp"],
         },
-        extra_link_args=["-fopenmp"],
+        extra_link_args=["-fopenmp", *sanitize],
     )
     return {"ext_modules": [module], "cmdclass": {"build_ext": BuildExtension}}
 

@@ -91,7 +91,7 @@ def _crop_weights(boxes: Tensor, size: int, height: int, width: int, border: str
     """Hats [r, size, height] and [r, size, width] of the sample positions of `boxes` (size 1 samples the centre)."""
     x1, y1, x2, y2 = boxes.to(dtype).unbind(1)
     step = torch.arange(size, dtype=dtype, device=boxes.device) if size > 1 else boxes.new_tensor([0.5], dtype=dtype)
-    scale = max(size - 1, 1)
+    scale = torch.full((), max(size - 1, 1), dtype=dtype, device=boxes.device)  # on a GPU / NUMBER is no true division
     weights = []
     for low, high, cells in ((y1, y2, height), (x1, x2, width)):
         position = low[:, None] + step * ((high - low) / scale)[:, None]
