@@ -28,7 +28,7 @@ TROUBLE = $(shell \
 help:
 	@echo "make demo    write a small report of the program at work to runs/demo"
 	@echo "make test    run the tests"
-	@echo "make lint    ruff check and ruff format --check"
+	@echo "make lint    ruff check, ruff format --check, clang-format"
 	@echo "make fuzz    a thousand random cases of the operators, others on every run"
 	@echo "make sanitize  the tests of the C++ kernels under the sanitizers of addresses and of undefined behaviour"
 	@echo "make cuda-build  compile and link the extension with CUDA for all architectures; needs nvcc, but no GPU"
@@ -49,6 +49,7 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.* csrc/*/*.*)
 
 # Other cases on every run: the seed is printed. Triton's kernels are interpreted.
 fuzz: $(STAMP)

@@ -26,9 +26,7 @@ struct Tap {
     T low_weight, high_weight;
 
     // The weight of a cell; 0 for those that the position does not touch.
-    IRNET_HOST_DEVICE T weight(int cell) const {
-        return cell == low ? low_weight : cell == high ? high_weight : T(0);
-    }
+    IRNET_HOST_DEVICE T weight(int cell) const { return cell == low ? low_weight : cell == high ? high_weight : T(0); }
 };
 
 // A half-open range of cells.
@@ -44,27 +42,30 @@ struct Rectangle {
     Range y, x;
 };
 
+template <typename T>
+IRNET_HOST_DEVICE T clip(T x, T low, T high) {
+    return x < low ? low : x > high ? high : x;
+}
+
 // The position on an axis of `cells`; a NaN is outside.
 template <typename T>
 IRNET_HOST_DEVICE Tap<T> tap(T position, int cells) {
-    const T last = T(cells - 1);
     if (!(position >= T(-kTolerance) && position <= T(cells - 1 + kTolerance))) return {-1, -1, T(0), T(0)};
-    position = position < T(0) ? T(0) : position > last ? last : position;
+    position = clip(position, T(0), T(cells - 1));
     const int low = static_cast<int>(position);
     const T high_weight = position - T(low);
     return {low, high_weight > T(0) ? low + 1 : low, T(1) - high_weight, high_weight};
 }
 
-// Sample `index` of `size` between the edges `low` and `high` of a box, on an axis of `cells`; size 1 samples the centre.
+// Sample `index` of `size` between the edges `low` and `high` of a box, on an axis of `cells`; size 1 samples the
+// centre.
 template <typename T>
 IRNET_HOST_DEVICE Tap<T> crop_tap(float low, float high, int index, int size, int cells, bool clamp) {
     const T step = (T(high) - T(low)) / T(size > 1 ? size - 1 : 1);
     const T steps = size > 1 ? T(index) : T(0.5);
     T position = T(low) + steps * step;
     // A position that is infinite stays where it is: outside.
-    if (clamp && position - position == T(0)) {
-        position = position < T(0) ? T(0) : position > T(cells - 1) ? T(cells - 1) : position;
-    }
+    if (clamp && position - position == T(0)) position = clip(position, T(0), T(cells - 1));
     return tap(position, cells);
 }
 
@@ -86,9 +87,8 @@ IRNET_HOST_DEVICE Range paste_range(float low, float high, int cells, int size) 
     constexpr T roundings = 8 * std::numeric_limits<T>::epsilon();
     const T margin = T(1) + extent * (T(kTolerance) / T(size - 1) + roundings);
     const T first = (low < high ? T(low) : T(high)) - margin, last = (low < high ? T(high) : T(low)) + margin;
-    const T end = T(cells);
-    Range range = {static_cast<int>(first < T(0) ? T(0) : first > end ? end : first),
-                   static_cast<int>(last < T(-1) ? T(-1) : last > end - 1 ? end - 1 : last) + 1};
+    Range range = {static_cast<int>(clip(first, T(0), T(cells))),
+                   static_cast<int>(clip(last, T(-1), T(cells - 1))) + 1};
     while (range.begin < range.end && paste_tap<T>(low, high, range.begin, size).low < 0) ++range.begin;
     while (range.begin < range.end && paste_tap<T>(low, high, range.end - 1, size).low < 0) --range.end;
     return range;

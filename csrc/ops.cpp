@@ -1,8 +1,8 @@
 // The extension's entry point: operator registration and build facts, no arithmetic.
 //
 // The implementations of irnet's operators are registered here, one TORCH_LIBRARY_IMPL(irnet, CPU, m) and, under
-// IRNET_WITH_CUDA, one TORCH_LIBRARY_IMPL(irnet, CUDA, m). The schemas are declared in the api.py files of irnet_kernels,
-// once, so that they exist without this extension too.
+// IRNET_WITH_CUDA, one TORCH_LIBRARY_IMPL(irnet, CUDA, m). The schemas are declared in the api.py files of
+// irnet_kernels, once, so that they exist without this extension too.
 
 #include <pybind11/pybind11.h>
 

@@ -41,26 +41,30 @@ Tensor empty_map(const Tensor& like, at::IntArrayRef shape) {
 }
 
 // `map` is any of the maps or patches: all have its channels.
-RoiShape shape_of(const Tensor& map, const Tensor& boxes, const Tensor& ptr, int64_t height, int64_t width, int64_t size) {
-    TORCH_CHECK_VALUE(std::max({height, width, size}) < int64_t{1} << 30, "irnet: a map or patch has 2^30 rows or columns");
-    return {ptr.size(0) - 1, boxes.size(0), map.size(1), static_cast<int>(height), static_cast<int>(width),
-            static_cast<int>(size)};
+RoiShape shape_of(const Tensor& map, const Tensor& boxes, const Tensor& ptr, int64_t height, int64_t width,
+                  int64_t size) {
+    // Positions in float32 tell no more cells apart.
+    TORCH_CHECK_VALUE(std::max({height, width, size}) <= int64_t{1} << 24,
+                      "irnet: maps and patches have at most 2^24 rows and columns");
+    return {ptr.size(0) - 1,          boxes.size(0),           map.size(1),
+            static_cast<int>(height), static_cast<int>(width), static_cast<int>(size)};
 }
 
 // -------------------------------------------------------------------------------------------------------------- CPU
 
 cpu::Capability capability() {
     static const std::string name = at::get_cpu_capability();
-    return name == "AVX512" ? cpu::Capability::avx512 : name == "AVX2" ? cpu::Capability::avx2 : cpu::Capability::portable;
+    if (name == "AVX512") return cpu::Capability::avx512;
+    return name == "AVX2" ? cpu::Capability::avx2 : cpu::Capability::portable;
 }
 
 // `boxes` and `ptr` must be contiguous and outlive the result.
 cpu::Roi cpu_roi(const char* name, const Tensor& map, RoiShape shape, const Tensor& boxes, const Tensor& ptr) {
     const int64_t* bounds = ptr.const_data_ptr<int64_t>();
-    TORCH_CHECK_VALUE(bounds[0] == 0 && bounds[shape.images] == shape.regions &&
-                          std::is_sorted(bounds, bounds + shape.images + 1),
-                      name, ": ptr must rise from 0 to the number of regions (", shape.regions, "), got ",
-                      at::IntArrayRef(bounds, shape.images + 1));
+    TORCH_CHECK_VALUE(
+        bounds[0] == 0 && bounds[shape.images] == shape.regions && std::is_sorted(bounds, bounds + shape.images + 1),
+        name, ": ptr must rise from 0 to the number of regions (", shape.regions, "), got ",
+        at::IntArrayRef(bounds, shape.images + 1));
     return {dtype_of(map), capability(), shape, boxes.const_data_ptr<float>(), bounds, at::get_num_threads(), nullptr};
 }
 
@@ -68,9 +72,8 @@ cpu::Roi cpu_roi(const char* name, const Tensor& map, RoiShape shape, const Tens
 template <typename Work>
 void share(int64_t items, int64_t numbers, Work work) {
     const int64_t grain = std::max<int64_t>(1, at::internal::GRAIN_SIZE / std::max<int64_t>(1, numbers));
-    at::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
-        work(cpu::Share{begin, end, at::get_thread_num()});
-    });
+    at::parallel_for(0, items, grain,
+                     [&](int64_t begin, int64_t end) { work(cpu::Share{begin, end, at::get_thread_num()}); });
 }
 
 Tensor scratch(int64_t bytes, const Tensor& like, cpu::Roi& roi) {
@@ -79,7 +82,8 @@ Tensor scratch(int64_t bytes, const Tensor& like, cpu::Roi& roi) {
     return memory;
 }
 
-Tensor crop_resize_cpu(const Tensor& features, const Tensor& boxes, const Tensor& ptr, int64_t size, std::string_view border) {
+Tensor crop_resize_cpu(const Tensor& features, const Tensor& boxes, const Tensor& ptr, int64_t size,
+                       std::string_view border) {
     const Tensor maps = packed(features), corners = boxes.contiguous(), bounds = ptr.contiguous();
     const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), size);
     const cpu::Roi roi = cpu_roi("crop_resize", maps, s, corners, bounds);
@@ -90,14 +94,14 @@ Tensor crop_resize_cpu(const Tensor& features, const Tensor& boxes, const Tensor
     return out;
 }
 
-Tensor crop_resize_backward_cpu(const Tensor& grad, const Tensor& boxes, const Tensor& ptr, int64_t height, int64_t width,
-                                std::string_view border) {
+Tensor crop_resize_backward_cpu(const Tensor& grad, const Tensor& boxes, const Tensor& ptr, int64_t height,
+                                int64_t width, std::string_view border) {
     const Tensor patches = packed(grad), corners = boxes.contiguous(), bounds = ptr.contiguous();
     const RoiShape s = shape_of(patches, corners, bounds, height, width, patches.size(2));
     cpu::Roi roi = cpu_roi("crop_resize_backward", patches, s, corners, bounds);
     const Tensor memory = scratch(cpu::crop_scratch_bytes(roi), patches, roi);
     Tensor out = empty_map(patches, {s.images, s.channels, height, width});
-    share(s.regions, 100 * s.size, [&](cpu::Share regions) { cpu::prepare_crop(roi, border == "clamp", regions); });
+    share(s.regions, 16 * s.size, [&](cpu::Share regions) { cpu::prepare_crop(roi, border == "clamp", regions); });
     share(s.images * height, width * s.channels, [&](cpu::Share rows) {
         cpu::crop_resize_backward(roi, patches.const_data_ptr(), out.mutable_data_ptr(), rows);
     });
@@ -105,7 +109,8 @@ Tensor crop_resize_backward_cpu(const Tensor& grad, const Tensor& boxes, const T
 }
 
 Tensor paste_mean_cpu(const Tensor& memory, const Tensor& patches, const Tensor& boxes, const Tensor& ptr) {
-    const Tensor maps = packed(memory), parts = packed(patches), corners = boxes.contiguous(), bounds = ptr.contiguous();
+    const Tensor maps = packed(memory), parts = packed(patches), corners = boxes.contiguous(),
+                 bounds = ptr.contiguous();
     const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), parts.size(2));
     cpu::Roi roi = cpu_roi("paste_mean", maps, s, corners, bounds);
     const Tensor space = scratch(cpu::paste_scratch_bytes(roi), maps, roi);
@@ -149,7 +154,8 @@ cudaStream_t stream() { return c10::cuda::getCurrentCUDAStream(); }
 
 void launched(int error) { C10_CUDA_CHECK(static_cast<cudaError_t>(error)); }
 
-Tensor crop_resize_cuda(const Tensor& features, const Tensor& boxes, const Tensor& ptr, int64_t size, std::string_view border) {
+Tensor crop_resize_cuda(const Tensor& features, const Tensor& boxes, const Tensor& ptr, int64_t size,
+                        std::string_view border) {
     const c10::cuda::CUDAGuard guard(features.device());
     const Tensor maps = packed(features), corners = boxes.contiguous(), bounds = ptr.contiguous();
     const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), size);
@@ -173,7 +179,8 @@ Tensor crop_resize_backward_cuda(const Tensor& grad, const Tensor& boxes, const 
 
 Tensor paste_mean_cuda(const Tensor& memory, const Tensor& patches, const Tensor& boxes, const Tensor& ptr) {
     const c10::cuda::CUDAGuard guard(memory.device());
-    const Tensor maps = packed(memory), parts = packed(patches), corners = boxes.contiguous(), bounds = ptr.contiguous();
+    const Tensor maps = packed(memory), parts = packed(patches), corners = boxes.contiguous(),
+                 bounds = ptr.contiguous();
     const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), parts.size(2));
     Tensor out = empty_map(maps, maps.sizes());
     launched(cuda::paste_mean(dtype_of(maps), s, maps.const_data_ptr(), parts.const_data_ptr(),

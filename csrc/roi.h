@@ -12,6 +12,15 @@ namespace irnet {
 
 enum class Dtype { f64, f32, bf16, f16 };
 
+// Of one number.
+inline int64_t bytes(Dtype dtype) {
+    switch (dtype) {
+        case Dtype::f64: return 8;
+        case Dtype::f32: return 4;
+        default: return 2;
+    }
+}
+
 struct RoiShape {
     int64_t images, regions, channels;
     int height, width;  // of a map
@@ -57,8 +66,8 @@ void paste_mean_backward(const Roi& roi, const void* grad, void* out, Share regi
 
 namespace cuda {
 
-// Each launches on `stream` (a cudaStream_t), writes all of `out`, and returns the launch's cudaError_t. `ptr` is on the
-// device and need not be sound: values are clamped to [0, regions], and nothing outside the arrays is touched.
+// Each launches on `stream` (a cudaStream_t), writes all of `out`, and returns the launch's cudaError_t. `ptr` is on
+// the device and need not be sound: values are clamped to [0, regions], and nothing outside the arrays is touched.
 int crop_resize(Dtype dtype, RoiShape shape, const void* features, const float* boxes, const int64_t* ptr, bool clamp,
                 void* out, void* stream);
 int crop_resize_backward(Dtype dtype, RoiShape shape, const void* grad, const float* boxes, const int64_t* ptr,

@@ -24,7 +24,7 @@ class Sum {
     // For the channels from `first` on, up to kChannels of them.
     Sum(const Roi& roi, const void* input, void* out, int64_t first)
         : sum_(weighted_sum<A>(roi.dtype, roi.capability)),
-          width_(roi.dtype == Dtype::f64 ? 8 : roi.dtype == Dtype::f32 ? 4 : 2),
+          width_(bytes(roi.dtype)),
           stride_(roi.shape.channels * width_),
           channels_(std::min(kChannels, roi.shape.channels - first)),
           offset_(first * width_),
@@ -70,7 +70,7 @@ class Sum {
     }
 
     WeightedSum<A> sum_;
-    int64_t width_, stride_, channels_, offset_;  // bytes of a number and of a row; channels, and bytes before the first
+    int64_t width_, stride_, channels_, offset_;  // bytes of a number and a row; channels, bytes before the first
     const char* input_;
     char* out_;
     int count_ = 0;
@@ -215,8 +215,7 @@ void crop(const Roi& roi, bool clamp, const void* features, void* out, Share pat
         const float* box = roi.boxes + 4 * region;
         const Tap<A> y = crop_tap<A>(box[1], box[3], static_cast<int>(item % s.size), s.size, s.height, clamp);
         for (int j = 0; j < s.size; ++j) {
-            sum.add(image * s.height * s.width, s.width, y,
-                    crop_tap<A>(box[0], box[2], j, s.size, s.width, clamp));
+            sum.add(image * s.height * s.width, s.width, y, crop_tap<A>(box[0], box[2], j, s.size, s.width, clamp));
             sum.finish(item * s.size + j);
         }
     }
@@ -307,7 +306,8 @@ void paste_backward(const Roi& roi, const void* grad, void* out, Share regions, 
             const int i = item / s.size, j = item % s.size;
             for (int top = whole.y.begin; top < whole.y.end; top += kBlock) {
                 for (int left = whole.x.begin; left < whole.x.end; left += kBlock) {
-                    const Rectangle cells = {overlap({top, top + kBlock}, whole.y), overlap({left, left + kBlock}, whole.x)};
+                    const Rectangle cells = {overlap({top, top + kBlock}, whole.y),
+                                             overlap({left, left + kBlock}, whole.x)};
                     if (block.cells.y.begin != top || block.cells.x.begin != left || block.rows() == 0) {
                         if (!may_touch<A>(box[1], box[3], cells.y, s.size, i)) continue;
                         if (!may_touch<A>(box[0], box[2], cells.x, s.size, j)) continue;
@@ -349,9 +349,8 @@ void prepare_paste(const Roi& roi, Share regions) {
 }
 
 void crop_resize(const Roi& roi, bool clamp, const void* features, void* out, Share patch_rows) {
-    over_channels(roi, [&](auto a, int64_t channel) {
-        crop<decltype(a)>(roi, clamp, features, out, patch_rows, channel);
-    });
+    over_channels(roi,
+                  [&](auto a, int64_t channel) { crop<decltype(a)>(roi, clamp, features, out, patch_rows, channel); });
 }
 
 void crop_resize_backward(const Roi& roi, const void* grad, void* out, Share map_rows) {
@@ -359,9 +358,8 @@ void crop_resize_backward(const Roi& roi, const void* grad, void* out, Share map
 }
 
 void paste_mean(const Roi& roi, const void* memory, const void* patches, void* out, Share map_rows) {
-    over_channels(roi, [&](auto a, int64_t channel) {
-        paste<decltype(a)>(roi, memory, patches, out, map_rows, channel);
-    });
+    over_channels(roi,
+                  [&](auto a, int64_t channel) { paste<decltype(a)>(roi, memory, patches, out, map_rows, channel); });
 }
 
 void paste_mean_backward(const Roi& roi, const void* grad, void* out, Share regions) {

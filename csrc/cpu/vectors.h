@@ -1,8 +1,9 @@
-// Vectors of numbers in which sums are made, one struct for each instruction set: load (16-bit types are widened), store
-// (rounded to nearest, ties to even), and a multiply-add. What they are used for lives elsewhere.
+// Vectors of numbers in which sums are made, one struct for each instruction set: load (16-bit types are widened),
+// store (rounded to nearest, ties to even), and a multiply-add. What they are used for lives elsewhere.
 //
 // Code that uses Avx2 or Avx512 stands between IRNET_BEGIN_... and IRNET_END_TARGET, so that one build serves all
-// processors. No header may be included there: its functions would be compiled for a processor that may not be this one.
+// processors. No header may be included there: its functions would be compiled for a processor that may not be this
+// one.
 #pragma once
 
 #include <cstdint>

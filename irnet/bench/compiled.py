@@ -42,6 +42,7 @@ class TritonKernel:
     types           of the arguments that are no constexpr, as Triton writes them: {"x": "*fp32", "n": "i32"}
     constexprs      the values of all other arguments
     multiples_of_16 integer arguments that are; pointers count as such, PyTorch's allocators see to it
+    options         the launch's further ones, such as {"enable_fp_fusion": False}
     """
 
     function: Any
@@ -50,6 +51,7 @@ class TritonKernel:
     num_warps: int = 4
     num_stages: int = 3
     multiples_of_16: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         values = [f"{name}={value}" for name, value in self.constexprs.items()]
@@ -170,7 +172,7 @@ def triton_resources(kernel: TritonKernel, targets: Iterable[int] = TARGETS) -> 
                 binary = triton.compile(
                     ASTSource(function, signature, dict(kernel.constexprs), attributes),
                     target=GPUTarget("cuda", target, 32),
-                    options={"num_warps": kernel.num_warps, "num_stages": kernel.num_stages},
+                    options={"num_warps": kernel.num_warps, "num_stages": kernel.num_stages, **kernel.options},
                 )
         found = _rows(log.getvalue(), binary.asm["cubin"], "triton", f"sm_{target}", version)
         for row in found:
@@ -297,7 +299,7 @@ def _readable(name: str) -> str:
         return name
     if not shutil.which("c++filt"):
         raise NotHere("names of C++ kernels need c++filt (apt install binutils)")
-    return subprocess.run(["c++filt", name], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(["c++filt", "--no-params", name], capture_output=True, text=True, check=True).stdout.strip()
 
 
 # Both

@@ -105,7 +105,7 @@ def measure(
     finally:
         torch.set_num_threads(threads)
     if "compiled" in kinds:
-        _read_resources(found, case_files)
+        _read_resources(chosen, found, case_files)
     if "instructions" in kinds and device.type == "cpu" and jobs:
         _count_instructions(jobs, found, case_files)
     return found
@@ -289,9 +289,10 @@ def _least_seconds(makers: list[Callable], device: torch.device) -> list[float]:
     return [min(samples[i]) for i in range(len(calls))]
 
 
-def _read_resources(found: Measured, case_files: list[str]) -> None:
-    """Registers, shared memory, spills and instructions of the kernels that the modules with cases tell of."""
-    found.rows, absent = compiled.resources(modules(case_files))
+def _read_resources(chosen: list[Case], found: Measured, case_files: list[str]) -> None:
+    """Registers, shared memory, spills and instructions of the kernels that the modules of the chosen cases tell of."""
+    names = {case.build.__module__ for case in chosen}
+    found.rows, absent = compiled.resources([m for m in modules(case_files) if m.__name__ in names])
     found.absent |= dict(line.split(": ", 1) for line in absent)
     for row in found.rows:
         for figure, value in row.figures().items():

@@ -213,7 +213,7 @@ def test_triton_kernels_are_compiled_for_every_target(triton_rows):
 def test_cuda_kernels_are_compiled_for_every_target(cuda_rows):
     rows = cuda_rows[""]
     assert [row.target for row in rows] == SM
-    assert rows[0].kernel.startswith("scale_add_kernel(float const*")
+    assert rows[0].kernel == "scale_add_kernel"
     check_sound(rows, "nvcc")
 
 
@@ -254,8 +254,8 @@ def test_names_shared_memory_and_device_functions_of_cuda(tmp_path):
     ]
     assert rows[0] == rows[1]
     found = {row.kernel: row for row in rows[0]}
-    assert found["void (anonymous namespace)::shared_kernel<128>(float*)"].shared_bytes == 128 * 4
-    helper, calls = found["helper(float const*, int)"], found["calls"]
+    assert found["(anonymous namespace)::shared_kernel<128>"].shared_bytes == 128 * 4
+    helper, calls = found["helper"], found["calls"]
     assert helper.registers is None and helper.instructions is None, "not inlined: they count with its caller's"
     assert calls.registers > 0 and calls.instructions > 0
 
@@ -310,7 +310,7 @@ def test_resources_are_those_of_all_kernels_that_a_module_tells_of(triton_rows, 
 
 
 def test_two_kernels_of_one_name_are_refused(cuda_rows):
-    with pytest.raises(ValueError, match=r"one name: nvcc scale_add_kernel\(.* sm_80"):
+    with pytest.raises(ValueError, match=r"one name: nvcc scale_add_kernel sm_80"):
         compiled.resources([types.SimpleNamespace(cuda_sources=toy().cuda_sources)] * 2)
 
 

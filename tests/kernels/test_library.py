@@ -1,6 +1,10 @@
 """How an implementation is chosen: `impl=`, IRNET_IMPL, the order of "auto", and what is said when one is missing."""
 
 import contextlib
+import importlib.util
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -52,6 +56,8 @@ def test_unknown_name_is_refused(name):
 @each_operator
 @pytest.mark.parametrize("impl", ["cuda", "triton"])
 def test_absent_implementation_is_refused_with_the_reason(name, impl):
+    if impl == "triton" and library.INTERPRETED:
+        pytest.skip("Triton is interpreted on the CPU here")
     op, make = CASES[name]
     case = make("cpu")
     with pytest.raises(ImplementationUnavailable) as error:
@@ -128,3 +134,25 @@ def test_info_prints_every_operator(capsys):
     assert f"native extension: {build_info.native_reason()}" in printed
     for op, devices in irnet_kernels.available().items():
         assert f"{op} on cpu: {', '.join(devices['cpu'])}" in printed
+
+
+INTERPRETED = """
+import torch, irnet_kernels
+from irnet_kernels import crop_resize, library
+have = irnet_kernels.available()["crop_resize"]["cpu"]
+assert "triton" in have and have[-1] == "reference", have
+assert library.choose("crop_resize", "auto", "cpu") in ("cpp", "reference"), "the interpreter is only taken by name"
+features = torch.randn(1, 3, 5, 6, requires_grad=True)
+boxes, ptr = torch.tensor([[0.5, 1.0, 3.5, 3.0]]), torch.tensor([0, 1])
+results = [crop_resize(features, boxes, ptr, 3, impl=impl) for impl in ("triton", "reference")]
+torch.testing.assert_close(*results)
+torch.testing.assert_close(*(torch.autograd.grad(r.square().sum(), features) for r in results))
+"""
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed")
+def test_triton_runs_interpreted_on_the_cpu_where_that_is_asked_for():
+    """Through PyTorch's dispatcher, with gradients; in a process of its own, as Triton reads the variable once."""
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -4,6 +4,8 @@ Fewest bytes and FLOPs count every input read once and every output written once
 products and the interpolation; b is an element's size. A step is forward and backward.
 """
 
+from pathlib import Path
+
 import torch
 
 import irnet_kernels
@@ -13,10 +15,14 @@ from irnet_kernels.roi.reference import coverage
 from ...backbone import STRIDE
 from .. import peers
 from ..case import Setup, Work, case, implementations
+from ..compiled import CudaSource, NotHere, TritonKernel, load
+
+SOURCES = Path(__file__).resolve().parents[3] / "csrc"
 
 ONE_IMAGE = {"images": 1, "regions": 64, "channels": 512, "height": 38, "width": 63, "size": 7}
 BATCH = ONE_IMAGE | {"images": 32}
-SMALL_BATCH = {"images": 3, "regions": 4, "channels": 24, "height": 12, "width": 15, "size": 7}
+# Small, but large enough that a native kernel executes more instructions than PyTorch does around it.
+SMALL_BATCH = {"images": 3, "regions": 8, "channels": 136, "height": 19, "width": 25, "size": 7}
 
 
 @case("kernels", cpu=ONE_IMAGE, cuda=BATCH, gate=SMALL_BATCH)
@@ -158,6 +164,19 @@ def propagate_regions(s: Setup) -> Work:
         unit="regions",
         pace="dense einsum",
     )
+
+
+def triton_kernels() -> list[TritonKernel]:
+    """Every kernel in the configurations that are launched for 512 channels."""
+    return [TritonKernel(**kernel) for kernel in load("irnet_kernels.roi.triton", interpret=False).kernels()]
+
+
+def cuda_sources() -> list[CudaSource]:
+    """The .cu files, as setup.py compiles them."""
+    if not SOURCES.is_dir():
+        raise NotHere("the C++ and CUDA sources are not installed (run from a source tree)")
+    flags = ("-O3", "-std=c++17", "-fmad=false", f"-I{SOURCES}")
+    return [CudaSource(path, flags) for path in sorted(SOURCES.glob("cuda/*.cu"))]
 
 
 def typed_graph(s: Setup, edges: EdgeSet) -> Work:

@@ -1,0 +1,31 @@
+// roi.cu as C++, and its functions as ctypes can call them.
+
+#include "cuda/roi.cu"
+
+using namespace irnet;
+
+extern "C" {
+
+void set_order(unsigned order) { cuda_on_cpu::order = order; }
+
+int crop_resize(int dtype, const RoiShape* shape, const void* features, const float* boxes, const int64_t* ptr,
+                bool clamp, void* out) {
+    return cuda::crop_resize(static_cast<Dtype>(dtype), *shape, features, boxes, ptr, clamp, out, nullptr);
+}
+
+int crop_resize_backward(int dtype, const RoiShape* shape, const void* grad, const float* boxes, const int64_t* ptr,
+                         bool clamp, void* out) {
+    return cuda::crop_resize_backward(static_cast<Dtype>(dtype), *shape, grad, boxes, ptr, clamp, out, nullptr);
+}
+
+int paste_mean(int dtype, const RoiShape* shape, const void* memory, const void* patches, const float* boxes,
+               const int64_t* ptr, void* out) {
+    return cuda::paste_mean(static_cast<Dtype>(dtype), *shape, memory, patches, boxes, ptr, out, nullptr);
+}
+
+int paste_mean_backward(int dtype, const RoiShape* shape, const void* grad, const float* boxes, const int64_t* ptr,
+                        void* out) {
+    return cuda::paste_mean_backward(static_cast<Dtype>(dtype), *shape, grad, boxes, ptr, out, nullptr);
+}
+
+}  // extern "C"
