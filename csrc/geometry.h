@@ -4,9 +4,6 @@
 // rounds once where the reference rounds twice. No memory is touched here.
 #pragma once
 
-#include <cstdint>
-#include <limits>
-
 #ifdef __CUDACC__
 #define IRNET_HOST_DEVICE __host__ __device__ __forceinline__
 #else
@@ -84,7 +81,7 @@ IRNET_HOST_DEVICE Range paste_range(float low, float high, int cells, int size) 
     const T extent = low < high ? T(high) - T(low) : T(low) - T(high);
     if (!(extent - extent == T(0))) return {0, 0};
     // A little wider than the tolerance and all roundings allow; then to the cell.
-    constexpr T roundings = 8 * std::numeric_limits<T>::epsilon();
+    constexpr T roundings = sizeof(T) == sizeof(double) ? T(0x1p-49) : T(0x1p-20);  // 8 epsilon
     const T margin = T(1) + extent * (T(kTolerance) / T(size - 1) + roundings);
     const T first = (low < high ? T(low) : T(high)) - margin, last = (low < high ? T(high) : T(low)) + margin;
     Range range = {static_cast<int>(clip(first, T(0), T(cells))),

@@ -20,9 +20,10 @@ class Shape(ctypes.Structure):
 
 def build(source: Path, library: Path, *flags: str) -> Path:
     """Compile a source in which CUDA's headers are those of this folder."""
-    # No unique symbols: libraries of one process would share the variables of the headers.
+    # With unique symbols the libraries of a process would share the headers' variables; a fortified longjmp refuses to
+    # change stacks.
     command = ["g++", "-std=c++17", "-shared", "-fPIC", "-fno-gnu-unique", "-ffp-contract=off"]
-    command += [f"-I{HERE}", f"-I{CSRC}", *flags]
+    command += [f"-I{HERE}", f"-I{CSRC}", *flags, "-U_FORTIFY_SOURCE"]
     done = subprocess.run([*command, "-o", str(library), str(source)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} {source}:\n{done.stderr}")
