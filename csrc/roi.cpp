@@ -40,14 +40,22 @@ Tensor empty_map(const Tensor& like, at::IntArrayRef shape) {
     return at::empty(shape, like.options().memory_format(at::MemoryFormat::ChannelsLast));
 }
 
-// `map` is any of the maps or patches: all have its channels.
-RoiShape shape_of(const Tensor& map, const Tensor& boxes, const Tensor& ptr, int64_t height, int64_t width,
-                  int64_t size) {
+// Of maps and patches that an operator is given, null where it makes them; height, width and size are then the
+// caller's. api.py has checked more, and says it better: this keeps the kernels within their arrays.
+RoiShape shape_of(const Tensor* maps, const Tensor* patches, const Tensor& boxes, const Tensor& ptr, int64_t height,
+                  int64_t width, int64_t size, int64_t least_size) {
+    TORCH_CHECK_VALUE(ptr.dim() == 1 && ptr.size(0) >= 1 && boxes.dim() == 2 && boxes.size(1) == 4,
+                      "irnet: ptr must be [B + 1], boxes [R, 4]");
+    const int64_t images = ptr.size(0) - 1, regions = boxes.size(0), channels = (maps ? maps : patches)->size(1);
+    TORCH_CHECK_VALUE(!maps || maps->size(0) == images, "irnet: ptr must have an entry for every map, and one more");
+    TORCH_CHECK_VALUE(!patches || (patches->size(0) == regions && patches->size(1) == channels &&
+                                   patches->size(2) == size && patches->size(3) == size),
+                      "irnet: patches must be [R, C, size, size]");
     // Positions in float32 tell no more cells apart.
-    TORCH_CHECK_VALUE(std::max({height, width, size}) <= int64_t{1} << 24,
-                      "irnet: maps and patches have at most 2^24 rows and columns");
-    return {ptr.size(0) - 1,          boxes.size(0),           map.size(1),
-            static_cast<int>(height), static_cast<int>(width), static_cast<int>(size)};
+    TORCH_CHECK_VALUE(
+        size >= least_size && height >= 0 && width >= 0 && std::max({height, width, size}) <= int64_t{1} << 24,
+        "irnet: maps and patches have at most 2^24 rows and columns, patches at least ", least_size);
+    return {images, regions, channels, static_cast<int>(height), static_cast<int>(width), static_cast<int>(size)};
 }
 
 // -------------------------------------------------------------------------------------------------------------- CPU
@@ -85,7 +93,7 @@ Tensor scratch(int64_t bytes, const Tensor& like, cpu::Roi& roi) {
 Tensor crop_resize_cpu(const Tensor& features, const Tensor& boxes, const Tensor& ptr, int64_t size,
                        std::string_view border) {
     const Tensor maps = packed(features), corners = boxes.contiguous(), bounds = ptr.contiguous();
-    const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), size);
+    const RoiShape s = shape_of(&maps, nullptr, corners, bounds, maps.size(2), maps.size(3), size, 1);
     const cpu::Roi roi = cpu_roi("crop_resize", maps, s, corners, bounds);
     Tensor out = empty_map(maps, {s.regions, s.channels, size, size});
     share(s.regions * size, size * s.channels, [&](cpu::Share rows) {
@@ -97,7 +105,7 @@ Tensor crop_resize_cpu(const Tensor& features, const Tensor& boxes, const Tensor
 Tensor crop_resize_backward_cpu(const Tensor& grad, const Tensor& boxes, const Tensor& ptr, int64_t height,
                                 int64_t width, std::string_view border) {
     const Tensor patches = packed(grad), corners = boxes.contiguous(), bounds = ptr.contiguous();
-    const RoiShape s = shape_of(patches, corners, bounds, height, width, patches.size(2));
+    const RoiShape s = shape_of(nullptr, &patches, corners, bounds, height, width, patches.size(2), 1);
     cpu::Roi roi = cpu_roi("crop_resize_backward", patches, s, corners, bounds);
     const Tensor memory = scratch(cpu::crop_scratch_bytes(roi), patches, roi);
     Tensor out = empty_map(patches, {s.images, s.channels, height, width});
@@ -111,7 +119,7 @@ Tensor crop_resize_backward_cpu(const Tensor& grad, const Tensor& boxes, const T
 Tensor paste_mean_cpu(const Tensor& memory, const Tensor& patches, const Tensor& boxes, const Tensor& ptr) {
     const Tensor maps = packed(memory), parts = packed(patches), corners = boxes.contiguous(),
                  bounds = ptr.contiguous();
-    const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), parts.size(2));
+    const RoiShape s = shape_of(&maps, &parts, corners, bounds, maps.size(2), maps.size(3), parts.size(2), 2);
     cpu::Roi roi = cpu_roi("paste_mean", maps, s, corners, bounds);
     const Tensor space = scratch(cpu::paste_scratch_bytes(roi), maps, roi);
     Tensor out = empty_map(maps, maps.sizes());
@@ -124,7 +132,7 @@ Tensor paste_mean_cpu(const Tensor& memory, const Tensor& patches, const Tensor&
 
 Tensor paste_mean_backward_cpu(const Tensor& grad, const Tensor& boxes, const Tensor& ptr, int64_t size) {
     const Tensor maps = packed(grad), corners = boxes.contiguous(), bounds = ptr.contiguous();
-    const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), size);
+    const RoiShape s = shape_of(&maps, nullptr, corners, bounds, maps.size(2), maps.size(3), size, 2);
     cpu::Roi roi = cpu_roi("paste_mean_backward", maps, s, corners, bounds);
     const Tensor space = scratch(cpu::paste_scratch_bytes(roi), maps, roi);
     Tensor out = empty_map(maps, {s.regions, s.channels, size, size});
@@ -158,7 +166,7 @@ Tensor crop_resize_cuda(const Tensor& features, const Tensor& boxes, const Tenso
                         std::string_view border) {
     const c10::cuda::CUDAGuard guard(features.device());
     const Tensor maps = packed(features), corners = boxes.contiguous(), bounds = ptr.contiguous();
-    const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), size);
+    const RoiShape s = shape_of(&maps, nullptr, corners, bounds, maps.size(2), maps.size(3), size, 1);
     Tensor out = empty_map(maps, {s.regions, s.channels, size, size});
     launched(cuda::crop_resize(dtype_of(maps), s, maps.const_data_ptr(), corners.const_data_ptr<float>(),
                                bounds.const_data_ptr<int64_t>(), border == "clamp", out.mutable_data_ptr(), stream()));
@@ -169,7 +177,7 @@ Tensor crop_resize_backward_cuda(const Tensor& grad, const Tensor& boxes, const 
                                  int64_t width, std::string_view border) {
     const c10::cuda::CUDAGuard guard(grad.device());
     const Tensor patches = packed(grad), corners = boxes.contiguous(), bounds = ptr.contiguous();
-    const RoiShape s = shape_of(patches, corners, bounds, height, width, patches.size(2));
+    const RoiShape s = shape_of(nullptr, &patches, corners, bounds, height, width, patches.size(2), 1);
     Tensor out = empty_map(patches, {s.images, s.channels, height, width});
     launched(cuda::crop_resize_backward(dtype_of(patches), s, patches.const_data_ptr(), corners.const_data_ptr<float>(),
                                         bounds.const_data_ptr<int64_t>(), border == "clamp", out.mutable_data_ptr(),
@@ -181,7 +189,7 @@ Tensor paste_mean_cuda(const Tensor& memory, const Tensor& patches, const Tensor
     const c10::cuda::CUDAGuard guard(memory.device());
     const Tensor maps = packed(memory), parts = packed(patches), corners = boxes.contiguous(),
                  bounds = ptr.contiguous();
-    const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), parts.size(2));
+    const RoiShape s = shape_of(&maps, &parts, corners, bounds, maps.size(2), maps.size(3), parts.size(2), 2);
     Tensor out = empty_map(maps, maps.sizes());
     launched(cuda::paste_mean(dtype_of(maps), s, maps.const_data_ptr(), parts.const_data_ptr(),
                               corners.const_data_ptr<float>(), bounds.const_data_ptr<int64_t>(), out.mutable_data_ptr(),
@@ -192,7 +200,7 @@ Tensor paste_mean_cuda(const Tensor& memory, const Tensor& patches, const Tensor
 Tensor paste_mean_backward_cuda(const Tensor& grad, const Tensor& boxes, const Tensor& ptr, int64_t size) {
     const c10::cuda::CUDAGuard guard(grad.device());
     const Tensor maps = packed(grad), corners = boxes.contiguous(), bounds = ptr.contiguous();
-    const RoiShape s = shape_of(maps, corners, bounds, maps.size(2), maps.size(3), size);
+    const RoiShape s = shape_of(&maps, nullptr, corners, bounds, maps.size(2), maps.size(3), size, 2);
     Tensor out = empty_map(maps, {s.regions, s.channels, size, size});
     launched(cuda::paste_mean_backward(dtype_of(maps), s, maps.const_data_ptr(), corners.const_data_ptr<float>(),
                                        bounds.const_data_ptr<int64_t>(), out.mutable_data_ptr(), stream()));

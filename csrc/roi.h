@@ -39,7 +39,8 @@ struct Roi {
     const float* boxes;
     const int64_t* ptr;  // rises from 0 to `regions`
     int threads;         // how many share the work
-    void* scratch;       // indices and weights of O(regions): scratch_bytes of them, null for crop_resize
+    void* scratch;       // indices and weights of the regions, for each thread: as many as ..._scratch_bytes says, null
+                         // for crop_resize
 };
 
 // The items [begin, end) of a result, for one of the threads.

@@ -302,8 +302,8 @@ void paste_backward(const Roi& roi, const void* grad, void* out, Share regions, 
         const Rectangle& whole = rectangles[region];
         block.cells = {{0, 0}, {0, 0}};
         // Nearly every region is one block, filled once. Those of larger ones take turns for each element of the patch.
-        for (int item = 0; item < s.size * s.size; ++item) {
-            const int i = item / s.size, j = item % s.size;
+        for (int64_t item = 0; item < int64_t{s.size} * s.size; ++item) {
+            const int i = static_cast<int>(item / s.size), j = static_cast<int>(item % s.size);
             for (int top = whole.y.begin; top < whole.y.end; top += kBlock) {
                 for (int left = whole.x.begin; left < whole.x.end; left += kBlock) {
                     const Rectangle cells = {overlap({top, top + kBlock}, whole.y),

@@ -275,7 +275,7 @@ def _pace(
             least = [min(pair) for pair in zip(least, _least_seconds(makers, device), strict=True)]
             if label in held and _holds(label, held[label], least[0] / least[1]):
                 break
-        found.put(group, label, round(least[0] / least[1], 4))
+        found.put(group, label, float(f"{least[0] / least[1]:.4g}"))
 
 
 def _least_seconds(makers: list[Callable], device: torch.device) -> list[float]:

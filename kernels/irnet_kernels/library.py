@@ -206,6 +206,8 @@ def _why(impl: str, device: str) -> str:
         return "Triton is not installed: pip install triton"
     if impl != "triton" and build_info.native() is None:
         return build_info.native_reason()
+    if impl == "cuda" and not build_info.native().build_info()["cuda_version"]:
+        return "the extension was built without CUDA; FORCE_CUDA=1 with " + build_info.REBUILD
     return "this version of irnet has none: take impl='auto'"
 
 

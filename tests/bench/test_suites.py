@@ -114,7 +114,8 @@ def test_the_truth_is_float64_throughout(name, dtype):
 
 
 @pytest.mark.parametrize("variant", ["local", "global", "full"])
-def test_roll_out_is_the_models(variant):
+def test_roll_out_is_the_models(variant, monkeypatch):
+    monkeypatch.setenv("IRNET_IMPL", "reference")  # as the contestant does: other kernels round otherwise
     setup = Setup(NETWORKS["reason_full"].shapes["gate"], torch.float32, CPU)
     work = NETWORKS[f"reason_{variant}"].build(setup)
     net, batch = model.build(setup, variant, model.Given(setup.features)).double(), model.random_batch(setup)
@@ -232,7 +233,8 @@ def test_update_is_the_engines_sgd():
 
 
 @each_training
-def test_grad_checkpointing_saves_less_for_the_same_gradients(name):
+def test_grad_checkpointing_saves_less_for_the_same_gradients(name, monkeypatch):
+    monkeypatch.setenv("IRNET_IMPL", "reference")  # both with the same kernels
     work = build(name, hidden=64)
     inputs = [leaf.detach().requires_grad_() for leaf in work.leaves]
     kept = {

@@ -151,3 +151,24 @@ def test_bits_are_those_of_one_image_on_one_thread(dtype):
             crop, paste = run(image, image + 1, threads)
             assert bits_equal(crop, together[0][image * regions : (image + 1) * regions])
             assert bits_equal(paste, together[2][image : image + 1])
+
+
+F, B, P, G = torch.zeros(2, 3, 4, 5), torch.zeros(3, 4), ragged(1, 2), torch.zeros(3, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda op: op.crop_resize.cpp(F, B, ragged(1, 1, 1), 4, "zero"), "an entry for every map"),
+        (lambda op: op.crop_resize.cpp(F, B, P, 0, "zero"), "at least 1"),
+        (lambda op: op.crop_resize.cpp(F, B, P[:0], 4, "zero"), "ptr must be"),
+        (lambda op: op.crop_resize_backward.cpp(G, B, P, -1, 4, "zero"), "rows and columns"),
+        (lambda op: op.crop_resize_backward.cpp(G[:2], B, P, 4, 4, "zero"), "patches must be"),
+        (lambda op: op.paste_mean.cpp(F, G[:, :2], B, P), "patches must be"),
+        (lambda op: op.paste_mean.cpp(F, G[:, :, :1, :1], B, P), "at least 2"),
+        (lambda op: op.paste_mean_backward.cpp(F, B, P, 1), "at least 2"),
+    ],
+)
+def test_operators_called_past_the_public_functions_stay_in_bounds(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.ops.irnet)

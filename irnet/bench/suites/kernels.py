@@ -172,7 +172,7 @@ def triton_kernels() -> list[TritonKernel]:
 
 
 def cuda_sources() -> list[CudaSource]:
-    """The .cu files, as setup.py compiles them."""
+    """The .cu files, with those flags of setup.py that change code; they need none of PyTorch's."""
     if not SOURCES.is_dir():
         raise NotHere("the C++ and CUDA sources are not installed (run from a source tree)")
     flags = ("-O3", "-std=c++17", "-fmad=false", f"-I{SOURCES}")

@@ -23,9 +23,11 @@ def crop_resize(
 
     Row i lies at y = y1 + i (y2 - y1) / (size - 1), columns likewise; size 1 samples the centre. This is TensorFlow's
     crop_and_resize. Samples up to 1e-4 cells outside count as on the border; samples at a NaN or infinite position are
-    zero. Accumulates in float32 (float64 for float64).
+    zero. Accumulates in float32 (float64 for float64). An infinite or NaN feature reaches the samples that touch its
+    cell; in the reference, which multiplies by zero weights, others of its image, too.
 
-    Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
+    Raises ValueError for other shapes, dtypes or devices (native kernels also beyond 2^24 rows or columns),
+    ImplementationUnavailable where `impl` is not there.
     """
     name = "crop_resize"
     library.check(features.dim() == 4, name, lambda: f"features must be [B, C, H, W], got {list(features.shape)}")
