@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/vectors.h"
 #include "cpu/weighted_sum.h"
 #include "geometry.h"
 
@@ -13,27 +14,31 @@ namespace irnet::cpu {
 
 namespace {
 
-constexpr int kTerms = 64;           // summed at once: sums of sums of so many round less than one long sum
-constexpr int64_t kChannels = 1024;  // the same; partial sums of so many lie on the stack
-constexpr int kBlock = 64;           // cells along each side of what paste_mean_backward looks at
+constexpr int kTerms = 64;            // summed at once: sums of sums of so many round less than one long sum
+constexpr int64_t kChannels = 1024;   // the same; partial sums of so many lie on the stack
+constexpr int64_t kCached = 1 << 21;  // bytes: larger results are streamed, they would not stay in a core's cache
+constexpr int kBlock = 64;            // cells along each side of what paste_mean_backward looks at
 
 // Rows of channels of a result, one after the other: sums of rows of an input, both [..., channels] and packed.
 template <typename A>
 class Sum {
   public:
-    // For the channels from `first` on, up to kChannels of them.
-    Sum(const Roi& roi, const void* input, void* out, int64_t first)
+    // For the channels from `first` on, up to kChannels of them, of a result of so many rows.
+    Sum(const Roi& roi, const void* input, void* out, int64_t rows, int64_t first)
         : sum_(weighted_sum<A>(roi.dtype, roi.capability)),
           width_(bytes(roi.dtype)),
           stride_(roi.shape.channels * width_),
           channels_(std::min(kChannels, roi.shape.channels - first)),
           offset_(first * width_),
           input_(static_cast<const char*>(input) + offset_),
-          out_(static_cast<char*>(out) + offset_) {}
+          out_(static_cast<char*>(out) + offset_),
+          streamed_(rows * stride_ > kCached && (stride_ | reinterpret_cast<intptr_t>(out)) % 64 == 0) {}
+    ~Sum() { end_stream(); }
+    Sum(const Sum&) = delete;
 
     void add(int64_t row, A weight) {
         if (weight == A(0)) return;
-        if (count_ == kTerms) flush({nullptr, nullptr, A(1), partial_, continued_});
+        if (count_ == kTerms) flush({nullptr, nullptr, A(1), partial_, continued_, false});
         terms_[count_++] = {input_ + row * stride_, weight};
     }
 
@@ -49,7 +54,7 @@ class Sum {
 
     // Write a row of the result and start anew: the sum or, where there is a base, the base's row plus sum / divisor.
     void finish(int64_t row, const void* base = nullptr, A divisor = A(1)) {
-        flush({out_ + row * stride_, base ? from(base, row) : nullptr, divisor, partial_, continued_});
+        flush({out_ + row * stride_, base ? from(base, row) : nullptr, divisor, partial_, continued_, streamed_});
         continued_ = false;
     }
 
@@ -73,6 +78,7 @@ class Sum {
     int64_t width_, stride_, channels_, offset_;  // bytes of a number and a row; channels, bytes before the first
     const char* input_;
     char* out_;
+    const bool streamed_;
     int count_ = 0;
     bool continued_ = false;
     Term<A> terms_[kTerms];
@@ -208,7 +214,7 @@ void fill_crop(const Roi& roi, bool clamp, Share regions) {
 template <typename A>
 void crop(const Roi& roi, bool clamp, const void* features, void* out, Share patch_rows, int64_t channel) {
     const RoiShape& s = roi.shape;
-    Sum<A> sum(roi, features, out, channel);
+    Sum<A> sum(roi, features, out, s.regions * s.size * s.size, channel);
     for (int64_t item = patch_rows.begin; item < patch_rows.end; ++item) {
         const int64_t region = item / s.size;
         const int64_t image = image_of(roi, region);
@@ -226,7 +232,7 @@ void crop_backward(const Roi& roi, const void* grad, void* out, Share map_rows, 
     const RoiShape& s = roi.shape;
     const Scratch<A> scratch(roi);
     Active<A>* active = scratch.active + map_rows.thread * s.regions;
-    Sum<A> sum(roi, grad, out, channel);
+    Sum<A> sum(roi, grad, out, s.images * s.height * s.width, channel);
     for (int64_t item = map_rows.begin; item < map_rows.end; ++item) {
         const int row = static_cast<int>(item % s.height);
         const int64_t count = list_active(roi, scratch, item / s.height, row, active);
@@ -262,7 +268,7 @@ void paste(const Roi& roi, const void* memory, const void* patches, void* out, S
     const RoiShape& s = roi.shape;
     const Scratch<A> scratch(roi);
     Active<A>* active = scratch.active + map_rows.thread * s.regions;
-    Sum<A> sum(roi, patches, out, channel);
+    Sum<A> sum(roi, patches, out, s.images * s.height * s.width, channel);
     for (int64_t item = map_rows.begin; item < map_rows.end; ++item) {
         const int row = static_cast<int>(item % s.height);
         const int64_t count = list_active(roi, scratch, item / s.height, row, active);
@@ -293,7 +299,7 @@ template <typename A>
 void paste_backward(const Roi& roi, const void* grad, void* out, Share regions, int64_t channel) {
     const RoiShape& s = roi.shape;
     const Rectangle* rectangles = Scratch<A>(roi).rectangles;
-    Sum<A> sum(roi, grad, out, channel);
+    Sum<A> sum(roi, grad, out, s.regions * s.size * s.size, channel);
     Block<A> block;
     for (int64_t region = regions.begin; region < regions.end; ++region) {
         const float* box = roi.boxes + 4 * region;

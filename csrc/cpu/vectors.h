@@ -1,5 +1,6 @@
 // Vectors of numbers in which sums are made, one struct for each instruction set: load (16-bit types are widened),
-// store (rounded to nearest, ties to even), and a multiply-add. What they are used for lives elsewhere.
+// store (rounded to nearest, ties to even), stream (the same, past the caches, to whole aligned vectors), multiply-add.
+// What they are used for lives elsewhere.
 //
 // Code that uses Avx2 or Avx512 stands between IRNET_BEGIN_... and IRNET_END_TARGET, so that one build serves all
 // processors. No header may be included there: its functions would be compiled for a processor that may not be this
@@ -96,6 +97,10 @@ struct Portable {
     void store(T* to) const {
         for (int i = 0; i < lanes; ++i) narrow(v[i], to + i);
     }
+    template <typename T>
+    void stream(T* to) const {
+        store(to);
+    }
     Portable plus(Portable a, Portable b) const { return {v + a.v * b.v}; }  // this + a * b
     Portable over(Portable a) const { return {v / a.v}; }
 };
@@ -118,18 +123,24 @@ struct Avx2 {
         return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
     }
     void store(float* to) const { _mm256_storeu_ps(to, v); }
-    void store(Bf16* to) const {
+    void stream(float* to) const { _mm256_stream_ps(to, v); }
+    template <typename T>
+    void store(T* to) const {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), narrowed(to));
+    }
+    template <typename T>
+    void stream(T* to) const {
+        _mm_stream_si128(reinterpret_cast<__m128i*>(to), narrowed(to));
+    }
+    __m128i narrowed(const Bf16*) const {
         const __m256i bits = _mm256_castps_si256(v);
         const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
         __m256i high = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
         const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
         high = _mm256_blendv_epi8(high, _mm256_set1_epi32(0x7fc0), nan);
-        const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+        return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08));
     }
-    void store(F16* to) const {
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
-    }
+    __m128i narrowed(const F16*) const { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
     Avx2 plus(Avx2 a, Avx2 b) const { return {_mm256_fmadd_ps(a.v, b.v, v)}; }
     Avx2 over(Avx2 a) const { return {_mm256_div_ps(v, a.v)}; }
 };
@@ -151,22 +162,35 @@ struct Avx512 {
         return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
     }
     void store(float* to) const { _mm512_storeu_ps(to, v); }
-    void store(Bf16* to) const {
+    void stream(float* to) const { _mm512_stream_ps(to, v); }
+    template <typename T>
+    void store(T* to) const {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrowed(to));
+    }
+    template <typename T>
+    void stream(T* to) const {
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(to), narrowed(to));
+    }
+    __m256i narrowed(const Bf16*) const {
         const __m512i bits = _mm512_castps_si512(v);
         const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
         __m512i high = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
         const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-        high = _mm512_mask_mov_epi32(high, nan, _mm512_set1_epi32(0x7fc0));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(high));
+        return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(high, nan, _mm512_set1_epi32(0x7fc0)));
     }
-    void store(F16* to) const {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
-    }
+    __m256i narrowed(const F16*) const { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
     Avx512 plus(Avx512 a, Avx512 b) const { return {_mm512_fmadd_ps(a.v, b.v, v)}; }
     Avx512 over(Avx512 a) const { return {_mm512_div_ps(v, a.v)}; }
 };
 IRNET_END_TARGET
 
 #endif  // IRNET_X86
+
+// Other threads see what this one has streamed before.
+inline void end_stream() {
+#if IRNET_X86
+    _mm_sfence();
+#endif
+}
 
 }  // namespace irnet::cpu

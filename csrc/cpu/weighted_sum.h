@@ -22,6 +22,7 @@ struct Output {
     A divisor;
     A* partial;
     bool continued;  // whether what is in `partial` is added to the sum
+    bool streamed;   // past the caches: rows are whole vectors, aligned, and end_stream() comes before others read them
 };
 
 template <typename A>

@@ -42,7 +42,12 @@ inline void sum_vectors(const Term<A>* terms, int count, int64_t first, int n, c
         const T* base = static_cast<const T*>(output.base) + first;
         for (int i = 0; i < Vectors; ++i) sums[i] = sums[i].plus(load<Vector>(base + i * n, n), Vector::all(1));
     }
-    for (int i = 0; i < Vectors; ++i) store(sums[i], static_cast<T*>(output.row) + first + i * n, n);
+    T* row = static_cast<T*>(output.row) + first;
+    if (output.streamed) {
+        for (int i = 0; i < Vectors; ++i) sums[i].stream(row + i * n);
+    } else {
+        for (int i = 0; i < Vectors; ++i) store(sums[i], row + i * n, n);
+    }
 }
 
 template <typename Vector, typename T, typename A = typename Vector::Number>

@@ -332,7 +332,8 @@ struct Regions {
     unsigned covering[kCellLines];  // which regions cover a row or column, as bits
 };
 
-// sum / count to the bit, but where it is subnormal, at a third of its cost: `inverse` is 1 / count, and the rest corrects the last bit.
+// sum / count to the bit, but where it is subnormal, at a third of its cost: `inverse` is 1 / count, and the rest
+// corrects the last bit.
 template <typename A>
 __device__ A divide(A sum, A count, A inverse) {
     const A quotient = sum * inverse, rest = fma(-quotient, count, sum);
