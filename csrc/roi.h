@@ -39,8 +39,7 @@ struct Roi {
     const float* boxes;
     const int64_t* ptr;  // rises from 0 to `regions`
     int threads;         // how many share the work
-    void* scratch;       // indices and weights of the regions, for each thread: as many as ..._scratch_bytes says, null
-                         // for crop_resize
+    void* scratch;       // crop_scratch_bytes or paste_scratch_bytes of it; null for crop_resize
 };
 
 // The items [begin, end) of a result, for one of the threads.
@@ -49,6 +48,7 @@ struct Share {
     int thread;
 };
 
+// For what is known of each region, and for each thread a list of regions.
 int64_t crop_scratch_bytes(const Roi& roi);
 int64_t paste_scratch_bytes(const Roi& roi);
 // Fill the scratch, before the gradient of crop_resize or either paste function; items are regions.

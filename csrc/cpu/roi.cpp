@@ -1,5 +1,5 @@
 // crop_resize and paste_mean on a CPU: which rows of channels enter each row of a result, and with which weights. The
-// sums themselves are made by weighted_sums.
+// sums themselves are made by weighted_sum.
 
 #include "roi.h"
 
@@ -175,7 +175,7 @@ struct Block {
     Tap<A> down[kBlock], across[kBlock];
     A shares[kBlock * kBlock];  // [rows, columns] of the block, packed
 
-    // The columns of the block, for a region and all rectangles of its image.
+    // For the box of a region and the rectangles of all regions of its image.
     void fill(Rectangle block, const float* box, int size, const Rectangle* begin, const Rectangle* end) {
         cells = block;
         for (int y = 0; y < rows(); ++y) down[y] = paste_tap<A>(box[1], box[3], cells.y.begin + y, size);

@@ -4,7 +4,6 @@ Each operator is declared once per implementation, as an overload: `irnet::crop_
 `.triton`. PyTorch's dispatcher is the only registry: an implementation exists where its overload has a kernel.
 """
 
-import contextlib
 import functools
 import importlib
 import importlib.util
@@ -221,8 +220,7 @@ def _imported(module: str, name: str) -> Callable:
 
     def run(*arguments):
         function = getattr(importlib.import_module(module, __package__), name)
-        device = next(a.device for a in arguments if isinstance(a, torch.Tensor))
-        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        with torch.cuda.device_of(next(a for a in arguments if isinstance(a, torch.Tensor))):
             return function(*arguments)
 
     return run

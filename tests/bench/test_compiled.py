@@ -14,8 +14,9 @@ import torch
 
 from irnet.bench import compiled, counts
 from irnet.bench.case import Setup, Work, modules
-from irnet.bench.compiled import CudaSource, NotHere, Resources, TritonKernel
+from irnet.bench.compiled import CudaSource, Resources, TritonKernel
 from irnet.bench.measure import ERROR, OK, examine
+from tests.tools import here
 
 TOY = Path(__file__).parent / "toy"
 SM = ["sm_80", "sm_90", "sm_100"]
@@ -66,14 +67,6 @@ __device__ __noinline__ float helper(const float* x, int step) {
 extern "C" __global__ void calls(float* x, int step) { x[0] = helper(x, step) + helper(x + 1, step + 1); }
 void launch(float* x) { shared_kernel<128><<<1, 128>>>(x); }
 """
-
-
-def here(action: Callable, *arguments):
-    """What the action returns; the test is skipped, with the reason, where a tool is absent."""
-    try:
-        return action(*arguments)
-    except NotHere as reason:
-        pytest.skip(str(reason))
 
 
 def write(folder: Path, name: str, text: str) -> Path:

@@ -16,12 +16,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from irnet.bench.compiled import CudaSource, NotHere, cuda_resources
+from irnet.bench.compiled import cuda_resources
+from irnet.bench.suites.kernels import cuda_sources
 from irnet_kernels import library
 from irnet_kernels.testing import bits_equal
 from tests.kernels import fuzz
 from tests.kernels.cuda_on_cpu import calls
 from tests.kernels.helpers import assert_exact, assert_within_budget, box_grid, normal, ragged
+from tests.tools import here
 
 HERE = Path(__file__).resolve().parent / "cuda_on_cpu"
 SOURCE = calls.CSRC / "cuda" / "roi.cu"
@@ -306,10 +308,8 @@ def test_the_stand_in_for_cuda_finds_faults(folder, capfd):
 
 
 def test_nvcc_compiles_for_every_target_without_spills():
-    try:
-        rows = cuda_resources(CudaSource(SOURCE, ("-std=c++17", "-fmad=false", f"-I{calls.CSRC}")))
-    except NotHere as reason:
-        pytest.skip(str(reason))
+    (source,) = (s for s in here(cuda_sources) if s.path == SOURCE)
+    rows = here(cuda_resources, source)
     names = {re.search(r"\w+_kernel", row.kernel)[0] for row in rows}
     assert names == {f"{op}_{way}_kernel" for op in ("crop_resize", "paste_mean") for way in ("forward", "backward")}
     assert {row.target for row in rows} == {"sm_80", "sm_90", "sm_100"}

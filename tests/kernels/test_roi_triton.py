@@ -10,25 +10,18 @@ import torch
 from torch import Tensor
 
 from irnet.bench import compiled
-from irnet.bench.compiled import NotHere, TritonKernel
+from irnet.bench.compiled import TritonKernel
 from irnet_kernels import library
 from irnet_kernels.roi import reference
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_exact, assert_within_budget, box_grid, each_dtype, normal, ragged
+from tests.tools import here
 
 INF, NAN = float("inf"), float("nan")
 BORDERS = ("zero", "clamp")
 
 # NumPy's, where the interpreter computes with infinite boxes, which is meant.
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|overflow|divide by zero) encountered:RuntimeWarning")
-
-
-def here(action, *arguments, **options):
-    """What the action returns; the test is skipped, with the reason, where a tool is absent."""
-    try:
-        return action(*arguments, **options)
-    except NotHere as reason:
-        pytest.skip(str(reason))
 
 
 def load(interpret: bool):

@@ -449,14 +449,13 @@ def _tiles(out: Tensor) -> int:
 
 
 def _launch(kernel, parts: int, inputs: list[Tensor], boxes: Tensor, ptr: Tensor, out: Tensor, shape, **flags) -> None:
-    """Run a kernel for all parts of the output, each in as many programs as its channels take."""
+    """Run a kernel on the current device for all parts of the output, each in as many programs as its channels take."""
     if not out.numel():
         return
     inputs = [t.contiguous(memory_format=torch.channels_last) for t in inputs]
     constants = _constants(kernel, out.dtype, out.shape[1]) | flags
     grid = (parts, triton.cdiv(out.shape[1], constants["CHUNKS"] * constants["LANES"]))
-    with torch.cuda.device_of(out):
-        kernel[grid](*inputs, boxes.contiguous(), ptr.contiguous(), out, *shape, **constants, **SCHEDULE, **OPTIONS)
+    kernel[grid](*inputs, boxes.contiguous(), ptr.contiguous(), out, *shape, **constants, **SCHEDULE, **OPTIONS)
 
 
 def _constants(kernel, dtype: torch.dtype, channels: int) -> dict:

@@ -1,0 +1,15 @@
+"""Skips a test, with the reason, where a tool for compiled kernels is absent."""
+
+from collections.abc import Callable
+
+import pytest
+
+from irnet.bench.compiled import NotHere
+
+
+def here(action: Callable, *arguments, **options):
+    """What the action returns; the test is skipped, with the reason, where a tool is absent."""
+    try:
+        return action(*arguments, **options)
+    except NotHere as reason:
+        pytest.skip(str(reason))
