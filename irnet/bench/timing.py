@@ -11,6 +11,7 @@ import torch
 
 Call = Callable[[], object]
 SHORTEST = 1e-3  # seconds: shorter calls are repeated within one sample, so that the clock's own cost vanishes
+LONG = 50e-3  # seconds: longer calls do not feel what the call before them left of caches and of sleeping threads
 log = logging.getLogger("irnet")
 
 
@@ -30,15 +31,19 @@ def interleaved(
     """Seconds of a call, `least` to `most` samples of each: the contestants take turns, so that drift hits all alike.
 
     seconds  what each contestant may take in all, once it has its `least` samples
-    Every call must have been made before: nothing here is a warm-up.
+    Every call must have been made before: nothing here is a warm-up. But a call that is not LONG is made once, untimed,
+    before each sample: else it would pay for its neighbour, after which caches are cold and worker threads asleep.
     """
-    repeats = {name: _repeats(call, clock) for name, call in calls.items()}
+    estimates = {name: _estimate(call, clock) for name, call in calls.items()}
+    repeats = {name: max(1, min(1000, round(SHORTEST / max(taken, 1e-9)))) for name, taken in estimates.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     spent = dict.fromkeys(calls, 0.0)
     waiting = dict(calls)
     with _no_collection():
         while waiting:
             for name, call in list(waiting.items()):
+                if estimates[name] < LONG:
+                    call()
                 start = clock()
                 for _ in range(repeats[name]):
                     call()
@@ -124,10 +129,12 @@ def _captured(calls: Sequence[Call], stream: torch.cuda.Stream) -> "torch.cuda.C
     return graph
 
 
-def _repeats(call: Call, clock: Callable[[], float]) -> int:
+def _estimate(call: Call, clock: Callable[[], float]) -> float:
+    """Seconds of a call that follows itself."""
+    call()
     start = clock()
     call()
-    return max(1, min(1000, round(SHORTEST / max(clock() - start, 1e-9))))
+    return clock() - start
 
 
 @contextlib.contextmanager

@@ -286,9 +286,30 @@ def test_contestants_take_turns():
     order = []
     calls = {name: lambda name=name: (order.append(name), time.sleep(0.002)) for name in "ab"}
     samples = timing.interleaved(calls, seconds=0, least=4, most=9)
-    assert "".join(order) == "ab" * 5  # one trial for the number of repeats, four samples
+    assert "".join(order) == "aabb" * 5  # two trials for the number of repeats; then a sample follows an untimed call
     assert {name: len(values) for name, values in samples.items()} == {"a": 4, "b": 4}
     assert all(value >= 0.002 for values in samples.values() for value in values)
+
+
+def test_a_call_does_not_pay_for_its_neighbour():
+    last = None
+
+    def after_itself_fast(name):
+        nonlocal last
+        time.sleep(0.002 if last == name else 0.01)
+        last = name
+
+    calls = {name: lambda name=name: after_itself_fast(name) for name in "ab"}
+    samples = timing.interleaved(calls, seconds=0, least=4, most=4)
+    assert max(samples["a"] + samples["b"]) < 0.01
+
+
+def test_a_long_call_is_made_for_its_samples_only(monkeypatch):
+    monkeypatch.setattr(timing, "LONG", 1e-3)
+    order = []
+    calls = {name: lambda name=name: (order.append(name), time.sleep(0.002)) for name in "ab"}
+    timing.interleaved(calls, seconds=0, least=4, most=4)
+    assert "".join(order) == "aabb" + "ab" * 4
 
 
 def test_short_calls_are_repeated_within_a_sample():
