@@ -37,6 +37,11 @@ def find_compiler(env: Mapping[str, str]) -> str | None:
     return None
 
 
+def host_compiler(compiler: str) -> str:
+    """What nvcc is to call: the program without the launcher before it and the options behind (ccache g++ -m64)."""
+    return next(word for word in reversed(shlex.split(compiler)) if not word.startswith("-"))
+
+
 def decide(
     env: Mapping[str, str],
     *,
@@ -165,7 +170,7 @@ def extension() -> dict:
         extra_compile_args={
             # No contraction: csrc/geometry.h rounds as the reference does; sums ask for fused multiply-adds.
             "cxx": [*optimise, *sanitize, "-fvisibility=hidden", "-fopenmp", "-ffp-contract=off"],
-            "nvcc": ["-O3", "-fmad=false", "-ccbin", shlex.split(compiler)[-1], "-Xcompiler", "-fopenmp"],
+            "nvcc": ["-O3", "-fmad=false", "-ccbin", host_compiler(compiler), "-Xcompiler", "-fopenmp"],
         },
         extra_link_args=["-fopenmp", *sanitize],
     )

@@ -145,6 +145,11 @@ def test_compiler_is_found_by_cxx_then_by_name(tmp_path):
     assert setup.find_compiler({"PATH": str(tmp_path / "empty")}) is None
 
 
+@pytest.mark.parametrize("command", ["g++", "ccache g++", "g++ -m64", "ccache g++ -m64 -pipe"])
+def test_nvcc_is_given_the_compiler_without_its_launcher_and_options(command):
+    assert setup.host_compiler(command) == "g++"
+
+
 def test_missing_header_is_named_with_its_cure(tmp_path):
     compiler = setup.find_compiler(os.environ)
     if compiler is None:

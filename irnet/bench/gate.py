@@ -24,6 +24,7 @@ import torch
 from tqdm import tqdm
 
 from irnet_kernels import build_info
+from irnet_kernels.precision import full_float32
 from irnet_kernels.testing import bits_equal
 
 from .. import files
@@ -92,7 +93,7 @@ def measure(
     torch.set_num_threads(1)  # allocations and instructions are those of one thread
     try:
         held = [case for case in chosen if case.shapes["gate"]]
-        with machine.full_float32(deterministic=True):
+        with full_float32(deterministic=True):
             for case in tqdm(held, unit="case", disable=None, dynamic_ncols=True):
                 for dtype in case.dtypes["gate"]:
                     work = case.build(Setup(case.shapes["gate"], DTYPES[dtype], device))

@@ -103,13 +103,6 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, side: int | None = Non
     return 2 * side**3 / _best(lambda: a @ b, device)
 
 
-def full_float32(deterministic: bool = False) -> contextlib.AbstractContextManager:
-    """Within, cuDNN takes its fastest or its deterministic algorithms, none of which rounds float32 to TF32."""
-    return torch.backends.cudnn.flags(
-        enabled=True, benchmark=not deterministic, deterministic=deterministic, allow_tf32=False
-    )
-
-
 @contextlib.contextmanager
 def variable(name: str, value: str) -> Iterator[None]:
     """Within, this variable of the environment has this value."""

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from irnet_kernels.precision import full_float32
+
 from ..errors import InputError
 from . import machine, records
 from .case import DTYPES, MODES, Case
@@ -109,7 +111,7 @@ def run(
     # tqdm hides the bar where standard error is no terminal; the log lines then tell how far it is.
     bar = tqdm(total=len(groups), initial=len(groups) - len(missing), unit="case", disable=None, dynamic_ncols=True)
     limited = _limited_memory() if device.type == "cpu" else contextlib.nullcontext()
-    with bar, limited, machine.full_float32(), _fresh_compilations():
+    with bar, limited, full_float32(), _fresh_compilations():
         for group in missing:
             if bar.disable:
                 log.info("%d/%d %s %s", groups.index(group) + 1, len(groups), group.case.name, group.dtype)

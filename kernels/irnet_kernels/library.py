@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from . import build_info
+from .precision import full_float32
 
 IMPLEMENTATIONS = ("cuda", "triton", "cpp", "reference")  # the order in which "auto" looks for one
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton kernels run on CPU tensors, slowly: never by "auto"
@@ -227,13 +228,12 @@ def _imported(module: str, name: str) -> Callable:
 
 
 def _exactly(function: Callable) -> Callable:
-    """References choose their own precision and give the same bits twice; autocast and cuDNN's choices stay outside."""
+    """References choose their own precision and give the same bits twice; autocast and PyTorch's switches stay outside."""
 
     @functools.wraps(function)
     def run(*arguments):
         device = next(a.device.type for a in arguments if isinstance(a, torch.Tensor))
-        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        with torch.autocast(device, enabled=False), exact:
+        with torch.autocast(device, enabled=False), full_float32(deterministic=True):
             return function(*arguments)
 
     return run

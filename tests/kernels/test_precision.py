@@ -1,0 +1,82 @@
+"""References compute in float32, whatever PyTorch's switches say, and leave the switches as they were."""
+
+import itertools
+
+import pytest
+import torch
+from torch import backends
+
+from irnet_kernels.library import _exactly
+from irnet_kernels.precision import full_float32
+
+PLACES = [
+    *itertools.product((backends.cudnn, backends.mkldnn), ("conv", "rnn")),
+    *itertools.product((backends.cuda, backends.mkldnn), ("matmul",)),
+]
+SWITCHES = {
+    "none": lambda: None,
+    "high": lambda: torch.set_float32_matmul_precision("high"),
+    "medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "legacy cuBLAS": lambda: setattr(backends.cuda.matmul, "allow_tf32", True),
+    "legacy cuDNN": lambda: setattr(backends.cudnn, "allow_tf32", False),
+    "new": lambda: setattr(backends, "fp32_precision", "tf32"),
+    "benchmark": lambda: setattr(backends.cudnn, "benchmark", True),
+}
+
+
+def new_switches() -> list[str]:
+    return [getattr(part, op).fp32_precision for part, op in PLACES]
+
+
+def old_switches() -> list:
+    """What the old switches say, or that PyTorch refuses to tell."""
+    said = []
+    for read in (
+        torch.get_float32_matmul_precision,
+        lambda: backends.cuda.matmul.allow_tf32,
+        lambda: backends.cudnn.allow_tf32,
+    ):
+        try:
+            said.append(read())
+        except RuntimeError as error:
+            said.append(str(error).partition(",")[0])
+    return [*said, backends.cudnn.benchmark, backends.cudnn.deterministic]
+
+
+@pytest.fixture(autouse=True)
+def switches_of_a_fresh_process():
+    """PyTorch's switches are global: what a test turns is turned back by hand, not by what is tested."""
+    before, old = new_switches(), (backends.cudnn.benchmark, backends.cudnn.deterministic)
+    everywhere, precision = backends.fp32_precision, torch.get_float32_matmul_precision()
+    yield
+    backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision(precision)
+    backends.fp32_precision = everywhere
+    backends.cudnn.benchmark, backends.cudnn.deterministic = old
+    for (part, op), value in zip(PLACES, before, strict=True):
+        getattr(part, op).fp32_precision = value
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_references_round_nothing_and_leave_every_switch(name):
+    SWITCHES[name]()
+    before = new_switches(), old_switches()
+    seen = {}
+
+    def reference(x):
+        seen["new"], seen["matmul"] = new_switches(), backends.cuda.matmul.allow_tf32  # readable: no contradiction
+        seen["cudnn"] = backends.cudnn.benchmark, backends.cudnn.deterministic
+        return x
+
+    _exactly(reference)(torch.ones(1))
+    assert seen == {"new": ["ieee"] * len(PLACES), "matmul": False, "cudnn": (False, True)}
+    assert (new_switches(), old_switches()) == before
+
+
+def test_switches_come_back_after_an_error():
+    torch.set_float32_matmul_precision("high")
+    before = new_switches(), old_switches()
+    with pytest.raises(KeyError), full_float32():
+        assert backends.cudnn.benchmark and not backends.cudnn.deterministic
+        raise KeyError
+    assert (new_switches(), old_switches()) == before
