@@ -228,7 +228,7 @@ def _imported(module: str, name: str) -> Callable:
 
 
 def _exactly(function: Callable) -> Callable:
-    """References choose their own precision and give the same bits twice; autocast and PyTorch's switches stay outside."""
+    """References choose their own precision and give the same bits twice; autocast and switches stay outside."""
 
     @functools.wraps(function)
     def run(*arguments):

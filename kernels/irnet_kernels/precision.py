@@ -1,4 +1,4 @@
-"""float32 that is float32: no TF32 and no bfloat16 within, whatever PyTorch's switches say. Nothing is computed here."""
+"""float32 that is float32, without TF32 or bfloat16, whatever PyTorch's switches say. Nothing is computed here."""
 
 import contextlib
 from collections.abc import Iterator
