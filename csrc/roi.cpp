@@ -4,13 +4,12 @@
 #include "roi.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-#include <ATen/Version.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <string>
 #include <string_view>
+
+#include "bindings.h"
 
 #ifdef IRNET_WITH_CUDA
 #include <c10/cuda/CUDAException.h>
@@ -21,24 +20,6 @@
 namespace irnet {
 
 namespace {
-
-using at::Tensor;
-
-Dtype dtype_of(const Tensor& tensor) {
-    switch (tensor.scalar_type()) {
-        case at::kDouble: return Dtype::f64;
-        case at::kFloat: return Dtype::f32;
-        case at::kBFloat16: return Dtype::bf16;
-        case at::kHalf: return Dtype::f16;
-        default: TORCH_CHECK_TYPE(false, "irnet: no kernel for ", tensor.scalar_type());
-    }
-}
-
-Tensor packed(const Tensor& tensor) { return tensor.contiguous(at::MemoryFormat::ChannelsLast); }
-
-Tensor empty_map(const Tensor& like, at::IntArrayRef shape) {
-    return at::empty(shape, like.options().memory_format(at::MemoryFormat::ChannelsLast));
-}
 
 // Of maps and patches that an operator is given, null where it makes them; height, width and size are then the
 // caller's. api.py has checked more, and says it better: this keeps the kernels within their arrays.
@@ -60,12 +41,6 @@ RoiShape shape_of(const Tensor* maps, const Tensor* patches, const Tensor& boxes
 
 // -------------------------------------------------------------------------------------------------------------- CPU
 
-cpu::Capability capability() {
-    static const std::string name = at::get_cpu_capability();
-    if (name == "AVX512") return cpu::Capability::avx512;
-    return name == "AVX2" ? cpu::Capability::avx2 : cpu::Capability::portable;
-}
-
 // `boxes` and `ptr` must be contiguous and outlive the result.
 cpu::Roi cpu_roi(const char* name, const Tensor& map, RoiShape shape, const Tensor& boxes, const Tensor& ptr) {
     const int64_t* bounds = ptr.const_data_ptr<int64_t>();
@@ -74,14 +49,6 @@ cpu::Roi cpu_roi(const char* name, const Tensor& map, RoiShape shape, const Tens
         name, ": ptr must rise from 0 to the number of regions (", shape.regions, "), got ",
         at::IntArrayRef(bounds, shape.images + 1));
     return {dtype_of(map), capability(), shape, boxes.const_data_ptr<float>(), bounds, at::get_num_threads(), nullptr};
-}
-
-// Threads share the items, of which each makes about `numbers` numbers.
-template <typename Work>
-void share(int64_t items, int64_t numbers, Work work) {
-    const int64_t grain = std::max<int64_t>(1, at::internal::GRAIN_SIZE / std::max<int64_t>(1, numbers));
-    at::parallel_for(0, items, grain,
-                     [&](int64_t begin, int64_t end) { work(cpu::Share{begin, end, at::get_thread_num()}); });
 }
 
 Tensor scratch(int64_t bytes, const Tensor& like, cpu::Roi& roi) {

@@ -8,18 +8,9 @@
 
 #include <cstdint>
 
+#include "types.h"
+
 namespace irnet {
-
-enum class Dtype { f64, f32, bf16, f16 };
-
-// Of one number.
-inline int64_t bytes(Dtype dtype) {
-    switch (dtype) {
-        case Dtype::f64: return 8;
-        case Dtype::f32: return 4;
-        default: return 2;
-    }
-}
 
 struct RoiShape {
     int64_t images, regions, channels;
@@ -29,9 +20,6 @@ struct RoiShape {
 
 namespace cpu {
 
-// The instruction sets for which there is code; roi.cpp asks PyTorch which one the processor has.
-enum class Capability { portable, avx2, avx512 };
-
 struct Roi {
     Dtype dtype;
     Capability capability;
@@ -40,12 +28,6 @@ struct Roi {
     const int64_t* ptr;  // rises from 0 to `regions`
     int threads;         // how many share the work
     void* scratch;       // crop_scratch_bytes or paste_scratch_bytes of it; null for crop_resize
-};
-
-// The items [begin, end) of a result, for one of the threads.
-struct Share {
-    int64_t begin, end;
-    int thread;
 };
 
 // For what is known of each region, and for each thread a list of regions.

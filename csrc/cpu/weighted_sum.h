@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "roi.h"
+#include "types.h"
 
 namespace irnet::cpu {
 
