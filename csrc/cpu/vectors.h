@@ -1,5 +1,5 @@
 // Vectors of numbers in which sums are made, one struct for each instruction set: load (16-bit types are widened),
-// store (rounded to nearest, ties to even), stream (the same, past the caches, to whole aligned vectors), multiply-add.
+// store (rounded to nearest, ties to even), stream (the same, past the caches, to whole aligned vectors), arithmetic.
 // What they are used for lives elsewhere.
 //
 // Code that uses Avx2 or Avx512 stands between IRNET_BEGIN_... and IRNET_END_TARGET, so that one build serves all
@@ -103,6 +103,15 @@ struct Portable {
     }
     Portable plus(Portable a, Portable b) const { return {v + a.v * b.v}; }  // this + a * b
     Portable over(Portable a) const { return {v / a.v}; }
+    Portable minus(Portable a) const { return {v - a.v}; }
+    Portable times(Portable a) const { return {v * a.v}; }
+    Portable relu() const { return {v <= 0 ? Lanes{} : v}; }
+    Portable positive() const { return {v > 0 ? Lanes{} + 1 : Lanes{}}; }
+    Number sum() const {
+        Number total = 0;
+        for (int i = 0; i < lanes; ++i) total += v[i];
+        return total;
+    }
 };
 
 #if IRNET_X86
@@ -143,6 +152,17 @@ struct Avx2 {
     __m128i narrowed(const F16*) const { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
     Avx2 plus(Avx2 a, Avx2 b) const { return {_mm256_fmadd_ps(a.v, b.v, v)}; }
     Avx2 over(Avx2 a) const { return {_mm256_div_ps(v, a.v)}; }
+    Avx2 minus(Avx2 a) const { return {_mm256_sub_ps(v, a.v)}; }
+    Avx2 times(Avx2 a) const { return {_mm256_mul_ps(v, a.v)}; }
+    Avx2 relu() const { return {_mm256_max_ps(_mm256_setzero_ps(), v)}; }
+    Avx2 positive() const {
+        return {_mm256_and_ps(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GT_OQ), _mm256_set1_ps(1))};
+    }
+    float sum() const {
+        const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+    }
 };
 IRNET_END_TARGET
 
@@ -181,6 +201,14 @@ struct Avx512 {
     __m256i narrowed(const F16*) const { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
     Avx512 plus(Avx512 a, Avx512 b) const { return {_mm512_fmadd_ps(a.v, b.v, v)}; }
     Avx512 over(Avx512 a) const { return {_mm512_div_ps(v, a.v)}; }
+    Avx512 minus(Avx512 a) const { return {_mm512_sub_ps(v, a.v)}; }
+    Avx512 times(Avx512 a) const { return {_mm512_mul_ps(v, a.v)}; }
+    Avx512 relu() const { return {_mm512_max_ps(_mm512_setzero_ps(), v)}; }
+    Avx512 positive() const {
+        const __mmask16 mask = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GT_OQ);
+        return {_mm512_maskz_mov_ps(mask, _mm512_set1_ps(1))};
+    }
+    float sum() const { return _mm512_reduce_add_ps(v); }
 };
 IRNET_END_TARGET
 

@@ -1,21 +1,6 @@
-// The body of weighted_sum.cpp, which includes it once for each instruction set, inside a namespace. No other includes.
+// The body of weighted_sum.cpp, which includes it once for each instruction set, inside a namespace.
 
-// `n` numbers, up to a whole vector.
-template <typename Vector, typename T>
-inline Vector load(const T* from, int n) {
-    if (n == Vector::lanes) return Vector::load(from);
-    T whole[Vector::lanes] = {};
-    for (int i = 0; i < n; ++i) whole[i] = from[i];
-    return Vector::load(whole);
-}
-
-template <typename Vector, typename T>
-inline void store(Vector vector, T* to, int n) {
-    if (n == Vector::lanes) return vector.store(to);
-    T whole[Vector::lanes];
-    vector.store(whole);
-    for (int i = 0; i < n; ++i) to[i] = whole[i];
-}
+#include "cpu/partial_body.h"
 
 // The channels of so many vectors from `first` on; the vectors hold `n` each.
 template <typename Vector, int Vectors, typename T, typename A = typename Vector::Number>

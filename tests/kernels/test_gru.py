@@ -58,7 +58,7 @@ def test_result_and_gradients_follow_the_formula(device, size):
 @each_dtype
 @each_size
 def test_reference_rounds_once(device, dtype, size):
-    """Every intermediate value of the forward pass stays in float32."""
+    """Every intermediate value of the forward pass stays in float32, but for r.h."""
     tensors = arguments(size, dtype)
     wanted = oracle([t.double() for t in tensors])
     if not wanted.numel():
@@ -71,7 +71,30 @@ def test_reference_rounds_once(device, dtype, size):
     change = total + h.max()  # bounds |n - h|
     # n itself, n through r, and u (whose slopes are at most 1/4); then the difference and the product.
     scale = total + total * total / 4 + total * change / 4 + change
-    assert_rounded_once(run("reference", device, tensors), wanted, 18 * size[1] + 3, scale)
+    terms = 18 * size[1] + 3
+    # r.h is rounded to the dtype: as many float32 roundings of what the state contributes to n at most.
+    operand = conv2d(h, w[1], padding=1) * (torch.finfo(dtype).eps / torch.finfo(torch.float32).eps / 2)
+    assert_rounded_once(run("reference", device, tensors), wanted, terms, scale + operand / terms)
+
+
+@each_implementation("conv_gru")
+@each_dtype
+def test_gradients_of_single_biases(impl, device, dtype):
+    """Sums that may cancel, held against the sum of their magnitudes: each of the 3 x 5 x 5 terms, of up to 6 products
+    that are rounded to the dtype before they are added up."""
+    tensors = [t.requires_grad_() for t in arguments((3, 6, 1, 5), dtype)]
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    grads = torch.autograd.grad(run(impl, device, tensors).sum(), tensors[-2:])
+    # The upstream gradient of the gates themselves, from an oracle whose gates are leaves.
+    x, h, *w = (t.detach() for t in exact)
+    r, u = ((conv2d(x, w[i], w[i // 2 + 6], padding=1) + conv2d(h, w[i + 1], padding=1)) for i in (2, 4))
+    r, u = r.requires_grad_(), u.requires_grad_()
+    n = (conv2d(x, w[0], w[6], padding=1) + conv2d(r.sigmoid() * h, w[1], padding=1)).relu()
+    pre = torch.autograd.grad((u.sigmoid() * (n - h)).sum(), [r, u])
+    parts = (conv2d(h.abs(), w[1].abs(), padding=1).sum(), (n - h).abs().sum())  # bounds of what is added up
+    for got, terms, wanted in zip(grads, parts, pre, strict=True):
+        bound = 4 * torch.finfo(dtype).eps / 2 * float(terms.detach())
+        assert abs(got.double().cpu() - wanted.sum()) <= bound
 
 
 @each_device

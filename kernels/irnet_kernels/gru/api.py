@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .. import library
@@ -34,7 +35,8 @@ def conv_gru(inputs: Tensor, state: Tensor, weights: ConvGRUWeights, *, impl: st
     r = sigmoid(Wxr * x + br + Whr * h), u = sigmoid(Wxu * x + bu + Whu * h), n = relu(Wxn * x + bn + Whn * (r.h)), with
     3x3 convolutions and zero padding inside the patch (Chen et al., CVPR 2018, section 3.1; the memory-side
     convolutions have no bias, as in the authors' code). `paste_mean` adds the result to the memory. Under autocast all
-    arguments take its dtype. Accumulates in float32 (float64 for float64).
+    arguments take its dtype. Accumulates in float32 (float64 for float64); r.h is rounded to the dtype, as what weights
+    are multiplied with. For the gradient n and the gates are kept, one patch tensor and two small ones.
 
     Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
     """
@@ -82,7 +84,7 @@ def _fake(inputs: Tensor, state: Tensor, weights: list[Tensor]):
 
 
 def _fake_backward(grad, inputs, state, weights, new, reset, update):
-    gradients = [w.new_empty(w.shape) for w in weights]
+    gradients = [torch.empty_like(w) for w in weights]
     return library.empty_map(inputs, inputs.shape), library.empty_map(state, state.shape), gradients
 
 
@@ -93,6 +95,7 @@ library.define(
     fake=_fake,
     backward=_gradient,
     save=_save,
+    triton=".gru.triton",
 )
 library.define(
     "conv_gru_backward",
@@ -100,5 +103,6 @@ library.define(
     " -> (Tensor, Tensor, Tensor[])",
     reference=reference.conv_gru_backward,
     fake=_fake_backward,
+    triton=".gru.triton",
     public=False,
 )

@@ -1,5 +1,9 @@
-"""The definition of conv_gru and its gradient in plain PyTorch: six 3x3 convolutions and the passes between."""
+"""The definition of conv_gru and its gradient in plain PyTorch: six 3x3 convolutions and the passes between.
 
+r.h, which is multiplied by weights of the inputs' dtype, is rounded to that dtype; all else is rounded at the end.
+"""
+
+import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 from torch.ops import aten
@@ -16,7 +20,8 @@ def conv_gru(inputs: Tensor, state: Tensor, weights: list[Tensor]) -> tuple[Tens
     )
     r = (conv2d(x, reset_x, reset_bias, padding=1) + conv2d(h, reset_h, padding=1)).sigmoid()
     u = (conv2d(x, update_x, update_bias, padding=1) + conv2d(h, update_h, padding=1)).sigmoid()
-    n = (conv2d(x, new_x, new_bias, padding=1) + conv2d(r * h, new_h, padding=1)).relu()
+    reset_state = (r * h).to(inputs.dtype).to(dtype)
+    n = (conv2d(x, new_x, new_bias, padding=1) + conv2d(reset_state, new_h, padding=1)).relu()
     return tuple(empty_map(inputs, t.shape).copy_(t) for t in (u * (n - h), n, r, u))
 
 
@@ -29,7 +34,7 @@ def conv_gru_backward(
     new_x, new_h, reset_x, reset_h, update_x, update_h, *_ = (w.to(dtype) for w in weights)
 
     pre_n = g * u * (n > 0)
-    d_rh, d_new_h, _ = _conv_gradient(pre_n, r * h, new_h)
+    d_rh, d_new_h, _ = _conv_gradient(pre_n, (r * h).to(inputs.dtype).to(dtype), new_h)
     pre_r = (d_rh * h).sum_to_size(r.shape) * r * (1 - r)
     pre_u = (g * (n - h)).sum_to_size(u.shape) * u * (1 - u)
     dx_n, d_new_x, d_new_bias = _conv_gradient(pre_n, x, new_x)
@@ -51,7 +56,7 @@ def conv_gru_backward(
         d_reset_bias,
         d_update_bias,
     )
-    return d_inputs, d_state, [d.to(w.dtype).contiguous() for d, w in zip(d_weights, weights, strict=True)]
+    return d_inputs, d_state, [torch.empty_like(w).copy_(d) for d, w in zip(d_weights, weights, strict=True)]
 
 
 def _conv_gradient(grad: Tensor, inputs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

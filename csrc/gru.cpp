@@ -1,0 +1,285 @@
+// conv_gru and its gradient for PyTorch on a CPU: the convolutions and matrix products are PyTorch's (oneDNN's), what
+// lies between them is fused in cpu/gru.cpp. The public function of api.py has checked shapes.
+//
+// Gates of one channel are not convolved: both are one skinny product of every row of channels with the weights of all
+// taps, and a shifted sum. Gates as wide as the state are convolutions like the candidate's.
+//
+// float16, and bfloat16 where the processor has no products of it, are computed in float32.
+
+#include "gru.h"
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <array>
+#include <tuple>
+#include <vector>
+
+#include "bindings.h"
+
+namespace irnet {
+
+namespace {
+
+// In the order of ConvGRUWeights.
+enum { kNewX, kNewH, kResetX, kResetH, kUpdateX, kUpdateH, kNewBias, kResetBias, kUpdateBias, kWeights };
+
+bool multiplies_bfloat16() {
+#if defined(__x86_64__) && defined(__GNUC__)
+    static const bool has = __builtin_cpu_supports("avx512bf16");
+    return has && capability() == cpu::Capability::avx512;
+#else
+    return false;
+#endif
+}
+
+// In which a call computes.
+at::ScalarType number_of(const Tensor& inputs, bool wide) {
+    const at::ScalarType dtype = inputs.scalar_type();
+    if (dtype == at::kHalf) return at::kFloat;
+    // Wide gates take more sums and products, whose roundings to bfloat16 would add up.
+    return dtype == at::kBFloat16 && (wide || !multiplies_bfloat16()) ? at::kFloat : dtype;
+}
+
+// In which sums of such numbers are made.
+at::ScalarType number_of_sums(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+
+std::vector<Tensor> converted(at::TensorList tensors, at::ScalarType dtype) {
+    std::vector<Tensor> all;
+    for (const Tensor& tensor : tensors) all.push_back(tensor.to(dtype));
+    return all;
+}
+
+Tensor convolve(const Tensor& patches, const Tensor& kernels, const Tensor& bias = {}) {
+    const std::optional<Tensor> maybe = bias.defined() ? std::optional(bias) : std::nullopt;
+    return packed(at::conv2d(patches, kernels, maybe, at::IntArrayRef{1, 1}, at::IntArrayRef{1, 1}));
+}
+
+// Of the gradients of `convolve`, the one to the patches or the one to the kernels.
+Tensor convolve_backward(const Tensor& grad, const Tensor& patches, const Tensor& kernels, bool of_patches) {
+    const std::vector<int64_t> one = {1, 1};
+    const auto both = at::convolution_backward(grad, patches, kernels, at::OptionalIntArrayRef(), one, one, one, false,
+                                               {0, 0}, 1, {of_patches, !of_patches, false});
+    return packed(of_patches ? std::get<0>(both) : std::get<1>(both));
+}
+
+Tensor patches_gradient(const Tensor& grad, const Tensor& patches, const Tensor& kernels) {
+    return convolve_backward(grad, patches, kernels, true);
+}
+
+// Patches [R, C, P, P] by their columns: all but the last one, all, all but the first one; each [P, columns, R, C].
+std::array<Tensor, 3> shifted(const Tensor& patches) {
+    const Tensor places = patches.permute({2, 3, 0, 1});
+    const int64_t size = patches.size(2);
+    return {places.narrow(1, 0, size - 1).contiguous(), places.contiguous(),
+            places.narrow(1, 1, size - 1).contiguous()};
+}
+
+// In bfloat16 for every tap one matrix product over all pairs of a cell and its neighbour, which lie in one piece in
+// what `shifted` makes: a sixth faster than the convolution's gradient. In float32 it is no faster, and takes more
+// memory.
+Tensor kernels_gradient(const Tensor& grad, const Tensor& patches, const Tensor& kernels) {
+    if (grad.scalar_type() != at::kBFloat16) return convolve_backward(grad, patches, kernels, false);
+    const std::array<Tensor, 3> ours = shifted(grad), theirs = shifted(patches);
+    const int64_t size = grad.size(2);
+    const Tensor out = at::empty({kernels.size(0), 3, 3, kernels.size(1)}, kernels.options());
+    for (int64_t tap = 0; tap < cpu::kTaps; ++tap) {
+        const int64_t y = tap / 3 - 1, x = tap % 3 - 1;
+        const auto rows = [&](const Tensor& all, int64_t first) {
+            return all.narrow(0, first, size - std::abs(y)).reshape({-1, all.size(3)});
+        };
+        Tensor product = out.select(1, y + 1).select(1, x + 1);
+        at::mm_out(product, rows(ours[1 - x], std::max<int64_t>(0, -y)).t(),
+                   rows(theirs[1 + x], std::max<int64_t>(0, y)));
+    }
+    return out.permute({0, 3, 1, 2});
+}
+
+// [R, C, P, P] -> [R * P * P, C], a view.
+Tensor rows_of(const Tensor& patches) { return patches.permute({0, 2, 3, 1}).reshape({-1, patches.size(1)}); }
+
+// The kernels [1, C, 3, 3] of both gates -> [kColumns, C].
+Tensor columns_of(const Tensor& reset, const Tensor& update) {
+    return at::cat({reset.flatten(2)[0], update.flatten(2)[0]}, 1).t().contiguous();
+}
+
+// The product of `columns` [rows, kColumns], turned, with all rows of the patches: [kColumns, C]. In float32 region by
+// region, as sums of sums round less; products of bfloat16 are summed in float32, but each would be rounded.
+Tensor product_of(const Tensor& columns, const Tensor& patches) {
+    if (patches.scalar_type() == at::kBFloat16) return at::mm(columns.t(), rows_of(patches));
+    const Tensor parts = patches.permute({0, 2, 3, 1}).flatten(1, 2);
+    return at::bmm(columns.view({parts.size(0), parts.size(1), cpu::kColumns}).transpose(1, 2), parts).sum(0);
+}
+
+// The way back, for one of the gates.
+Tensor kernel_of(const Tensor& columns, int64_t gate) {
+    return columns.narrow(0, gate * cpu::kTaps, cpu::kTaps).t().reshape({1, -1, 3, 3});
+}
+
+cpu::Gru gru_of(const Tensor& patches, bool wide) {
+    return {dtype_of(patches), capability(), patches.size(1), static_cast<int>(patches.size(2)), wide};
+}
+
+// Nothing called here is to be cast: the caller's dtypes are meant.
+c10::impl::ExcludeDispatchKeyGuard no_autocast() {
+    return c10::impl::ExcludeDispatchKeyGuard(c10::autocast_dispatch_keyset);
+}
+
+void check(const Tensor& inputs, const Tensor& state, at::TensorList weights) {
+    TORCH_CHECK_VALUE(inputs.dim() == 4 && inputs.sizes() == state.sizes() && inputs.size(2) == inputs.size(3) &&
+                          inputs.size(2) < int64_t{1} << 15,
+                      "conv_gru: inputs and state must both be [R, C, P, P], P below 2^15");
+    TORCH_CHECK_VALUE(weights.size() == kWeights, "conv_gru: wants ", int{kWeights}, " weights, got ", weights.size());
+    for (int i = 0; i < kNewBias; ++i) {
+        TORCH_CHECK_VALUE(weights[i].dim() == 4 && weights[i].size(1) == inputs.size(1) && weights[i].size(2) == 3 &&
+                              weights[i].size(3) == 3,
+                          "conv_gru: kernels must be [channels or 1, ", inputs.size(1), ", 3, 3]");
+    }
+    const int64_t gate = weights[kResetX].size(0);
+    const std::array<int64_t, kWeights> outputs = {inputs.size(1), inputs.size(1), gate, gate, gate,
+                                                   gate,           inputs.size(1), gate, gate};
+    for (int i = 0; i < kWeights; ++i) {
+        TORCH_CHECK_VALUE(weights[i].size(0) == outputs[i], "conv_gru: weight ", i, " must have ", outputs[i],
+                          " channels, got ", weights[i].size(0));
+    }
+    TORCH_CHECK_VALUE(gate == 1 || gate == inputs.size(1), "conv_gru: gates must have 1 channel or those of the state");
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> conv_gru_cpu(const Tensor& inputs, const Tensor& state,
+                                                        at::TensorList weights) {
+    check(inputs, state, weights);
+    const auto guard = no_autocast();
+    const bool wide = weights[kResetX].size(0) > 1;
+    const at::ScalarType dtype = number_of(inputs, wide);
+    const Tensor x = packed(inputs.to(dtype)), h = packed(state.to(dtype));
+    const std::vector<Tensor> w = converted(weights, dtype);
+    const cpu::Gru gru = gru_of(x, wide);
+    const int64_t rows = x.size(0) * x.size(2) * x.size(3), row = gru.channels;
+
+    Tensor reset, update, reset_state;
+    if (wide) {
+        reset = convolve(x, w[kResetX], w[kResetBias]).add_(convolve(h, w[kResetH])).sigmoid_();
+        update = convolve(x, w[kUpdateX], w[kUpdateBias]).add_(convolve(h, w[kUpdateH])).sigmoid_();
+        reset_state = reset * h;
+    } else {
+        const at::ScalarType sums = number_of_sums(dtype);
+        const Tensor weights_x = columns_of(w[kResetX], w[kUpdateX]).to(sums);
+        const Tensor weights_h = columns_of(w[kResetH], w[kUpdateH]).to(sums);
+        Tensor products = at::empty({rows, cpu::kColumns}, weights_x.options());
+        share(rows, 4 * cpu::kColumns * row, [&](cpu::Share some) {
+            cpu::gru_products(gru, x.const_data_ptr(), h.const_data_ptr(), weights_x.const_data_ptr(),
+                              weights_h.const_data_ptr(), products.mutable_data_ptr(), some);
+        });
+        reset = empty_map(x, {x.size(0), 1, x.size(2), x.size(3)});
+        update = at::empty_like(reset);
+        reset_state = at::empty_like(h);
+        const double reset_bias = w[kResetBias].item<double>(), update_bias = w[kUpdateBias].item<double>();
+        share(x.size(0), x.size(2) * x.size(3) * row, [&](cpu::Share regions) {
+            cpu::gru_gates(gru, products.const_data_ptr(), reset_bias, update_bias, h.const_data_ptr(),
+                           reset.mutable_data_ptr(), update.mutable_data_ptr(), reset_state.mutable_data_ptr(),
+                           regions);
+        });
+    }
+    // Two convolutions of 16 bits would round twice before the ReLU, and move it; in float32 two are faster than one.
+    const bool two_parts = dtype != at::kBFloat16;
+    Tensor candidate, change;
+    if (two_parts) {
+        candidate = convolve(x, w[kNewX], w[kNewBias]);
+        change = convolve(reset_state, w[kNewH]);
+    } else {
+        candidate = convolve(at::cat({x, reset_state}, 1), at::cat({w[kNewX], w[kNewH]}, 1), w[kNewBias]);
+        change = reset_state;  // its memory
+    }
+    share(rows, row, [&](cpu::Share some) {
+        cpu::gru_change(gru, two_parts, h.const_data_ptr(), update.const_data_ptr(), candidate.mutable_data_ptr(),
+                        change.mutable_data_ptr(), some);
+    });
+    const at::ScalarType out = inputs.scalar_type();
+    return {change.to(out), candidate.to(out), reset.to(out), update.to(out)};
+}
+
+std::tuple<Tensor, Tensor, std::vector<Tensor>> conv_gru_backward_cpu(const Tensor& grad, const Tensor& inputs,
+                                                                      const Tensor& state, at::TensorList weights,
+                                                                      const Tensor& candidate, const Tensor& reset,
+                                                                      const Tensor& update) {
+    check(inputs, state, weights);
+    TORCH_CHECK_VALUE(grad.sizes() == inputs.sizes() && candidate.sizes() == inputs.sizes() &&
+                          reset.sizes() == update.sizes() && reset.dim() == 4 && reset.size(0) == inputs.size(0) &&
+                          reset.size(1) == weights[kResetX].size(0) && reset.size(2) == inputs.size(2) &&
+                          reset.size(3) == inputs.size(3),
+                      "conv_gru_backward: wants the shapes that conv_gru gives");
+    const auto guard = no_autocast();
+    const bool wide = weights[kResetX].size(0) > 1;
+    const at::ScalarType dtype = number_of(inputs, wide);
+    const Tensor g = packed(grad.to(dtype)), x = packed(inputs.to(dtype)), h = packed(state.to(dtype)),
+                 n = packed(candidate.to(dtype)), r = packed(reset.to(dtype)), u = packed(update.to(dtype));
+    const std::vector<Tensor> w = converted(weights, dtype);
+    const cpu::Gru gru = gru_of(x, wide);
+    const int64_t rows = x.size(0) * x.size(2) * x.size(3), row = gru.channels;
+    const auto numbers = x.options().dtype(number_of_sums(dtype));
+
+    Tensor pre_candidate = at::empty_like(h), reset_state = at::empty_like(h);
+    const Tensor pre_update = at::empty(u.sizes(), numbers.memory_format(at::MemoryFormat::ChannelsLast));
+    const cpu::GruGradient gradient = {g.const_data_ptr(),
+                                       h.const_data_ptr(),
+                                       n.const_data_ptr(),
+                                       r.const_data_ptr(),
+                                       u.const_data_ptr(),
+                                       pre_candidate.mutable_data_ptr(),
+                                       reset_state.mutable_data_ptr(),
+                                       pre_update.mutable_data_ptr()};
+    share(rows, row, [&](cpu::Share some) { cpu::gru_backward(gru, gradient, some); });
+
+    std::vector<Tensor> d(kWeights);
+    d[kNewX] = kernels_gradient(pre_candidate, x, w[kNewX]);
+    d[kNewH] = kernels_gradient(pre_candidate, reset_state, w[kNewH]);
+    reset_state.reset();
+    d[kNewBias] = rows_of(pre_candidate).sum(0);
+    Tensor d_inputs = patches_gradient(pre_candidate, x, w[kNewX]),
+           d_state = patches_gradient(pre_candidate, h, w[kNewH]);
+    if (wide) {
+        const Tensor pre_reset = at::sigmoid_backward(d_state * h, r);
+        d_state.mul_(r).sub_(g * u);
+        const auto gate = [&](const Tensor& pre, int kernel_x, int kernel_h, int bias) {
+            d[kernel_x] = kernels_gradient(pre, x, w[kernel_x]);
+            d[kernel_h] = kernels_gradient(pre, h, w[kernel_h]);
+            d[bias] = rows_of(pre).sum(0);
+            d_inputs.add_(patches_gradient(pre, x, w[kernel_x]));
+            d_state.add_(patches_gradient(pre, h, w[kernel_h]));
+        };
+        gate(pre_reset, kResetX, kResetH, kResetBias);
+        gate(pre_update, kUpdateX, kUpdateH, kUpdateBias);
+    } else {
+        const Tensor weights_x = columns_of(w[kResetX], w[kUpdateX]), weights_h = columns_of(w[kResetH], w[kUpdateH]);
+        const Tensor pre_reset = at::empty_like(pre_update), columns = at::empty({rows, cpu::kColumns}, x.options());
+        share(x.size(0), x.size(2) * x.size(3) * row * cpu::kColumns, [&](cpu::Share regions) {
+            cpu::gru_gates_backward(gru, gradient, weights_x.const_data_ptr(), weights_h.const_data_ptr(),
+                                    d_inputs.mutable_data_ptr(), d_state.mutable_data_ptr(),
+                                    pre_reset.mutable_data_ptr(), columns.mutable_data_ptr(), regions);
+        });
+        const Tensor d_x = product_of(columns, x), d_h = product_of(columns, h);
+        d[kResetX] = kernel_of(d_x, 0);
+        d[kUpdateX] = kernel_of(d_x, 1);
+        d[kResetH] = kernel_of(d_h, 0);
+        d[kUpdateH] = kernel_of(d_h, 1);
+        d[kResetBias] = pre_reset.sum(at::kDouble).view(1);
+        d[kUpdateBias] = pre_update.sum(at::kDouble).view(1);
+    }
+    for (int i = 0; i < kWeights; ++i) {
+        const Tensor out = at::empty_like(weights[i]);
+        // As the fake promises, in the layout of the weight.
+        d[i] = d[i].strides() == out.strides() ? d[i].to(out.scalar_type()) : out.copy_(d[i]);
+    }
+    return {d_inputs.to(inputs.scalar_type()), d_state.to(state.scalar_type()), d};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(irnet, CPU, m) {
+    m.impl("conv_gru.cpp", conv_gru_cpu);
+    m.impl("conv_gru_backward.cpp", conv_gru_backward_cpu);
+}
+
+}  // namespace irnet
