@@ -48,16 +48,17 @@ class LocalModule(nn.Module):
     def read(self, memory: Tensor, cells: Tensor, ptr: Tensor) -> Tensor:
         """What each region finds in the memory: [R, hidden]. `cells` are boxes in cells of the memory."""
         first, second, third = self.context
+        # In place where a layer's gradient does not need its result: fewer passes, fewer maps at once.
         x = first(memory)
-        x = x + third(F.relu(second(F.relu(x))))
+        x = third(second(F.relu(x)).relu_()).add_(x)
         x = crop_resize(x, cells, ptr, self.patch_size)
-        x = F.relu(self.read1(x.permute(0, 2, 3, 1).flatten(1)))  # row, column, channel: as the authors flatten
-        return F.relu(self.read2(x))
+        x = self.read1(x.permute(0, 2, 3, 1).flatten(1)).relu_()  # row, column, channel: as the authors flatten
+        return self.read2(x).relu_()
 
     def write(self, memory: Tensor, patches: Tensor, logits: Tensor, cells: Tensor, ptr: Tensor) -> Tensor:
         """The memory after every region has written its patch [R, F, P, P] and its predictions [R, logits_in C]."""
-        x = F.relu(self.map_patch(patches) + self.map_logits(logits)[:, :, None, None])
-        x = F.relu(self.input(x))
+        x = self.map_patch(patches).add_(self.map_logits(logits)[:, :, None, None]).relu_()
+        x = self.input(x).relu_()
         state = crop_resize(memory, cells, ptr, self.patch_size)
         return paste_mean(memory, conv_gru(x, state, ConvGRUWeights(**self.gru)), cells, ptr)
 
