@@ -4,6 +4,7 @@ Fewest bytes and FLOPs count every input read once and every output written once
 products and the interpolation; b is an element's size. A step is forward and backward.
 """
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -76,7 +77,7 @@ def paste_mean(s: Setup) -> Work:
     "kernels",
     cpu={"regions": 64, "channels": 512, "size": 7},
     cuda={"regions": 2048, "channels": 512, "size": 7},
-    gate={"regions": 6, "channels": 24, "size": 7},
+    gate={"regions": 6, "channels": 72, "size": 7},
 )
 def conv_gru(s: Setup) -> Work:
     """The update of the memory's patches, with gates of one channel."""
@@ -168,7 +169,8 @@ def propagate_regions(s: Setup) -> Work:
 
 def triton_kernels() -> list[TritonKernel]:
     """Every kernel in the configurations that are launched for 512 channels."""
-    return [TritonKernel(**kernel) for kernel in load("irnet_kernels.roi.triton", interpret=False).kernels()]
+    found = [load(f"irnet_kernels.{op}.triton", interpret=False).kernels() for op in ("roi", "gru")]
+    return [TritonKernel(**kernel) for kernel in itertools.chain(*found)]
 
 
 def cuda_sources() -> list[CudaSource]:

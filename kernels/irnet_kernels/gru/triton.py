@@ -1,0 +1,775 @@
+"""conv_gru and its gradient in Triton, for GPUs where nobody compiled anything. Nothing of PyTorch's dispatcher lives
+here: library.py registers the launchers.
+
+Patches are [regions, size, size, channels] in memory. A program of a convolution makes one position of the patch for
+BLOCK_M regions: a tap is then inside for all of them or for none, so taps outside are never computed, nothing needs a
+mask but the ends of regions and channels, and a tile is as good to load as a plain matrix. A 3x3 convolution to one
+channel, a narrow gate, is a product to nine columns and a shifted sum; backwards it is nine shifted columns times the
+kernel. Intermediate values that are operands of a matrix product are rounded to the dtype, all others are float32.
+
+There are no atomics. Sums go in an order that follows from the shapes and the configuration alone, and a patch's
+results do not depend on how many others there are.
+"""
+
+import contextlib
+import functools
+import json
+import os
+from pathlib import Path
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from irnet_kernels.library import (
+    accumulator,
+    empty_map,
+)  # absolute: this file also runs as a copy outside of its package
+
+GATE_COLUMNS = tl.constexpr(32)  # of both narrow gates: 2 * 9, and zeros up to what a matrix product takes
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+SIZES = ("regions", "size")  # one kernel serves them all, also 1 and multiples of 16
+MOST_CELLS = 256  # of a patch that one program has at once, for narrow gates; larger ones, and float64, for which
+# registers do not suffice, take the way of wide gates
+PROGRAMS = 1024  # that the weights' gradient is split into, if there are regions enough
+
+
+# Parts that kernels share
+
+
+@triton.jit
+def _rounded(value, dtype: tl.constexpr):
+    """In the output's dtype, rounded to nearest even; Triton's interpreter would cut a bfloat16's bits off."""
+    if INTERPRETED and dtype == tl.bfloat16:
+        bits = value.to(tl.uint32, bitcast=True)
+        bits = tl.where(value == value, bits + 0x7FFF + ((bits >> 16) & 1), 0x7FC00000)
+        rounded = (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        rounded = value.to(dtype)
+    return rounded
+
+
+@triton.jit
+def _sigmoid(x):
+    """Divided as IEEE rounds it, which `/` does for float64 only; 0 and 1 where exp overflows and vanishes."""
+    below = 1 + tl.exp(-x)
+    return 1 / below if x.dtype == tl.float64 else tl.div_rn(tl.full(x.shape, 1, tl.float32), below)
+
+
+@triton.jit
+def _dot(a, b, total, PRECISION: tl.constexpr):
+    """total + a @ b. Not every GPU multiplies matrices of float64; Triton's interpreter takes bfloat16 for integers."""
+    if total.dtype == tl.float64:
+        total += tl.sum(a[:, :, None] * b[None, :, :], 1)
+    elif INTERPRETED:
+        total = tl.dot(a.to(tl.float32), b.to(tl.float32), total)
+    else:
+        total = tl.dot(a, b, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
+def _load(pointers, inside, EVEN: tl.constexpr):
+    """What is inside, which is all of it where blocks divide the channels, and zeros."""
+    return tl.load(pointers) if EVEN else tl.load(pointers, mask=inside, other=0.0)
+
+
+@triton.jit
+def _tile(regions, outputs, size, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """A program's regions, output channels, and the row and column of its position in the patch.
+
+    Positions with most taps come first: the inner ones, then the edges, then the corners. Programs that run at the same
+    time share positions, and positions of one kind read the weights in the same order.
+    """
+    across, down = tl.cdiv(outputs, BLOCK_N), tl.cdiv(regions, BLOCK_M)
+    program = tl.program_id(0)
+    column = program % across * BLOCK_N + tl.arange(0, BLOCK_N)
+    row = (program // across % down * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
+    place = program // across // down
+    inner, last = tl.maximum(size - 2, 0), size - 1
+    side = tl.maximum(inner, 1)  # not divided by 0 where there is no inner position
+    on_edge = place - inner * inner
+    corner = on_edge - 4 * inner
+    edge, along = on_edge // side, 1 + on_edge % side
+    y = tl.where(edge == 0, 0, tl.where(edge == 1, last, along))
+    x = tl.where(edge == 2, 0, tl.where(edge == 3, last, along))
+    y = tl.where(corner >= 0, corner // 2 * last, tl.where(on_edge >= 0, y, 1 + place // side))
+    x = tl.where(corner >= 0, corner % 2 * last, tl.where(on_edge >= 0, x, 1 + place % side))
+    return row, column, y, x
+
+
+@triton.jit
+def _convolved(
+    total, source, weight, row, column, y, x, regions, outputs, channels, size,
+    BLOCK_K: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """total + the 3x3 convolution of `source` at one position, over the taps inside the patch: [len(row), len(column)].
+
+    source [regions, size, size, channels], weight [outputs, 3, 3, channels]; rows and columns beyond the last repeat it
+    """
+    top, left = tl.maximum(y - 1, 0), tl.maximum(x - 1, 0)
+    across = tl.minimum(x + 1, size - 1) - left + 1
+    taps = (tl.minimum(y + 1, size - 1) - top + 1) * across
+    inner = tl.arange(0, BLOCK_K)
+    sources = source + tl.minimum(row, regions - 1)[:, None] * (size * size) * channels + inner[None, :]
+    weights = weight + tl.minimum(column, outputs - 1).to(tl.int64)[None, :] * 9 * channels + inner[:, None]
+    blocks = tl.cdiv(channels, BLOCK_K)
+    for step in range(taps * blocks):  # one loop, which Triton pipelines as a whole
+        tap, first = step // blocks, step % blocks * BLOCK_K
+        v, w = top + tap // across, left + tap % across
+        inside = inner < channels - first
+        a = _load(sources + ((v * size + w) * channels + first), inside[None, :], EVEN)
+        b = _load(weights + (((v - y + 1) * 3 + w - x + 1) * channels + first), inside[:, None], EVEN)
+        total = _dot(a, b, total, PRECISION)
+    return total
+
+
+@triton.jit
+def _cells(row, y, x, size):
+    """The places of one position in patches that are rows of memory."""
+    return row * (size * size) + y * size + x
+
+
+@triton.jit
+def _with_gates(
+    total, gates, weight, row, column, y, x, regions, outputs, size,
+    WIDE: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """total + what the gates' convolutions carry back.
+
+    Wide gates: [regions, size, size, 2 * outputs] and turned kernels, as in `_convolved`. Narrow gates: their shifted
+    columns [regions, size, size, GATE_COLUMNS] and [outputs, GATE_COLUMNS].
+    """
+    if WIDE:
+        total = _convolved(
+            total, gates, weight, row, column, y, x, regions, outputs, 2 * outputs, size, BLOCK_K, EVEN, PRECISION
+        )
+    else:
+        inner = tl.arange(0, GATE_COLUMNS)
+        cell = _cells(tl.minimum(row, regions - 1), y, x, size)
+        a = tl.load(gates + cell[:, None] * GATE_COLUMNS + inner[None, :])
+        b = tl.load(weight + tl.minimum(column, outputs - 1)[None, :] * GATE_COLUMNS + inner[:, None])
+        total = _dot(a, b, total, PRECISION)
+    return total
+
+
+# Forward
+
+
+@triton.jit
+def _gate_columns(
+    total, source, weight, row, channels,
+    BLOCK_K: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """total + source [cells, channels] @ weight [GATE_COLUMNS, channels] transposed, of the cells `row`."""
+    inner = tl.arange(0, BLOCK_K)
+    for first in range(0, channels, BLOCK_K):
+        inside = inner < channels - first
+        a = _load(source + row[:, None] * channels + first + inner[None, :], inside[None, :], EVEN)
+        column = tl.arange(0, GATE_COLUMNS)[None, :]
+        b = _load(weight + column * channels + first + inner[:, None], inside[:, None], EVEN)
+        total = _dot(a, b, total, PRECISION)
+    return total
+
+
+@triton.jit(do_not_specialize=("size",))
+def conv_gru_gates_forward_kernel(
+    inputs, state, weight_x, weight_h, bias, reset, update, product, channels, size,
+    REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr,
+    CELLS: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Narrow gates: a program has a patch, and makes both gates and r.h. `update` is not rounded."""
+    cells = size * size
+    patch = tl.program_id(0).to(tl.int64) * cells
+    cell = tl.arange(0, CELLS)
+    row = tl.minimum(cell, cells - 1)
+    total = tl.zeros((CELLS, GATE_COLUMNS), REAL)
+    total = _gate_columns(total, inputs + patch * channels, weight_x, row, channels, BLOCK_K, EVEN, PRECISION)
+    total = _gate_columns(total, state + patch * channels, weight_h, row, channels, BLOCK_K, EVEN, PRECISION)
+
+    gate, tap = tl.arange(0, GATE_COLUMNS) // 9, tl.arange(0, GATE_COLUMNS) % 9
+    y, x = (cell // size)[:, None] + (tap // 3 - 1)[None, :], (cell % size)[:, None] + (tap % 3 - 1)[None, :]
+    inside = (y >= 0) & (y < size) & (x >= 0) & (x < size)
+    taps = tl.gather(total, tl.where(inside, y * size + x, 0), 0)
+    there = cell < cells
+    r = _sigmoid(tl.sum(tl.where(inside & (gate == 0)[None, :], taps, 0.0), 1) + tl.load(bias).to(REAL))
+    u = _sigmoid(tl.sum(tl.where(inside & (gate == 1)[None, :], taps, 0.0), 1) + tl.load(bias + 1).to(REAL))
+    tl.store(reset + patch + cell, _rounded(r, reset.dtype.element_ty), mask=there)
+    tl.store(update + patch + cell, u, mask=there)
+    for first in range(0, channels, BLOCK_K):
+        column = first + tl.arange(0, BLOCK_K)
+        at = patch * channels + cell[:, None] * channels + column[None, :]
+        wanted = there[:, None] & (column < channels)[None, :]
+        value = r[:, None] * tl.load(state + at, mask=wanted, other=0.0).to(REAL)
+        tl.store(product + at, _rounded(value, product.dtype.element_ty), mask=wanted)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def conv_gru_wide_gates_forward_kernel(
+    inputs, state, weight_x, weight_h, bias, reset, update, regions, gate_channels, channels, size,
+    REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Both gates, of `gate_channels` each, whose kernels and biases are one after the other."""
+    outputs = 2 * gate_channels
+    row, column, y, x = _tile(regions, outputs, size, BLOCK_M, BLOCK_N)
+    total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
+    total = _convolved(
+        total, inputs, weight_x, row, column, y, x, regions, outputs, channels, size, BLOCK_K, EVEN, PRECISION
+    )
+    total = _convolved(
+        total, state, weight_h, row, column, y, x, regions, outputs, channels, size, BLOCK_K, EVEN, PRECISION
+    )
+    cell, there = _cells(row, y, x, size)[:, None], (row < regions)[:, None]
+    inside = column < outputs
+    gate = _sigmoid(total + tl.load(bias + column, mask=inside, other=0.0).to(REAL)[None, :])
+    at = cell * gate_channels + (column % gate_channels)[None, :]
+    tl.store(reset + at, _rounded(gate, reset.dtype.element_ty), mask=there & (column < gate_channels)[None, :])
+    tl.store(update + at, gate, mask=there & (inside & (column >= gate_channels))[None, :])
+
+
+@triton.jit(do_not_specialize=SIZES)
+def conv_gru_forward_kernel(
+    inputs, state, product, weight_x, weight_h, bias, update, new, out, regions, channels, size,
+    REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """n from x and r.h, which is `product`; and u.(n - h)."""
+    row, column, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
+    total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
+    total = _convolved(
+        total, inputs, weight_x, row, column, y, x, regions, channels, channels, size, BLOCK_K, EVEN, PRECISION
+    )
+    total = _convolved(
+        total, product, weight_h, row, column, y, x, regions, channels, channels, size, BLOCK_K, EVEN, PRECISION
+    )
+    cell, there = _cells(row, y, x, size)[:, None], (row < regions)[:, None]
+    at, wanted = cell * channels + column[None, :], there & (column < channels)[None, :]
+    total += tl.load(bias + column, mask=column < channels, other=0.0).to(REAL)[None, :]
+    n = tl.where(total <= 0, 0.0, total)  # a NaN stays one
+    tl.store(new + at, _rounded(n, new.dtype.element_ty), mask=wanted)
+    h = tl.load(state + at, mask=wanted, other=0.0).to(REAL)
+    u = tl.load(update + at, mask=wanted, other=0.0) if WIDE else tl.load(update + cell, mask=there, other=0.0)
+    tl.store(out + at, _rounded(u * (n - h), out.dtype.element_ty), mask=wanted)
+
+
+# Backward; a gradient before an activation is called `pre_`. `gates` [cells, 2 * (channels or 1)] has r's, then u's.
+
+
+@triton.jit
+def _rows(rows, BLOCK_M: tl.constexpr):
+    """A program's rows of memory, one a cell, and which of them there are."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    return row, row < rows
+
+
+@triton.jit(do_not_specialize=("rows",))
+def conv_gru_update_backward_kernel(
+    grad, state, new, update, pre_new, gates, new_sums, gate_sums, rows, channels,
+    REAL: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """pre_n = g.u.(n > 0) and pre_u = (the sum of) g.(n - h).u.(1 - u); and their sums over a program's rows."""
+    row, there = _rows(rows, BLOCK_M)
+    total = tl.zeros((BLOCK_M,), REAL)
+    for first in range(0, channels, BLOCK_K):
+        column = first + tl.arange(0, BLOCK_K)
+        at, wanted = row[:, None] * channels + column[None, :], there[:, None] & (column < channels)[None, :]
+        g = tl.load(grad + at, mask=wanted, other=0.0).to(REAL)
+        n = tl.load(new + at, mask=wanted, other=0.0).to(REAL)
+        h = tl.load(state + at, mask=wanted, other=0.0).to(REAL)
+        if WIDE:
+            u = tl.load(update + at, mask=wanted, other=0.0).to(REAL)
+        else:
+            u = tl.load(update + row, mask=there, other=0.0).to(REAL)[:, None]
+        pre = g * u * (n > 0).to(REAL)
+        sums = tl.program_id(0).to(tl.int64) * channels + column
+        tl.store(pre_new + at, _rounded(pre, pre_new.dtype.element_ty), mask=wanted)
+        tl.store(new_sums + sums, tl.sum(pre, 0), mask=column < channels)
+        if WIDE:
+            pre = g * (n - h) * u * (1 - u)
+            tl.store(gates + at + (row + 1)[:, None] * channels, _rounded(pre, gates.dtype.element_ty), mask=wanted)
+            tl.store(gate_sums + sums, tl.sum(pre, 0), mask=column < channels)
+        else:
+            total += tl.sum(g * (n - h), 1)
+    if not WIDE:
+        u = tl.load(update + row, mask=there, other=0.0).to(REAL)
+        tl.store(gates + 2 * row + 1, total * u * (1 - u), mask=there)
+
+
+@triton.jit(do_not_specialize=("rows",))
+def conv_gru_reset_backward_kernel(
+    state, d_product, reset, gates, gate_sums, rows, channels,
+    REAL: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """pre_r = (the sum of) d_rh.h.r.(1 - r), where d_rh is the gradient to r.h; and its sums over a program's rows."""
+    row, there = _rows(rows, BLOCK_M)
+    total = tl.zeros((BLOCK_M,), REAL)
+    for first in range(0, channels, BLOCK_K):
+        column = first + tl.arange(0, BLOCK_K)
+        at, wanted = row[:, None] * channels + column[None, :], there[:, None] & (column < channels)[None, :]
+        d_reset = tl.load(d_product + at, mask=wanted, other=0.0)
+        d_reset *= tl.load(state + at, mask=wanted, other=0.0).to(REAL)
+        if WIDE:
+            r = tl.load(reset + at, mask=wanted, other=0.0).to(REAL)
+            pre = d_reset * r * (1 - r)
+            sums = tl.program_id(0).to(tl.int64) * channels + column
+            tl.store(gates + at + row[:, None] * channels, _rounded(pre, gates.dtype.element_ty), mask=wanted)
+            tl.store(gate_sums + sums, tl.sum(pre, 0), mask=column < channels)
+        else:
+            total += tl.sum(d_reset, 1)
+    if not WIDE:
+        r = tl.load(reset + row, mask=there, other=0.0).to(REAL)
+        tl.store(gates + 2 * row, total * r * (1 - r), mask=there)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def conv_gru_product_backward_kernel(
+    pre_new, weight, d_product, regions, channels, size,
+    REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """d_rh: pre_n convolved with the turned kernel. It is not rounded, as what follows from it is."""
+    row, column, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
+    total = _convolved(
+        tl.zeros((BLOCK_M, BLOCK_N), REAL),
+        pre_new, weight, row, column, y, x, regions, channels, channels, size, BLOCK_K, EVEN, PRECISION,
+    )  # fmt: skip
+    at = _cells(row, y, x, size)[:, None] * channels + column[None, :]
+    tl.store(d_product + at, total, mask=(row < regions)[:, None] & (column < channels)[None, :])
+
+
+@triton.jit(do_not_specialize=SIZES)
+def conv_gru_inputs_backward_kernel(
+    pre_new, weight, gates, gate_weight, d_inputs, regions, channels, size,
+    REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """d_x: what pre_n and the gates carry back through turned kernels."""
+    row, column, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
+    total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
+    total = _convolved(
+        total, pre_new, weight, row, column, y, x, regions, channels, channels, size, BLOCK_K, EVEN, PRECISION
+    )
+    total = _with_gates(
+        total, gates, gate_weight, row, column, y, x, regions, channels, size, WIDE, BLOCK_K, EVEN, PRECISION
+    )
+    at = _cells(row, y, x, size)[:, None] * channels + column[None, :]
+    wanted = (row < regions)[:, None] & (column < channels)[None, :]
+    tl.store(d_inputs + at, _rounded(total, d_inputs.dtype.element_ty), mask=wanted)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def conv_gru_state_backward_kernel(
+    gates, gate_weight, grad, d_product, reset, update, d_state, regions, channels, size,
+    REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """d_h = d_rh.r - g.u, and what the gates carry back through turned kernels."""
+    row, column, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
+    total = _with_gates(
+        tl.zeros((BLOCK_M, BLOCK_N), REAL),
+        gates, gate_weight, row, column, y, x, regions, channels, size, WIDE, BLOCK_K, EVEN, PRECISION,
+    )  # fmt: skip
+    cell = _cells(row, y, x, size)
+    at, there = cell[:, None] * channels + column[None, :], row < regions
+    wanted = there[:, None] & (column < channels)[None, :]
+    if WIDE:
+        r = tl.load(reset + at, mask=wanted, other=0.0).to(REAL)
+        u = tl.load(update + at, mask=wanted, other=0.0).to(REAL)
+    else:
+        r = tl.load(reset + cell, mask=there, other=0.0).to(REAL)[:, None]
+        u = tl.load(update + cell, mask=there, other=0.0).to(REAL)[:, None]
+    total += tl.load(d_product + at, mask=wanted, other=0.0) * r
+    total -= tl.load(grad + at, mask=wanted, other=0.0).to(REAL) * u
+    tl.store(d_state + at, _rounded(total, d_state.dtype.element_ty), mask=wanted)
+
+
+@triton.jit(do_not_specialize=(*SIZES, "length"))
+def conv_gru_weight_backward_kernel(
+    pre, source, parts, regions, length, outputs, channels, size,
+    REAL: tl.constexpr, PRECISION: tl.constexpr, TAPS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """The gradient of a kernel, [parts, TAPS, outputs, channels]: of one tap, from `length` regions a part.
+
+    TAPS is 9, or 1 for the tap in the middle alone. Programs of one part run at the same time, read the same regions.
+    """
+    across, down = tl.cdiv(channels, BLOCK_N), tl.cdiv(outputs, BLOCK_M)
+    program, part = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    column = program % across * BLOCK_N + tl.arange(0, BLOCK_N)
+    row = program // across % down * BLOCK_M + tl.arange(0, BLOCK_M)
+    which = program // across // down
+    tap = which + (0 if TAPS == 9 else 4)
+    dy, dx = tap // 3 - 1, tap % 3 - 1
+    top, left = tl.maximum(-dy, 0), tl.maximum(-dx, 0)
+    width = size - tl.abs(dx)  # of the positions whose neighbour is inside
+    positions = (size - tl.abs(dy)) * width
+    # Channels beyond the last are some others, that memory is read in a row: nobody stores them.
+    pres, sources = pre + (row % outputs)[:, None], source + (column % channels)[None, :]
+    total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
+    for step in range(positions * (length // BLOCK_K)):
+        region = part * length + step // positions * BLOCK_K + tl.arange(0, BLOCK_K)
+        there = region < regions
+        y, x = top + step % positions // width, left + step % positions % width
+        cell = _cells(region, y, x, size)
+        neighbour = cell + (dy * size + dx)
+        a = tl.load(pres + cell[None, :] * outputs, mask=there[None, :], other=0.0)
+        b = tl.load(sources + neighbour[:, None] * channels, mask=there[:, None], other=0.0)
+        total = _dot(a, b, total, PRECISION)
+    at = ((part * TAPS + which) * outputs + row)[:, None] * channels + column[None, :]
+    tl.store(parts + at, total, mask=(row < outputs)[:, None] & (column < channels)[None, :])
+
+
+# Configurations
+
+
+def _sizes(m: int, n: int, k: int, warps: int, stages: int) -> dict[str, int]:
+    return {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "num_warps": warps, "num_stages": stages}
+
+
+# What is launched, by the bytes of the dtype; a kernel of wide gates is another one. Nothing is tuned when an operator
+# runs: the same call gives the same bits. `tune` finds better ones for one GPU. On no GPU do these take more registers
+# than there are, which larger tiles do after the product, for all that is read and written then.
+_TILES = {2: _sizes(128, 128, 64, 8, 4), 4: _sizes(64, 64, 32, 4, 3)}
+_ROWS = {
+    2: {"BLOCK_M": 32, "BLOCK_K": 128, "num_warps": 4, "num_stages": 1},
+    4: {"BLOCK_M": 16, "BLOCK_K": 128, "num_warps": 4, "num_stages": 1},
+}
+CONFIGURATIONS = {
+    "conv_gru_gates_forward_kernel": {
+        2: {"BLOCK_K": 64, "num_warps": 4, "num_stages": 4},
+        4: {"BLOCK_K": 32, "num_warps": 4, "num_stages": 3},
+    },
+    "conv_gru_wide_gates_forward_kernel": _TILES,
+    "conv_gru_forward_kernel": _TILES,
+    "conv_gru_forward_kernel wide": _TILES,
+    "conv_gru_update_backward_kernel": _ROWS,
+    "conv_gru_update_backward_kernel wide": _ROWS,
+    "conv_gru_product_backward_kernel": _TILES,
+    "conv_gru_reset_backward_kernel": _ROWS,
+    "conv_gru_reset_backward_kernel wide": _ROWS,
+    "conv_gru_inputs_backward_kernel": {2: _sizes(128, 256, 64, 8, 3), 4: _TILES[4]},
+    "conv_gru_inputs_backward_kernel wide": {2: _sizes(128, 256, 64, 8, 3), 4: _TILES[4]},
+    "conv_gru_state_backward_kernel": {2: _sizes(64, 128, 32, 4, 2), 4: _sizes(32, 32, 32, 4, 2)},
+    "conv_gru_state_backward_kernel wide": {2: _sizes(64, 128, 64, 8, 4), 4: _TILES[4]},
+    "conv_gru_weight_backward_kernel": {2: _sizes(128, 128, 64, 8, 4), 4: _TILES[4]},
+}
+_FLOAT64 = _sizes(16, 16, 16, 4, 1)  # products are summed without matrix units
+CANDIDATES = {
+    2: [
+        *(_sizes(*tile, stages) for tile in ((128, 256, 64, 8), (256, 128, 64, 8)) for stages in (3, 4)),
+        *(_sizes(128, 128, 64, warps, stages) for warps in (4, 8) for stages in (3, 4)),
+        *(_sizes(*tile, 4) for tile in ((128, 128, 32, 4), (64, 256, 32, 4), (64, 128, 64, 4))),
+    ],
+    4: [
+        *(
+            _sizes(*tile, stages)
+            for tile in ((128, 128, 32, 8), (64, 64, 32, 4), (64, 128, 32, 4))
+            for stages in (2, 3)
+        ),
+        *(_sizes(*tile, 3) for tile in ((128, 64, 16, 4), (128, 128, 16, 8))),
+    ],
+}
+DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # that can be tuned
+
+
+def tuned_file(gpu: str) -> Path:
+    """Where `tune` writes."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "irnet" / f"conv_gru-{gpu.replace('/', '-')}.json"
+
+
+def _read(file: Path) -> dict:
+    """GPU -> kernel -> dtype -> configuration. Raises ValueError, which names the file, for anything else."""
+    try:
+        table = json.loads(file.read_text())
+        entries = [
+            (kernel, dtype, sizes)
+            for kernels in table.values()
+            for kernel, dtypes in kernels.items()
+            for dtype, sizes in dtypes.items()
+        ]
+        for kernel, dtype, sizes in entries:
+            wanted = CONFIGURATIONS[kernel][DTYPES[dtype]]
+            if sizes.keys() != wanted.keys():
+                raise ValueError(f"{kernel} wants {', '.join(wanted)}, got {', '.join(sizes)}")
+            for name, size in sizes.items():
+                if type(size) is not int or size < 1 or (name != "num_stages" and size & (size - 1)):
+                    raise ValueError(f"{kernel}: {name} cannot be {size!r}")
+    except KeyError as unknown:
+        raise ValueError(f"{file}: there is no {unknown} to configure") from None
+    except (AttributeError, ValueError) as wrong:
+        raise ValueError(f"{file}: {wrong}") from None
+    return table
+
+
+@functools.cache
+def _tuned(gpu: str) -> dict[tuple[str, str], dict]:
+    """Configurations for a GPU by (kernel, dtype): first those in files that IRNET_TUNED names, then `tune`'s."""
+    files = [Path(name) for name in os.environ.get("IRNET_TUNED", "").split(os.pathsep) if name]
+    files += [tuned_file(gpu)] if tuned_file(gpu).is_file() else []
+    found = {}
+    for file in reversed(files):
+        for kernel, dtypes in _read(file).get(gpu, {}).items():
+            found |= {(kernel, dtype): sizes for dtype, sizes in dtypes.items()}
+    return found
+
+
+@functools.cache
+def _gpu(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _configuration(name: str, dtype: torch.dtype, device: torch.device) -> dict[str, int]:
+    """A kernel's sizes for maps in a dtype on a device: tuned ones if there are, else those that are shipped."""
+    if dtype == torch.float64:
+        return _FLOAT64
+    short = str(dtype).removeprefix("torch.")
+    return _tuned(_gpu(device)).get((name, short)) or CONFIGURATIONS[name][DTYPES[short]]
+
+
+def tune(
+    regions: int = 2048,
+    channels: int = 512,
+    size: int = 7,
+    dtype: torch.dtype = torch.bfloat16,
+    file: Path | None = None,
+    device: str = "cuda",
+) -> Path:
+    """Time CANDIDATES for every kernel that multiplies matrices, on the current GPU, and keep the fastest in a file.
+
+    The whole operator is timed while one kernel after the other tries its candidates. This process goes on with what
+    was found, and others of the same user find the file, which is returned.
+    """
+    gpu, short = _gpu(torch.device(device)), str(dtype).removeprefix("torch.")
+    file = Path(file or tuned_file(gpu))
+    table = _read(file) if file.is_file() else {}
+    chosen = _tuned(gpu)
+    for gates in (1, channels):
+        shapes = [(regions, channels, size, size)] * 3
+        shapes += [(outputs, channels, 3, 3) for outputs in (channels, channels, gates, gates, gates, gates)]
+        shapes += [(channels,), (gates,), (gates,)]
+        grad, x, h, *weights = (torch.randn(shape, dtype=dtype, device=device) / 64 for shape in shapes)
+        grad, x, h = map(_packed, (grad, x, h))
+        forward = functools.partial(conv_gru, x, h, weights)
+        backward = functools.partial(conv_gru_backward, grad, x, h, weights, *forward()[1:])
+        for name, shipped in CONFIGURATIONS.items():
+            if "BLOCK_N" not in shipped[2] or ("wide" in name) != (gates > 1):
+                continue
+            timed = []
+            for candidate in CANDIDATES[dtype.itemsize]:
+                chosen[name, short] = candidate
+                with contextlib.suppress(triton.OutOfResources):
+                    run = backward if "backward" in name else forward
+                    timed.append((triton.testing.do_bench(run, return_mode="median"), candidate))
+                    print(f"{name} {short} {candidate}: {timed[-1][0]:.3f} ms")
+            chosen[name, short] = min(timed, key=lambda pair: pair[0])[1]
+            table.setdefault(gpu, {}).setdefault(name, {})[short] = chosen[name, short]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(table, indent=1) + "\n")
+    return file
+
+
+def _constants(kernel, like: tuple, outputs: int, channels: int, size: int = 1, **flags) -> tuple[dict, dict]:
+    """A kernel's compile-time arguments, and how it is compiled; blocks are no larger than they need be.
+
+    like      dtype and device of the maps
+    outputs   columns of the kernel's matrix product; rows for the gradient of weights
+    channels  what its product sums over; columns for the gradient of weights
+    """
+    dtype, device = like
+    wide = "WIDE" in kernel.arg_names and flags["WIDE"]
+    sizes = _configuration(kernel.__name__ + " wide" * wide, dtype, device)
+    options = {name: sizes[name] for name in ("num_warps", "num_stages")}
+    summed, made = (max(triton.next_power_of_2(n), 16) for n in (channels, outputs))
+    ends = {"BLOCK_M": made, "BLOCK_N": summed} if kernel is conv_gru_weight_backward_kernel else {}
+    ends = ends or {"BLOCK_N": made, "BLOCK_K": summed}
+    constants = {name: min(end, ends.get(name, end)) for name, end in sizes.items() if name not in options}
+    tf32 = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    constants |= flags | {
+        "REAL": tl.float64 if dtype == torch.float64 else tl.float32,
+        "PRECISION": "tf32" if tf32 else "ieee",  # as PyTorch's own products
+        "EVEN": channels % constants["BLOCK_K"] == 0,
+        "CELLS": max(triton.next_power_of_2(size * size), 16),
+    }
+    return {name: value for name, value in constants.items() if name in kernel.arg_names}, options
+
+
+# Launchers, with the operators' own signatures
+
+
+def conv_gru(inputs: Tensor, state: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    new_x, new_h, reset_x, reset_h, update_x, update_h, new_bias, reset_bias, update_bias = weights
+    regions, channels, size, _ = inputs.shape
+    gates = len(reset_bias)
+    inputs, state = _packed(inputs), _packed(state)
+    out, new, product = (empty_map(inputs, inputs.shape) for _ in range(3))
+    reset = empty_map(inputs, (regions, gates, size, size))
+    update = empty_map(inputs, reset.shape, accumulator(inputs.dtype))  # rounded in what is returned only
+    if inputs.numel():
+        gate_x, gate_h = torch.cat([reset_x, update_x]), torch.cat([reset_h, update_h])
+        bias, shape = torch.cat([reset_bias, update_bias]), {"regions": regions, "channels": channels, "size": size}
+        if gates == 1 and size * size <= MOST_CELLS and inputs.dtype != torch.float64:
+            gate_x, gate_h = _columns(gate_x), _columns(gate_h)
+            made = (inputs, state, gate_x, gate_h, bias, reset, update, product)
+            _launch(conv_gru_gates_forward_kernel, made, **shape)
+        else:
+            made = (inputs, state, _packed(gate_x), _packed(gate_h), bias, reset, update)
+            _launch(conv_gru_wide_gates_forward_kernel, made, outputs=2 * gates, gate_channels=gates, **shape)
+            torch.mul(reset, state, out=product)
+        made = (inputs, state, product, _packed(new_x), _packed(new_h), new_bias.contiguous(), update, new, out)
+        _launch(conv_gru_forward_kernel, made, WIDE=gates > 1, **shape)
+    return out, new, reset, update.to(inputs.dtype)
+
+
+def conv_gru_backward(
+    grad: Tensor, inputs: Tensor, state: Tensor, weights: list[Tensor], new: Tensor, reset: Tensor, update: Tensor
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    new_x, new_h, reset_x, reset_h, update_x, update_h, *_ = weights
+    regions, channels, size, _ = inputs.shape
+    gates, real = reset.shape[1], accumulator(inputs.dtype)
+    d_inputs, d_state = empty_map(inputs, inputs.shape), empty_map(inputs, inputs.shape)
+    if not inputs.numel():
+        return d_inputs, d_state, [torch.zeros_like(w) for w in weights]
+    shape = {"regions": regions, "channels": channels, "size": size, "WIDE": gates > 1}
+    grad, inputs, state, new, reset, update = map(_packed, (grad, inputs, state, new, reset, update))
+
+    pre_new, d_product = empty_map(inputs, inputs.shape), empty_map(inputs, inputs.shape, real)
+    pre = empty_map(inputs, (regions, 2 * gates, size, size), real if gates == 1 else inputs.dtype)
+    new_sums, update_sums = _launch_rows(
+        conv_gru_update_backward_kernel, (grad, state, new, update, pre_new, pre), sums=2, **shape
+    )
+    _launch(conv_gru_product_backward_kernel, (pre_new, _turned(new_h), d_product), **shape)
+    (reset_sums,) = _launch_rows(conv_gru_reset_backward_kernel, (state, d_product, reset, pre), sums=1, **shape)
+
+    gate_x, gate_h = torch.cat([reset_x, update_x]), torch.cat([reset_h, update_h])
+    if gates > 1:
+        gate_x, gate_h = _turned(gate_x), _turned(gate_h)
+    else:
+        reset_sums, update_sums = pre.sum((0, 2, 3), dtype=torch.float64).split(1)
+        pre = _shifted(pre, inputs.dtype)
+        gate_x, gate_h = (_columns(w.flip(2, 3)).mT.contiguous() for w in (gate_x, gate_h))
+    _launch(conv_gru_inputs_backward_kernel, (pre_new, _turned(new_x), pre, gate_x, d_inputs), **shape)
+    _launch(conv_gru_state_backward_kernel, (pre, gate_h, grad, d_product, reset, update, d_state), **shape)
+
+    product = torch.mul(reset, state, out=empty_map(inputs, inputs.shape))
+    d_new_x, d_new_h = _weight_gradient(pre_new, inputs), _weight_gradient(pre_new, product)
+    gate_gradient = _weight_gradient if gates > 1 else _column_gradient
+    d_reset_x, d_update_x = gate_gradient(pre, inputs).chunk(2)
+    d_reset_h, d_update_h = gate_gradient(pre, state).chunk(2)
+    kernels = (d_new_x, d_new_h, d_reset_x, d_reset_h, d_update_x, d_update_h)
+    found = (*kernels, new_sums, reset_sums, update_sums)
+    return d_inputs, d_state, [torch.empty_like(w).copy_(d) for d, w in zip(found, weights, strict=True)]
+
+
+def _packed(t: Tensor) -> Tensor:
+    """With its channels next to each other; a kernel as [outputs, 3, 3, channels]."""
+    return t.contiguous(memory_format=torch.channels_last)
+
+
+def _turned(weight: Tensor) -> Tensor:
+    """The kernel by which a convolution's gradient comes back: [channels, 3, 3, outputs] in memory."""
+    return _packed(weight.transpose(0, 1).flip(2, 3))
+
+
+def _columns(weight: Tensor) -> Tensor:
+    """Kernels of both narrow gates as [GATE_COLUMNS, channels]: a row for every tap."""
+    rows = weight.permute(0, 2, 3, 1).flatten(0, 2)
+    return torch.nn.functional.pad(rows, (0, 0, 0, GATE_COLUMNS.value - len(rows)))
+
+
+def _shifted(gates: Tensor, dtype: torch.dtype) -> Tensor:
+    """What the turned taps of both narrow gates see: [regions, GATE_COLUMNS, size, size]."""
+    regions, _, size, _ = gates.shape
+    windows = torch.nn.functional.pad(gates, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)
+    columns = gates.new_zeros((regions, size, size, GATE_COLUMNS.value), dtype=dtype)
+    columns[..., :18].unflatten(-1, (2, 3, 3)).copy_(windows.permute(0, 2, 3, 1, 4, 5))
+    return columns.permute(0, 3, 1, 2)
+
+
+def _weight_gradient(pre: Tensor, source: Tensor, taps: int = 9) -> Tensor:
+    """[outputs, channels, 3, 3], not rounded; [outputs, channels] for the tap in the middle alone."""
+    regions, outputs, size, _ = pre.shape
+    kernel, channels = conv_gru_weight_backward_kernel, source.shape[1]
+    constants, options = _constants(kernel, (source.dtype, source.device), outputs, channels, TAPS=taps)
+    tiles = taps * triton.cdiv(outputs, constants["BLOCK_M"]) * triton.cdiv(channels, constants["BLOCK_N"])
+    block = constants["BLOCK_K"]
+    length = triton.cdiv(triton.cdiv(regions, max(PROGRAMS // tiles, 1)), block) * block
+    count = triton.cdiv(regions, length)
+    parts = source.new_empty((count, taps, outputs, channels), dtype=accumulator(source.dtype))
+    kernel[tiles, count](pre, source, parts, regions, length, outputs, channels, size, **constants, **options)
+    total = parts.sum(0)
+    return total.view(3, 3, outputs, channels).permute(2, 3, 0, 1) if taps == 9 else total[0]
+
+
+def _column_gradient(columns: Tensor, source: Tensor) -> Tensor:
+    """Of both narrow gates' kernels: [2, channels, 3, 3]."""
+    gradient = _weight_gradient(columns, source, taps=1)[:18]
+    return gradient.view(2, 3, 3, source.shape[1]).flip(1, 2).permute(0, 3, 1, 2)
+
+
+def _launch(kernel, tensors, *, regions: int, channels: int, size: int, outputs: int = 0, **others) -> None:
+    """Run a kernel on the current device: a program for every patch, or for every tile of every position."""
+    outputs, like = outputs or channels, (tensors[0].dtype, tensors[0].device)
+    constants, options = _constants(kernel, like, outputs, channels, size, **others)
+    numbers = {"regions": regions, "channels": channels, "size": size} | others
+    programs = regions
+    if "CELLS" not in constants:
+        tiles = triton.cdiv(regions, constants["BLOCK_M"]) * triton.cdiv(outputs, constants["BLOCK_N"])
+        programs = size * size * tiles
+    numbers = {name: value for name, value in numbers.items() if name in kernel.arg_names}
+    kernel[(programs,)](*tensors, **(numbers | constants), **options)
+
+
+def _launch_rows(kernel, tensors, *, sums: int, regions: int, channels: int, size: int, WIDE: bool) -> list[Tensor]:
+    """Run a kernel whose programs have some rows of memory each. Sums per channel of what it computes, in order."""
+    like, rows, real = (tensors[0].dtype, tensors[0].device), regions * size * size, accumulator(tensors[0].dtype)
+    constants, options = _constants(kernel, like, channels, channels, WIDE=WIDE)
+    programs = triton.cdiv(rows, constants["BLOCK_M"])
+    parts = [tensors[0].new_empty((programs, channels), dtype=real) for _ in range(sums)]
+    kernel[(programs,)](*tensors, *parts, rows=rows, channels=channels, **constants, **options)
+    return [part.sum(0, dtype=torch.float64) for part in parts]
+
+
+def kernels(channels: int = 512) -> list[dict]:
+    """Every kernel as it is launched in float32 and bfloat16 for patches of 7 x 7: the fields of TritonKernel."""
+    narrow, wide = {"WIDE": False}, {"WIDE": True}
+    sizes = ("regions", "channels", "size", "rows", "length", "outputs", "gate_channels")
+    shipped = []
+    for dtype, maps in ((torch.float32, "*fp32"), (torch.bfloat16, "*bf16")):
+        for kernel, flags, outputs in (
+            (conv_gru_gates_forward_kernel, {}, channels),
+            (conv_gru_wide_gates_forward_kernel, {}, 2 * channels),
+            (conv_gru_forward_kernel, narrow, channels),
+            (conv_gru_forward_kernel, wide, channels),
+            (conv_gru_update_backward_kernel, narrow, channels),
+            (conv_gru_update_backward_kernel, wide, channels),
+            (conv_gru_product_backward_kernel, {}, channels),
+            (conv_gru_reset_backward_kernel, narrow, channels),
+            (conv_gru_reset_backward_kernel, wide, channels),
+            (conv_gru_inputs_backward_kernel, narrow, channels),
+            (conv_gru_inputs_backward_kernel, wide, channels),
+            (conv_gru_state_backward_kernel, narrow, channels),
+            (conv_gru_state_backward_kernel, wide, channels),
+            (conv_gru_weight_backward_kernel, {"TAPS": 9}, channels),
+            (conv_gru_weight_backward_kernel, {"TAPS": 1}, GATE_COLUMNS.value),
+        ):
+            constants, options = _constants(kernel, (dtype, torch.device("cpu")), outputs, channels, 7, **flags)
+            others = dict.fromkeys(sizes, "i32") | dict.fromkeys(
+                ("d_product", "parts", "new_sums", "gate_sums"), "*fp32"
+            )
+            if "forward" in kernel.__name__:
+                others["update"] = "*fp32"
+            if "rows" in kernel.arg_names and flags is narrow:
+                others["gates"] = "*fp32"
+            types = {name: others.get(name, maps) for name in kernel.arg_names if name not in constants}
+            multiples = tuple(name for name in ("channels", "outputs", "gate_channels") if name in types)
+            arguments = {"function": kernel, "types": types, "constexprs": constants, "multiples_of_16": multiples}
+            shipped.append(arguments | options)
+    return shipped
+
+
+if __name__ == "__main__":
+    for tuned in (torch.bfloat16, torch.float32):
+        print(tune(dtype=tuned))

@@ -1,0 +1,455 @@
+"""The Triton kernels of conv_gru: interpreted on the CPU, compiled where there is a GPU, and compiled ahead of time
+where there is none. Launchers are called as they are, without the dispatcher of PyTorch.
+"""
+
+import json
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+from irnet.bench import compiled
+from irnet.bench.compiled import TritonKernel
+from irnet_kernels import ConvGRUWeights, library
+from irnet_kernels.gru import reference
+from irnet_kernels.testing import bits_equal
+from tests.kernels.helpers import assert_exact, assert_within_budget, each_dtype, gru_weights, normal
+from tests.tools import here
+
+FORWARD = ("out", "new", "reset", "update")
+BACKWARD = ("d_inputs", "d_state", *ConvGRUWeights._fields)
+SIXTEEN = {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16, "num_warps": 4, "num_stages": 2}
+# NumPy's, where the interpreter computes with infinite values, which is meant.
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+each_width = pytest.mark.parametrize("wide", [False, True], ids=["narrow", "wide"])
+
+
+def load(interpret: bool):
+    return here(compiled.load, "irnet_kernels.gru.triton", interpret=interpret)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_tuned(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("IRNET_TUNED", raising=False)
+
+
+@pytest.fixture(params=["interpreted", "cuda"])
+def gru(request):
+    """A fresh copy of the module with its launchers; they run on `gru.device`."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    if request.param == "cuda" and os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("TRITON_INTERPRET=1: nothing is compiled in this process")
+    module = load(interpret=request.param == "interpreted")
+    module.device = "cpu" if request.param == "interpreted" else "cuda"
+    try:
+        forward(module, Scene(1, 1, 1, 1).inputs(torch.float32))
+    except Exception as error:
+        if "only 0-dimensional arrays" in str(error):
+            pytest.skip("the interpreter of Triton 3.6 cannot loop with NumPy 2.4 (take a later Triton or NumPy 2.3)")
+        raise
+    return module
+
+
+class Scene:
+    """Seeded float64 arguments: the upstream gradient, x, h and nine weights.
+
+    Some have one sign. Else the gradient of a narrow gate's bias, one number, could be the small rest of large terms,
+    and those come from a matrix product with rounded operands.
+    """
+
+    def __init__(self, regions: int, channels: int, gates: int, size: int):
+        grad, x, h = (normal(regions, channels, size, size, seed=seed) for seed in (9, 0, 1))
+        self.patches, self.weights = [grad.abs(), x, h.abs()], gru_weights(channels, gates, seed=2)
+        self.weights[1] = self.weights[1].abs()
+
+    def inputs(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Of the forward launcher."""
+        _, x, h = (t.to(dtype) for t in self.patches)
+        return x, h, [w.to(dtype) for w in self.weights]
+
+    def kept(self, dtype: torch.dtype) -> tuple:
+        """Of the backward launcher: the same n, r and u for everyone, which decide whether relu has a slope."""
+        x, h, weights = self.inputs(dtype)
+        return self.patches[0].to(dtype), x, h, weights, *reference.conv_gru(x, h, weights)[1:]
+
+
+def placed(arguments, change) -> list:
+    """The arguments with all tensors changed."""
+    return [[change(w) for w in a] if isinstance(a, list) else change(a) for a in arguments]
+
+
+def forward(gru, arguments) -> dict[str, Tensor]:
+    results = gru.conv_gru(*placed(arguments, lambda t: t.to(gru.device)))
+    return {name: t.cpu() for name, t in zip(FORWARD, results, strict=True)}
+
+
+def backward(gru, arguments) -> dict[str, Tensor]:
+    d_inputs, d_state, weights = gru.conv_gru_backward(*placed(arguments, lambda t: t.to(gru.device)))
+    for gradient, weight in zip(weights, arguments[3], strict=True):
+        assert gradient.stride() == torch.empty_like(weight).stride()
+    return {name: t.cpu() for name, t in zip(BACKWARD, (d_inputs, d_state, *weights), strict=True)}
+
+
+def check(gru, scene: Scene, dtype: torch.dtype = torch.float32, only_forward: bool = False) -> None:
+    """Both launchers against the reference in float64, by the rule of irnet_kernels.testing."""
+    inputs, kept = scene.inputs(dtype), scene.kept(dtype)
+    got = forward(gru, inputs)
+    if not only_forward:
+        got |= backward(gru, kept)
+
+    def defined(compute: torch.dtype) -> dict[str, Tensor]:
+        found = dict(zip(FORWARD, reference.conv_gru(*placed(inputs, lambda t: t.to(compute))), strict=True))
+        d_inputs, d_state, weights = reference.conv_gru_backward(*placed(kept, lambda t: t.to(compute)))
+        return found | dict(zip(BACKWARD, (d_inputs, d_state, *weights), strict=True))
+
+    exact, plain = defined(torch.float64), defined(dtype)
+    for name, result in got.items():
+        if name in (*FORWARD, "d_inputs", "d_state"):
+            assert result.is_contiguous(memory_format=torch.channels_last), name
+        if dtype == torch.float64:
+            assert_exact(result, exact[name])
+        else:
+            assert_within_budget(result, exact[name], plain[name], name)
+
+
+def small_blocks(gru, monkeypatch) -> None:
+    """Several blocks of everything, with few regions and channels."""
+    sizes = {
+        name: {bytes_: {key: SIXTEEN[key] for key in wanted} for bytes_, wanted in dtypes.items()}
+        for name, dtypes in gru.CONFIGURATIONS.items()
+    }
+    monkeypatch.setattr(gru, "CONFIGURATIONS", sizes)
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+
+
+@each_dtype
+@each_width
+def test_kernels_keep_the_budget(gru, dtype, wide):
+    """Patches of 3 x 3 have a middle, edges and corners."""
+    check(gru, Scene(2, 17, 17 if wide else 1, 3), dtype)
+
+
+@each_width
+def test_float64_is_exact(gru, wide):
+    check(gru, Scene(2, 3, 3 if wide else 1, 2), torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "size",
+    [(1, 16, 1, 1), (3, 1, 1, 2), (130, 4, 1, 1), (130, 4, 4, 1)],
+    ids=lambda s: "R{}-C{}-G{}-P{}".format(*s),
+)
+def test_odd_sizes(gru, dtype, size):
+    """130 regions are more than a tile has."""
+    check(gru, Scene(*size), dtype)
+
+
+def test_patches_of_seven(gru):
+    check(gru, Scene(1, 4, 1, 7), torch.bfloat16)
+
+
+def test_narrow_gates_of_patches_that_fill_a_program(gru):
+    check(gru, Scene(1, 4, 1, 8), only_forward=True)
+
+
+@each_width
+def test_several_blocks_of_everything(gru, monkeypatch, wide):
+    small_blocks(gru, monkeypatch)
+    check(gru, Scene(18, 20, 20, 1) if wide else Scene(18, 20, 1, 2))
+
+
+def test_large_patches_take_the_way_of_wide_gates(gru, monkeypatch):
+    monkeypatch.setattr(gru, "MOST_CELLS", 8)
+    monkeypatch.setattr(gru, "conv_gru_gates_forward_kernel", None)  # cannot be launched
+    check(gru, Scene(2, 4, 1, 3), torch.bfloat16, only_forward=True)
+
+
+@each_width
+def test_no_regions(gru, wide):
+    scene = Scene(0, 4, 4 if wide else 1, 3)
+    got = forward(gru, scene.inputs(torch.bfloat16))
+    shapes = [list(got[name].shape) for name in FORWARD]
+    gates = 4 if wide else 1
+    assert shapes == [[0, 4, 3, 3], [0, 4, 3, 3], [0, gates, 3, 3], [0, gates, 3, 3]]
+    *patches, weights = scene.inputs(torch.bfloat16)
+    gradients = backward(gru, scene.kept(torch.bfloat16))
+    for leaf, (name, gradient) in zip((*patches, *weights), gradients.items(), strict=True):
+        assert gradient.dtype == leaf.dtype and gradient.shape == leaf.shape, name
+        assert not gradient.any(), name
+
+
+def test_a_nan_stays_one(gru):
+    """Neither relu nor a mask makes a number of it, nor brings it into another patch."""
+    scene = Scene(3, 3, 1, 2)
+    wanted = forward(gru, scene.inputs(torch.float32)), backward(gru, scene.kept(torch.float32))
+    kept = scene.kept(torch.float32)
+    for patch in scene.patches:
+        patch[1] = torch.nan
+    for t in (kept[0], kept[1], kept[2], *kept[4:]):
+        t[1] = torch.inf
+    got = forward(gru, scene.inputs(torch.float32)), backward(gru, kept)
+    for names, which in ((FORWARD, 0), (BACKWARD[:2], 1)):
+        for name in names:
+            assert not got[which][name][1].isfinite().any(), name
+            assert bits_equal(got[which][name][[0, 2]], wanted[which][name][[0, 2]]), name
+
+
+# ------------------------------------------------------------------------------------------------------ memory and bits
+
+
+def guarded(t: Tensor, filler: float) -> tuple[Tensor, Tensor]:
+    """The tensor in channels_last between two zones of `filler`; and the whole memory."""
+    zone = 64
+    whole = torch.full((t.numel() + 2 * zone,), filler, dtype=t.dtype, device=t.device)
+    packed = torch.empty(t.shape, memory_format=torch.channels_last if t.dim() == 4 else torch.contiguous_format)
+    return whole.as_strided(t.shape, packed.stride(), zone).copy_(t), whole
+
+
+@each_width
+def test_all_of_the_output_is_written_and_nothing_else(gru, monkeypatch, wide):
+    """Of intermediate patches, too; other memory is NaN at first. NaN around the inputs would show in the output."""
+    found = []
+
+    def empty_map(like, shape, dtype=None):
+        found.append(guarded(torch.full(shape, 77.0, dtype=dtype or like.dtype, device=like.device), 77.0))
+        return found[-1][0]
+
+    monkeypatch.setattr(gru, "empty_map", empty_map)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    scene = Scene(3, 5, 5 if wide else 1, 2)
+    torch.use_deterministic_algorithms(True)
+    try:
+        for launcher, arguments in ((forward, scene.inputs(torch.float32)), (backward, scene.kept(torch.float32))):
+            inside = placed(arguments, lambda t: guarded(t.to(gru.device), torch.nan)[0])
+            for name, result in launcher(gru, inside).items():
+                assert result.isfinite().all(), name
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for out, whole in found:
+        assert not (out == 77).any(), f"not all of {list(out.shape)} was written"
+        assert int((whole == 77).sum()) == whole.numel() - out.numel(), "something outside was written"
+
+
+@each_width
+def test_a_patch_does_not_depend_on_the_batch(gru, monkeypatch, wide):
+    small_blocks(gru, monkeypatch)
+    x, h, weights = Scene(18, 3, 3 if wide else 1, 2).inputs(torch.bfloat16)
+    together = forward(gru, (x, h, weights))
+    for one in (0, 15, 17):
+        alone = forward(gru, (x[one : one + 1], h[one : one + 1], weights))
+        for name in FORWARD:
+            assert bits_equal(alone[name][0], together[name][one]), name
+
+
+@each_width
+def test_any_strides_give_the_same_bits(gru, wide):
+    """With gaps, transposed, and in channels_last, but not on a boundary of 16 bytes."""
+
+    def gaps(t):
+        return torch.stack([t, t + 1], -1)[..., 0]
+
+    def transposed(t):
+        return t.mT.contiguous().mT if t.dim() > 1 else t
+
+    def shifted(t):
+        packed, whole = guarded(t, 7)
+        moved = whole.roll(1).as_strided(t.shape, packed.stride(), packed.storage_offset() + 1)
+        assert moved.data_ptr() % 16
+        return moved
+
+    scene = Scene(2, 16, 16 if wide else 1, 2)
+    for launcher, arguments in ((forward, scene.inputs(torch.float32)), (backward, scene.kept(torch.float32))):
+        arguments = placed(arguments, lambda t: t.to(gru.device))
+        wanted = launcher(gru, arguments)
+        for layout in (gaps, transposed, shifted):
+            got = launcher(gru, placed(arguments, layout))
+            for name, result in got.items():
+                assert bits_equal(result, wanted[name]), (name, layout)
+
+
+# -------------------------------------------------------------------------------------------------------- ahead of time
+
+
+def spilled(kernel: dict, targets) -> list:
+    rows = here(compiled.triton_resources, TritonKernel(**kernel), targets)
+    return [row for row in rows if row.spill_bytes]
+
+
+def test_kernels_compile_for_every_target_without_spills():
+    """For all of them what the model launches in bfloat16; the rest, which takes long, for one: the gate takes all."""
+    for kernel in load(interpret=False).kernels():
+        default = "*bf16" in kernel["types"].values() and not kernel["constexprs"].get("WIDE")
+        assert not spilled(kernel, compiled.TARGETS if default else [90]), kernel
+
+
+def test_products_of_tf32_and_odd_channels_compile():
+    """Of a single channel Triton makes a constant, the interpreter does not; 24 are no multiple of a block."""
+    module = load(interpret=False)
+    for kernel in module.kernels():
+        if kernel["types"].get("inputs") == "*fp32" and kernel["constexprs"].get("WIDE") is False:
+            tf32 = kernel | {"constexprs": kernel["constexprs"] | {"PRECISION": "tf32"}}
+            assert not spilled(tf32, [80, 90])
+    for channels in (1, 24):
+        for kernel in module.kernels(channels=channels)[15:]:
+            if channels > 1 and kernel["constexprs"].get("WIDE"):
+                continue
+            constants, types = dict(kernel["constexprs"]), dict(kernel["types"])
+            for name in ("channels", "outputs", "gate_channels"):
+                if channels == 1 and name in types and not (name == "outputs" and constants["TAPS"] == 1):
+                    constants[name] = 1
+                    del types[name]
+            changed = kernel | {"types": types, "constexprs": constants, "multiples_of_16": ()}
+            assert here(compiled.triton_resources, TritonKernel(**changed), [90])
+
+
+class Noted:
+    """A kernel that only notes how it is launched."""
+
+    def __init__(self, kernel, launches: list):
+        self.__name__, self.arg_names, self.launches = kernel.__name__, kernel.arg_names, launches
+
+    def __getitem__(self, grid):
+        return lambda *given, **named: self.launches.append((self.__name__, given, named))
+
+
+def noted(module, scene: Scene, dtype: torch.dtype) -> list[tuple]:
+    """The launches (kernel, arguments, named arguments) of both launchers."""
+    launches = []
+    patches, weights = [t.to(dtype) for t in scene.patches], [w.to(dtype) for w in scene.weights]
+    gates = patches[0][:, : len(weights[-1])]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in {kernel["function"].__name__ for kernel in module.kernels()}:
+            patch.setattr(module, name, Noted(getattr(module, name), launches))
+        module.conv_gru(*scene.inputs(dtype))
+        module.conv_gru_backward(*patches, weights, patches[0], gates, gates)
+    return launches
+
+
+def test_what_is_compiled_ahead_is_what_is_launched():
+    module = load(interpret=False)
+    shipped = module.kernels()
+    triton_names = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
+    seen = []
+    for dtype in triton_names:
+        for gates in (1, 512):
+            for name, given, named in noted(module, Scene(1, 512, gates, 7), dtype):
+                arguments = dict(zip(getattr(module, name).arg_names, given, strict=False)) | named
+                types = {
+                    key: triton_names[value.dtype] if isinstance(value, Tensor) else "i32"
+                    for key, value in arguments.items()
+                    if isinstance(value, Tensor) or (type(value) is int and not key.isupper() and "num_" not in key)
+                }
+                for kernel in shipped:
+                    options = {key: value for key, value in kernel.items() if key.startswith("num_")}
+                    whole = dict.fromkeys(kernel["types"]) | kernel["constexprs"] | options
+                    given = {key: None if key in types else value for key, value in arguments.items()}
+                    if (name, types, given) == (kernel["function"].__name__, kernel["types"], whole):
+                        seen.append(shipped.index(kernel))
+                        assert all(arguments[key] % 16 == 0 for key in kernel["multiples_of_16"])
+                        break
+                else:
+                    raise AssertionError(f"{name} with {types}, {arguments} is not compiled ahead")
+    assert set(seen) == set(range(len(shipped)))
+
+
+@pytest.mark.parametrize(("allowed", "wanted"), [("tf32", "tf32"), ("ieee", "ieee"), ("none", "ieee")])
+def test_float32_is_rounded_to_tf32_where_pytorch_may(allowed, wanted):
+    module = load(interpret=False)
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = allowed
+    try:
+        for dtype, expected in ((torch.float32, wanted), (torch.bfloat16, "ieee")):
+            launches = noted(module, Scene(1, 16, 1, 2), dtype)
+            found = {named["PRECISION"] for _, _, named in launches if "PRECISION" in named}
+            assert found == {expected}
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
+def test_launchers_have_the_operators_signatures():
+    """Parameters in the order of the schemas: they are registered as they are."""
+    module = load(interpret=False)
+    for name in ("conv_gru", "conv_gru_backward"):
+        wanted = [argument.name for argument in library.overload(name, "triton")._schema.arguments]
+        assert list(getattr(module, name).__annotations__) == [*wanted, "return"]
+
+
+# --------------------------------------------------------------------------------------------------------------- tuning
+
+
+def written(file, kernel="conv_gru_forward_kernel", dtype="float32", device="cpu", **changes):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({device: {kernel: {dtype: SIXTEEN | changes}}}))
+    return file
+
+
+def blocks() -> int:
+    """BLOCK_M of the forward kernel, as a fresh copy of the module launches it."""
+    launches = noted(load(interpret=False), Scene(1, 16, 1, 2), torch.float32)
+    return next(named["BLOCK_M"] for name, _, named in launches if name == "conv_gru_forward_kernel")
+
+
+def test_tuned_files_are_read(monkeypatch, tmp_path):
+    """The file that `tune` writes, for its device and dtype; before it those that the environment names, in order."""
+    shipped = blocks()
+    own = load(interpret=False).tuned_file("cpu")
+    cases = [
+        (own, {"device": "another"}, "", shipped),
+        (own, {"dtype": "bfloat16"}, "", shipped),
+        (own, {"BLOCK_M": 256}, "", 256),
+        (tmp_path / "a", {"BLOCK_M": 128}, "a", 128),
+        (tmp_path / "b", {"BLOCK_M": 32}, "b a", 32),
+    ]
+    for file, changes, named, wanted in cases:
+        written(file, **changes)
+        monkeypatch.setenv("IRNET_TUNED", os.pathsep.join(str(tmp_path / name) for name in named.split()))
+        assert blocks() == wanted, changes
+    assert shipped not in (256, 128, 32)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "Expecting"),
+        ("[]", "list"),
+        ('{"cpu": {"conv_gru_forward_kernel": 3}}', "int"),
+        ({"kernel": "no_kernel"}, "no 'no_kernel' to configure"),
+        ({"dtype": "float8"}, "no 'float8' to configure"),
+        ({"GROUP": 8}, "conv_gru_forward_kernel wants BLOCK_M, .* got .*GROUP"),
+        ({"BLOCK_M": "16"}, "BLOCK_M cannot be '16'"),
+        ({"BLOCK_M": 24}, "BLOCK_M cannot be 24"),
+        ({"num_stages": 0}, "num_stages cannot be 0"),
+        ({"num_warps": True}, "num_warps cannot be True"),
+    ],
+    ids=str,
+)
+def test_malformed_tuned_files_are_refused(monkeypatch, tmp_path, content, message):
+    file = tmp_path / "tuned.json"
+    written(file, **content) if isinstance(content, dict) else file.write_text(content)
+    monkeypatch.setenv("IRNET_TUNED", str(file))
+    with pytest.raises(ValueError, match=f"tuned.json: .*{message}"):
+        blocks()
+
+
+def test_tuning_keeps_the_fastest(gru, monkeypatch):
+    """By a clock that favours the second candidate; what was written is what the launchers read."""
+    candidates = [SIXTEEN, SIXTEEN | {"BLOCK_M": 32}, SIXTEEN | {"BLOCK_M": 64}]
+    times = iter([2.0, 1.0, 3.0] * 100)
+
+    def do_bench(call, return_mode):
+        call()
+        return next(times)
+
+    monkeypatch.setattr(gru, "CANDIDATES", {4: candidates})
+    monkeypatch.setattr(gru.triton.testing, "do_bench", do_bench)
+    file = gru.tune(1, 2, 1, torch.float32, device=gru.device)
+    (table,) = json.loads(file.read_text()).values()
+    tiled = {name for name, sizes in gru.CONFIGURATIONS.items() if "BLOCK_N" in sizes[4]}
+    assert table == {name: {"float32": candidates[1]} for name in tiled}
+    assert gru._read(file)
