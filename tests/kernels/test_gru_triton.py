@@ -12,7 +12,7 @@ from torch import Tensor
 from irnet.bench import compiled
 from irnet.bench.compiled import TritonKernel
 from irnet_kernels import ConvGRUWeights, library
-from irnet_kernels.gru import reference
+from irnet_kernels.gru import configurations, reference
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_exact, assert_within_budget, each_dtype, gru_weights, normal
 from tests.tools import here
@@ -33,6 +33,9 @@ def load(interpret: bool):
 def nothing_is_tuned(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("IRNET_TUNED", raising=False)
+    configurations.tuned.cache_clear()
+    yield
+    configurations.tuned.cache_clear()
 
 
 @pytest.fixture(params=["interpreted", "cuda"])
@@ -119,9 +122,9 @@ def small_blocks(gru, monkeypatch) -> None:
     """Several blocks of everything, with few regions and channels."""
     sizes = {
         name: {bytes_: {key: SIXTEEN[key] for key in wanted} for bytes_, wanted in dtypes.items()}
-        for name, dtypes in gru.CONFIGURATIONS.items()
+        for name, dtypes in configurations.CONFIGURATIONS.items()
     }
-    monkeypatch.setattr(gru, "CONFIGURATIONS", sizes)
+    monkeypatch.setattr(configurations, "CONFIGURATIONS", sizes)
 
 
 # ------------------------------------------------------------------------------------------------------------- results
@@ -391,6 +394,7 @@ def written(file, kernel="conv_gru_forward_kernel", dtype="float32", device="cpu
 
 def blocks() -> int:
     """BLOCK_M of the forward kernel, as a fresh copy of the module launches it."""
+    configurations.tuned.cache_clear()  # as in a new process
     launches = noted(load(interpret=False), Scene(1, 16, 1, 2), torch.float32)
     return next(named["BLOCK_M"] for name, _, named in launches if name == "conv_gru_forward_kernel")
 
@@ -398,7 +402,7 @@ def blocks() -> int:
 def test_tuned_files_are_read(monkeypatch, tmp_path):
     """The file that `tune` writes, for its device and dtype; before it those that the environment names, in order."""
     shipped = blocks()
-    own = load(interpret=False).tuned_file("cpu")
+    own = configurations.tuned_file("cpu")
     cases = [
         (own, {"device": "another"}, "", shipped),
         (own, {"dtype": "bfloat16"}, "", shipped),
@@ -446,10 +450,12 @@ def test_tuning_keeps_the_fastest(gru, monkeypatch):
         call()
         return next(times)
 
-    monkeypatch.setattr(gru, "CANDIDATES", {4: candidates})
-    monkeypatch.setattr(gru.triton.testing, "do_bench", do_bench)
-    file = gru.tune(1, 2, 1, torch.float32, device=gru.device)
+    tune = pytest.importorskip("irnet_kernels.gru.tune")
+    monkeypatch.setattr(tune, "launchers", gru)
+    monkeypatch.setattr(tune, "CANDIDATES", {4: candidates})
+    monkeypatch.setattr(tune.triton.testing, "do_bench", do_bench)
+    file = tune.tune(1, 2, 1, torch.float32, device=gru.device)
     (table,) = json.loads(file.read_text()).values()
-    tiled = {name for name, sizes in gru.CONFIGURATIONS.items() if "BLOCK_N" in sizes[4]}
+    tiled = {name for name, sizes in configurations.CONFIGURATIONS.items() if "BLOCK_N" in sizes[4]}
     assert table == {name: {"float32": candidates[1]} for name in tiled}
-    assert gru._read(file)
+    assert configurations.read(file)

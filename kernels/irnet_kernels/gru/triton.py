@@ -1,5 +1,5 @@
 """conv_gru and its gradient in Triton, for GPUs where nobody compiled anything. Nothing of PyTorch's dispatcher lives
-here: library.py registers the launchers.
+here: library.py registers the launchers. What sizes of blocks are launched is in configurations.py.
 
 Patches are [regions, size, size, channels] in memory. A program of a convolution makes one position of the patch for
 BLOCK_M regions: a tap is then inside for all of them or for none, so taps outside are never computed, nothing needs a
@@ -11,21 +11,14 @@ There are no atomics. Sums go in an order that follows from the shapes and the c
 results do not depend on how many others there are.
 """
 
-import contextlib
-import functools
-import json
-import os
-from pathlib import Path
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from irnet_kernels.library import (
-    accumulator,
-    empty_map,
-)  # absolute: this file also runs as a copy outside of its package
+# Absolute: this file also runs as a copy outside of its package.
+from irnet_kernels.gru.configurations import configuration
+from irnet_kernels.library import accumulator, empty_map
 
 GATE_COLUMNS = tl.constexpr(32)  # of both narrow gates: 2 * 9, and zeros up to what a matrix product takes
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
@@ -421,181 +414,6 @@ def conv_gru_weight_backward_kernel(
     tl.store(parts + at, total, mask=(row < outputs)[:, None] & (column < channels)[None, :])
 
 
-# Configurations
-
-
-def _sizes(m: int, n: int, k: int, warps: int, stages: int) -> dict[str, int]:
-    return {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "num_warps": warps, "num_stages": stages}
-
-
-# What is launched, by the bytes of the dtype; a kernel of wide gates is another one. Nothing is tuned when an operator
-# runs: the same call gives the same bits. `tune` finds better ones for one GPU. On no GPU do these take more registers
-# than there are, which larger tiles do after the product, for all that is read and written then.
-_TILES = {2: _sizes(128, 128, 64, 8, 4), 4: _sizes(64, 64, 32, 4, 3)}
-_ROWS = {
-    2: {"BLOCK_M": 32, "BLOCK_K": 128, "num_warps": 4, "num_stages": 1},
-    4: {"BLOCK_M": 16, "BLOCK_K": 128, "num_warps": 4, "num_stages": 1},
-}
-CONFIGURATIONS = {
-    "conv_gru_gates_forward_kernel": {
-        2: {"BLOCK_K": 64, "num_warps": 4, "num_stages": 4},
-        4: {"BLOCK_K": 32, "num_warps": 4, "num_stages": 3},
-    },
-    "conv_gru_wide_gates_forward_kernel": _TILES,
-    "conv_gru_forward_kernel": _TILES,
-    "conv_gru_forward_kernel wide": _TILES,
-    "conv_gru_update_backward_kernel": _ROWS,
-    "conv_gru_update_backward_kernel wide": _ROWS,
-    "conv_gru_product_backward_kernel": _TILES,
-    "conv_gru_reset_backward_kernel": _ROWS,
-    "conv_gru_reset_backward_kernel wide": _ROWS,
-    "conv_gru_inputs_backward_kernel": {2: _sizes(128, 256, 64, 8, 3), 4: _TILES[4]},
-    "conv_gru_inputs_backward_kernel wide": {2: _sizes(128, 256, 64, 8, 3), 4: _TILES[4]},
-    "conv_gru_state_backward_kernel": {2: _sizes(64, 128, 32, 4, 2), 4: _sizes(32, 32, 32, 4, 2)},
-    "conv_gru_state_backward_kernel wide": {2: _sizes(64, 128, 64, 8, 4), 4: _TILES[4]},
-    "conv_gru_weight_backward_kernel": {2: _sizes(128, 128, 64, 8, 4), 4: _TILES[4]},
-}
-_FLOAT64 = _sizes(16, 16, 16, 4, 1)  # products are summed without matrix units
-CANDIDATES = {
-    2: [
-        *(_sizes(*tile, stages) for tile in ((128, 256, 64, 8), (256, 128, 64, 8)) for stages in (3, 4)),
-        *(_sizes(128, 128, 64, warps, stages) for warps in (4, 8) for stages in (3, 4)),
-        *(_sizes(*tile, 4) for tile in ((128, 128, 32, 4), (64, 256, 32, 4), (64, 128, 64, 4))),
-    ],
-    4: [
-        *(
-            _sizes(*tile, stages)
-            for tile in ((128, 128, 32, 8), (64, 64, 32, 4), (64, 128, 32, 4))
-            for stages in (2, 3)
-        ),
-        *(_sizes(*tile, 3) for tile in ((128, 64, 16, 4), (128, 128, 16, 8))),
-    ],
-}
-DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # that can be tuned
-
-
-def tuned_file(gpu: str) -> Path:
-    """Where `tune` writes."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "irnet" / f"conv_gru-{gpu.replace('/', '-')}.json"
-
-
-def _read(file: Path) -> dict:
-    """GPU -> kernel -> dtype -> configuration. Raises ValueError, which names the file, for anything else."""
-    try:
-        table = json.loads(file.read_text())
-        entries = [
-            (kernel, dtype, sizes)
-            for kernels in table.values()
-            for kernel, dtypes in kernels.items()
-            for dtype, sizes in dtypes.items()
-        ]
-        for kernel, dtype, sizes in entries:
-            wanted = CONFIGURATIONS[kernel][DTYPES[dtype]]
-            if sizes.keys() != wanted.keys():
-                raise ValueError(f"{kernel} wants {', '.join(wanted)}, got {', '.join(sizes)}")
-            for name, size in sizes.items():
-                if type(size) is not int or size < 1 or (name != "num_stages" and size & (size - 1)):
-                    raise ValueError(f"{kernel}: {name} cannot be {size!r}")
-    except KeyError as unknown:
-        raise ValueError(f"{file}: there is no {unknown} to configure") from None
-    except (AttributeError, ValueError) as wrong:
-        raise ValueError(f"{file}: {wrong}") from None
-    return table
-
-
-@functools.cache
-def _tuned(gpu: str) -> dict[tuple[str, str], dict]:
-    """Configurations for a GPU by (kernel, dtype): first those in files that IRNET_TUNED names, then `tune`'s."""
-    files = [Path(name) for name in os.environ.get("IRNET_TUNED", "").split(os.pathsep) if name]
-    files += [tuned_file(gpu)] if tuned_file(gpu).is_file() else []
-    found = {}
-    for file in reversed(files):
-        for kernel, dtypes in _read(file).get(gpu, {}).items():
-            found |= {(kernel, dtype): sizes for dtype, sizes in dtypes.items()}
-    return found
-
-
-@functools.cache
-def _gpu(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _configuration(name: str, dtype: torch.dtype, device: torch.device) -> dict[str, int]:
-    """A kernel's sizes for maps in a dtype on a device: tuned ones if there are, else those that are shipped."""
-    if dtype == torch.float64:
-        return _FLOAT64
-    short = str(dtype).removeprefix("torch.")
-    return _tuned(_gpu(device)).get((name, short)) or CONFIGURATIONS[name][DTYPES[short]]
-
-
-def tune(
-    regions: int = 2048,
-    channels: int = 512,
-    size: int = 7,
-    dtype: torch.dtype = torch.bfloat16,
-    file: Path | None = None,
-    device: str = "cuda",
-) -> Path:
-    """Time CANDIDATES for every kernel that multiplies matrices, on the current GPU, and keep the fastest in a file.
-
-    The whole operator is timed while one kernel after the other tries its candidates. This process goes on with what
-    was found, and others of the same user find the file, which is returned.
-    """
-    gpu, short = _gpu(torch.device(device)), str(dtype).removeprefix("torch.")
-    file = Path(file or tuned_file(gpu))
-    table = _read(file) if file.is_file() else {}
-    chosen = _tuned(gpu)
-    for gates in (1, channels):
-        shapes = [(regions, channels, size, size)] * 3
-        shapes += [(outputs, channels, 3, 3) for outputs in (channels, channels, gates, gates, gates, gates)]
-        shapes += [(channels,), (gates,), (gates,)]
-        grad, x, h, *weights = (torch.randn(shape, dtype=dtype, device=device) / 64 for shape in shapes)
-        grad, x, h = map(_packed, (grad, x, h))
-        forward = functools.partial(conv_gru, x, h, weights)
-        backward = functools.partial(conv_gru_backward, grad, x, h, weights, *forward()[1:])
-        for name, shipped in CONFIGURATIONS.items():
-            if "BLOCK_N" not in shipped[2] or ("wide" in name) != (gates > 1):
-                continue
-            timed = []
-            for candidate in CANDIDATES[dtype.itemsize]:
-                chosen[name, short] = candidate
-                with contextlib.suppress(triton.OutOfResources):
-                    run = backward if "backward" in name else forward
-                    timed.append((triton.testing.do_bench(run, return_mode="median"), candidate))
-                    print(f"{name} {short} {candidate}: {timed[-1][0]:.3f} ms")
-            chosen[name, short] = min(timed, key=lambda pair: pair[0])[1]
-            table.setdefault(gpu, {}).setdefault(name, {})[short] = chosen[name, short]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(table, indent=1) + "\n")
-    return file
-
-
-def _constants(kernel, like: tuple, outputs: int, channels: int, size: int = 1, **flags) -> tuple[dict, dict]:
-    """A kernel's compile-time arguments, and how it is compiled; blocks are no larger than they need be.
-
-    like      dtype and device of the maps
-    outputs   columns of the kernel's matrix product; rows for the gradient of weights
-    channels  what its product sums over; columns for the gradient of weights
-    """
-    dtype, device = like
-    wide = "WIDE" in kernel.arg_names and flags["WIDE"]
-    sizes = _configuration(kernel.__name__ + " wide" * wide, dtype, device)
-    options = {name: sizes[name] for name in ("num_warps", "num_stages")}
-    summed, made = (max(triton.next_power_of_2(n), 16) for n in (channels, outputs))
-    ends = {"BLOCK_M": made, "BLOCK_N": summed} if kernel is conv_gru_weight_backward_kernel else {}
-    ends = ends or {"BLOCK_N": made, "BLOCK_K": summed}
-    constants = {name: min(end, ends.get(name, end)) for name, end in sizes.items() if name not in options}
-    tf32 = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
-    constants |= flags | {
-        "REAL": tl.float64 if dtype == torch.float64 else tl.float32,
-        "PRECISION": "tf32" if tf32 else "ieee",  # as PyTorch's own products
-        "EVEN": channels % constants["BLOCK_K"] == 0,
-        "CELLS": max(triton.next_power_of_2(size * size), 16),
-    }
-    return {name: value for name, value in constants.items() if name in kernel.arg_names}, options
-
-
 # Launchers, with the operators' own signatures
 
 
@@ -732,6 +550,31 @@ def _launch_rows(kernel, tensors, *, sums: int, regions: int, channels: int, siz
     return [part.sum(0, dtype=torch.float64) for part in parts]
 
 
+def _constants(kernel, like: tuple, outputs: int, channels: int, size: int = 1, **flags) -> tuple[dict, dict]:
+    """A kernel's compile-time arguments, and how it is compiled; blocks are no larger than they need be.
+
+    like      dtype and device of the maps
+    outputs   columns of the kernel's matrix product; rows for the gradient of weights
+    channels  what its product sums over; columns for the gradient of weights
+    """
+    dtype, device = like
+    wide = "WIDE" in kernel.arg_names and flags["WIDE"]
+    sizes = configuration(kernel.__name__ + " wide" * wide, dtype, device)
+    options = {name: sizes[name] for name in ("num_warps", "num_stages")}
+    summed, made = (max(triton.next_power_of_2(n), 16) for n in (channels, outputs))
+    ends = {"BLOCK_M": made, "BLOCK_N": summed} if kernel is conv_gru_weight_backward_kernel else {}
+    ends = ends or {"BLOCK_N": made, "BLOCK_K": summed}
+    constants = {name: min(end, ends.get(name, end)) for name, end in sizes.items() if name not in options}
+    tf32 = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    constants |= flags | {
+        "REAL": tl.float64 if dtype == torch.float64 else tl.float32,
+        "PRECISION": "tf32" if tf32 else "ieee",  # as PyTorch's own products
+        "EVEN": channels % constants["BLOCK_K"] == 0,
+        "CELLS": max(triton.next_power_of_2(size * size), 16),
+    }
+    return {name: value for name, value in constants.items() if name in kernel.arg_names}, options
+
+
 def kernels(channels: int = 512) -> list[dict]:
     """Every kernel as it is launched in float32 and bfloat16 for patches of 7 x 7: the fields of TritonKernel."""
     narrow, wide = {"WIDE": False}, {"WIDE": True}
@@ -768,8 +611,3 @@ def kernels(channels: int = 512) -> list[dict]:
             arguments = {"function": kernel, "types": types, "constexprs": constants, "multiples_of_16": multiples}
             shipped.append(arguments | options)
     return shipped
-
-
-if __name__ == "__main__":
-    for tuned in (torch.bfloat16, torch.float32):
-        print(tune(dtype=tuned))
