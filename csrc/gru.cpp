@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "bindings.h"
+#include "convolution.h"
 
 namespace irnet {
 
@@ -46,55 +47,13 @@ at::ScalarType number_of(const Tensor& inputs, bool wide) {
 // In which sums of such numbers are made.
 at::ScalarType number_of_sums(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
+// To a dtype and back.
+Tensor rounded(const Tensor& tensor, at::ScalarType dtype) { return tensor.to(dtype).to(tensor.scalar_type()); }
+
 std::vector<Tensor> converted(at::TensorList tensors, at::ScalarType dtype) {
     std::vector<Tensor> all;
     for (const Tensor& tensor : tensors) all.push_back(tensor.to(dtype));
     return all;
-}
-
-Tensor convolve(const Tensor& patches, const Tensor& kernels, const Tensor& bias = {}) {
-    const std::optional<Tensor> maybe = bias.defined() ? std::optional(bias) : std::nullopt;
-    return packed(at::conv2d(patches, kernels, maybe, at::IntArrayRef{1, 1}, at::IntArrayRef{1, 1}));
-}
-
-// Of the gradients of `convolve`, the one to the patches or the one to the kernels.
-Tensor convolve_backward(const Tensor& grad, const Tensor& patches, const Tensor& kernels, bool of_patches) {
-    const std::vector<int64_t> one = {1, 1};
-    const auto both = at::convolution_backward(grad, patches, kernels, at::OptionalIntArrayRef(), one, one, one, false,
-                                               {0, 0}, 1, {of_patches, !of_patches, false});
-    return packed(of_patches ? std::get<0>(both) : std::get<1>(both));
-}
-
-Tensor patches_gradient(const Tensor& grad, const Tensor& patches, const Tensor& kernels) {
-    return convolve_backward(grad, patches, kernels, true);
-}
-
-// Patches [R, C, P, P] by their columns: all but the last one, all, all but the first one; each [P, columns, R, C].
-std::array<Tensor, 3> shifted(const Tensor& patches) {
-    const Tensor places = patches.permute({2, 3, 0, 1});
-    const int64_t size = patches.size(2);
-    return {places.narrow(1, 0, size - 1).contiguous(), places.contiguous(),
-            places.narrow(1, 1, size - 1).contiguous()};
-}
-
-// In bfloat16 for every tap one matrix product over all pairs of a cell and its neighbour, which lie in one piece in
-// what `shifted` makes: a sixth faster than the convolution's gradient. In float32 it is no faster, and takes more
-// memory.
-Tensor kernels_gradient(const Tensor& grad, const Tensor& patches, const Tensor& kernels) {
-    if (grad.scalar_type() != at::kBFloat16) return convolve_backward(grad, patches, kernels, false);
-    const std::array<Tensor, 3> ours = shifted(grad), theirs = shifted(patches);
-    const int64_t size = grad.size(2);
-    const Tensor out = at::empty({kernels.size(0), 3, 3, kernels.size(1)}, kernels.options());
-    for (int64_t tap = 0; tap < cpu::kTaps; ++tap) {
-        const int64_t y = tap / 3 - 1, x = tap % 3 - 1;
-        const auto rows = [&](const Tensor& all, int64_t first) {
-            return all.narrow(0, first, size - std::abs(y)).reshape({-1, all.size(3)});
-        };
-        Tensor product = out.select(1, y + 1).select(1, x + 1);
-        at::mm_out(product, rows(ours[1 - x], std::max<int64_t>(0, -y)).t(),
-                   rows(theirs[1 + x], std::max<int64_t>(0, y)));
-    }
-    return out.permute({0, 3, 1, 2});
 }
 
 // [R, C, P, P] -> [R * P * P, C], a view.
@@ -115,7 +74,8 @@ Tensor product_of(const Tensor& columns, const Tensor& patches) {
 
 // The way back, for one of the gates.
 Tensor kernel_of(const Tensor& columns, int64_t gate) {
-    return columns.narrow(0, gate * cpu::kTaps, cpu::kTaps).t().reshape({1, -1, 3, 3});
+    // A copy: results must not share memory.
+    return columns.narrow(0, gate * cpu::kTaps, cpu::kTaps).t().clone(at::MemoryFormat::Contiguous).view({1, -1, 3, 3});
 }
 
 cpu::Gru gru_of(const Tensor& patches, bool wide) {
@@ -129,7 +89,7 @@ c10::impl::ExcludeDispatchKeyGuard no_autocast() {
 
 void check(const Tensor& inputs, const Tensor& state, at::TensorList weights) {
     TORCH_CHECK_VALUE(inputs.dim() == 4 && inputs.sizes() == state.sizes() && inputs.size(2) == inputs.size(3) &&
-                          inputs.size(2) < int64_t{1} << 15,
+                          inputs.size(1) >= 1 && inputs.size(2) < int64_t{1} << 15,
                       "conv_gru: inputs and state must both be [R, C, P, P], P below 2^15");
     TORCH_CHECK_VALUE(weights.size() == kWeights, "conv_gru: wants ", int{kWeights}, " weights, got ", weights.size());
     for (int i = 0; i < kNewBias; ++i) {
@@ -137,12 +97,12 @@ void check(const Tensor& inputs, const Tensor& state, at::TensorList weights) {
                               weights[i].size(3) == 3,
                           "conv_gru: kernels must be [channels or 1, ", inputs.size(1), ", 3, 3]");
     }
-    const int64_t gate = weights[kResetX].size(0);
+    const int64_t gate = weights[kResetX].dim() == 4 ? weights[kResetX].size(0) : 0;
     const std::array<int64_t, kWeights> outputs = {inputs.size(1), inputs.size(1), gate, gate, gate,
                                                    gate,           inputs.size(1), gate, gate};
     for (int i = 0; i < kWeights; ++i) {
-        TORCH_CHECK_VALUE(weights[i].size(0) == outputs[i], "conv_gru: weight ", i, " must have ", outputs[i],
-                          " channels, got ", weights[i].size(0));
+        TORCH_CHECK_VALUE(weights[i].dim() == (i < kNewBias ? 4 : 1) && weights[i].size(0) == outputs[i],
+                          "conv_gru: weight ", i, " must have ", outputs[i], " channels, got ", weights[i].size(0));
     }
     TORCH_CHECK_VALUE(gate == 1 || gate == inputs.size(1), "conv_gru: gates must have 1 channel or those of the state");
 }
@@ -182,6 +142,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_gru_cpu(const Tensor& inputs, co
                            regions);
         });
     }
+    reset_state = rounded(reset_state, inputs.scalar_type());
     // Two convolutions of 16 bits would round twice before the ReLU, and move it; in float32 two are faster than one.
     const bool two_parts = dtype != at::kBFloat16;
     Tensor candidate, change;
@@ -234,7 +195,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> conv_gru_backward_cpu(const Tens
 
     std::vector<Tensor> d(kWeights);
     d[kNewX] = kernels_gradient(pre_candidate, x, w[kNewX]);
-    d[kNewH] = kernels_gradient(pre_candidate, reset_state, w[kNewH]);
+    d[kNewH] = kernels_gradient(pre_candidate, rounded(reset_state, inputs.scalar_type()), w[kNewH]);
     reset_state.reset();
     d[kNewBias] = rows_of(pre_candidate).sum(0);
     Tensor d_inputs = patches_gradient(pre_candidate, x, w[kNewX]),

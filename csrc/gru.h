@@ -49,9 +49,9 @@ struct GruGradient {
 void gru_backward(const Gru& gru, const GruGradient& gradient, Share rows);
 
 // The rest of the gradient for gates of one channel. `weights_x`, `weights_h` [kColumns, channels] are those of
-// gru_gates. `d_inputs` holds what n's convolution passes to x, `d_state` what it passes to r.h; both become the whole
-// gradients. Also writes the gates' gradients before the sigmoid, `pre_reset` [rows] as numbers, and both shifted by
-// every tap, `columns` [rows, kColumns]. Items are regions.
+// gru_products, but in the dtype of the patches. `d_inputs` holds what n's convolution passes to x, `d_state` what it
+// passes to r.h; both become the whole gradients. Also writes the gates' gradients before the sigmoid, `pre_reset`
+// [rows] as numbers, and both shifted by every tap, `columns` [rows, kColumns]. Items are regions.
 void gru_gates_backward(const Gru& gru, const GruGradient& gradient, const void* weights_x, const void* weights_h,
                         void* d_inputs, void* d_state, void* pre_reset, void* columns, Share regions);
 

@@ -10,7 +10,11 @@ from .config import ModelConfig
 
 
 class LocalModule(nn.Module):
-    """Memory [B, D, H, W] on the feature map's cells; `logits_in` predictions of C classes are written into it."""
+    """Memory [B, D, H, W] on the feature map's cells; `logits_in` predictions of C classes are written into it.
+
+    Results of layers are changed in place where no layer's gradient needs them: fewer passes, fewer maps at once.
+    Forward hooks on the layers see them before that; full backward hooks on them are refused by PyTorch.
+    """
 
     def __init__(self, config: ModelConfig, features: int, classes: int, logits_in: int):
         super().__init__()
@@ -48,7 +52,6 @@ class LocalModule(nn.Module):
     def read(self, memory: Tensor, cells: Tensor, ptr: Tensor) -> Tensor:
         """What each region finds in the memory: [R, hidden]. `cells` are boxes in cells of the memory."""
         first, second, third = self.context
-        # In place where a layer's gradient does not need its result: fewer passes, fewer maps at once.
         x = first(memory)
         x = third(second(F.relu(x)).relu_()).add_(x)
         x = crop_resize(x, cells, ptr, self.patch_size)

@@ -1,4 +1,4 @@
-// The one loop in which the ROI kernels spend their time on a CPU: a weighted sum of rows of channels.
+// The one loop in which most kernels spend their time on a CPU: a weighted sum of rows of channels.
 #pragma once
 
 #include <cstdint>

@@ -13,21 +13,30 @@ def full_float32(deterministic: bool = False) -> Iterator[None]:
 
     deterministic  cuDNN takes the same algorithm at every call, else the fastest that it finds
     The old switches (allow_tf32, set_float32_matmul_precision) and the new (fp32_precision) are one state in PyTorch,
-    which refuses to read the old where they contradict each other: both are set, and put back as they were.
+    which refuses to read the old where they contradict each other: both are set, and put back to what they said. Like
+    all of PyTorch's switches they hold for the process, not for a thread; and cuDNN's, once put back, no longer follow
+    `torch.backends.fp32_precision`.
     """
     places = [getattr(part, op) for part in (backends.cudnn, backends.mkldnn) for op in ("conv", "rnn")]
     places += [backends.cuda.matmul, backends.mkldnn.matmul]
     before = [place.fp32_precision for place in places]
-    for place in places:
-        place.fp32_precision = "ieee"
-    old = torch.get_float32_matmul_precision()  # readable now, even where it contradicted the new switches
-    torch.set_float32_matmul_precision("highest")
-    cudnn = backends.cudnn.benchmark, backends.cudnn.deterministic
-    backends.cudnn.benchmark, backends.cudnn.deterministic = not deterministic, deterministic
+    # Not backends.cudnn's attributes: those cannot be set after torch.backends.disable_global_flags().
+    cudnn = torch._C._get_cudnn_benchmark(), torch._C._get_cudnn_deterministic()
+    old = None
     try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        old = torch.get_float32_matmul_precision()  # readable now, even where it contradicted the new switches
+        torch.set_float32_matmul_precision("highest")
+        torch._C._set_cudnn_benchmark(not deterministic)
+        torch._C._set_cudnn_deterministic(deterministic)
         yield
     finally:
-        backends.cudnn.benchmark, backends.cudnn.deterministic = cudnn
-        torch.set_float32_matmul_precision(old)
+        torch._C._set_cudnn_benchmark(cudnn[0])
+        torch._C._set_cudnn_deterministic(cudnn[1])
+        if old is not None:
+            torch.set_float32_matmul_precision(old)
         for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
+            place.fp32_precision = "none"  # what was inherited stays so
+            if place.fp32_precision != precision:
+                place.fp32_precision = precision

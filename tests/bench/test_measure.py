@@ -1,5 +1,6 @@
 """Measuring one case: correctness before speed, counts that are exact, statuses that tell the truth."""
 
+import functools
 import time
 
 import pytest
@@ -282,34 +283,38 @@ def test_percentiles():
     assert timing.percentiles([7.0]) == {"20": 7, "50": 7, "80": 7}
 
 
+class Machine:
+    """Calls that take simulated seconds, more if another one was made before, and the clock that tells them."""
+
+    def __init__(self, after_itself: float, after_another: float = 0.0):
+        self.now, self.order = 0.0, ""
+        self.after_itself, self.after_another = after_itself, after_another or after_itself
+
+    def call(self, name: str):
+        self.now += self.after_itself if self.order.endswith(name) else self.after_another
+        self.order += name
+
+    def time(self, **options):
+        calls = {name: functools.partial(self.call, name) for name in "ab"}
+        return timing.interleaved(calls, clock=lambda: self.now, **options)
+
+
 def test_contestants_take_turns():
-    order = []
-    calls = {name: lambda name=name: (order.append(name), time.sleep(0.002)) for name in "ab"}
-    samples = timing.interleaved(calls, seconds=0, least=4, most=9)
-    assert "".join(order) == "aabb" * 5  # two trials for the number of repeats; then a sample follows an untimed call
-    assert {name: len(values) for name, values in samples.items()} == {"a": 4, "b": 4}
-    assert all(value >= 0.002 for values in samples.values() for value in values)
+    machine = Machine(0.002)
+    samples = machine.time(seconds=0, least=4, most=9)
+    assert machine.order == "aabb" * 5  # two trials for the number of repeats; then a sample follows an untimed call
+    assert samples == {name: pytest.approx([0.002] * 4) for name in "ab"}
 
 
 def test_a_call_does_not_pay_for_its_neighbour():
-    last = None
-
-    def after_itself_fast(name):
-        nonlocal last
-        time.sleep(0.002 if last == name else 0.01)
-        last = name
-
-    calls = {name: lambda name=name: after_itself_fast(name) for name in "ab"}
-    samples = timing.interleaved(calls, seconds=0, least=4, most=4)
-    assert max(samples["a"] + samples["b"]) < 0.01
+    samples = Machine(0.002, 0.01).time(seconds=0, least=4, most=4)
+    assert samples == {name: pytest.approx([0.002] * 4) for name in "ab"}
 
 
-def test_a_long_call_is_made_for_its_samples_only(monkeypatch):
-    monkeypatch.setattr(timing, "LONG", 1e-3)
-    order = []
-    calls = {name: lambda name=name: (order.append(name), time.sleep(0.002)) for name in "ab"}
-    timing.interleaved(calls, seconds=0, least=4, most=4)
-    assert "".join(order) == "aabb" + "ab" * 4
+def test_a_long_call_is_made_for_its_samples_only():
+    machine = Machine(0.06)
+    machine.time(seconds=0, least=4, most=4)
+    assert machine.order == "aabb" + "ab" * 4
 
 
 def test_short_calls_are_repeated_within_a_sample():

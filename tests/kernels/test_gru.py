@@ -80,8 +80,11 @@ def test_reference_rounds_once(device, dtype, size):
 @each_implementation("conv_gru")
 @each_dtype
 def test_gradients_of_single_biases(impl, device, dtype):
-    """Sums that may cancel, held against the sum of their magnitudes: each of the 3 x 5 x 5 terms, of up to 6 products
-    that are rounded to the dtype before they are added up."""
+    """Sums that may cancel, held against the sum of their magnitudes.
+
+    Of what is added up, four factors are rounded to the dtype: pre_n, what follows from it for r.h, and r or n, u; then
+    the sum is.
+    """
     tensors = [t.requires_grad_() for t in arguments((3, 6, 1, 5), dtype)]
     exact = [t.detach().double().requires_grad_() for t in tensors]
     grads = torch.autograd.grad(run(impl, device, tensors).sum(), tensors[-2:])
@@ -93,7 +96,7 @@ def test_gradients_of_single_biases(impl, device, dtype):
     pre = torch.autograd.grad((u.sigmoid() * (n - h)).sum(), [r, u])
     parts = (conv2d(h.abs(), w[1].abs(), padding=1).sum(), (n - h).abs().sum())  # bounds of what is added up
     for got, terms, wanted in zip(grads, parts, pre, strict=True):
-        bound = 4 * torch.finfo(dtype).eps / 2 * float(terms.detach())
+        bound = 5 * torch.finfo(dtype).eps / 2 * float(terms.detach()) / 4  # a sigmoid's slope is at most 1/4
         assert abs(got.double().cpu() - wanted.sum()) <= bound
 
 

@@ -294,10 +294,13 @@ def test_kernels_compile_for_every_target_without_spills():
 def test_products_of_tf32_and_odd_channels_compile():
     """Of a single channel Triton makes a constant, the interpreter does not; 24 are no multiple of a block."""
     module = load(interpret=False)
-    for kernel in module.kernels():
-        if kernel["types"].get("inputs") == "*fp32" and kernel["constexprs"].get("WIDE") is False:
-            tf32 = kernel | {"constexprs": kernel["constexprs"] | {"PRECISION": "tf32"}}
-            assert not spilled(tf32, [80, 90])
+    multiply = [k for k in module.kernels() if "PRECISION" in k["constexprs"] and "*bf16" not in k["types"].values()]
+    assert len(multiply) == 11
+    for kernel in multiply:
+        tf32 = kernel | {"constexprs": kernel["constexprs"] | {"PRECISION": "tf32"}}
+        assert not spilled(tf32, [90] if kernel["constexprs"].get("WIDE") else [80, 90]), kernel
+    largest = [k | {"constexprs": k["constexprs"] | {"CELLS": 256}} for k in multiply if "CELLS" in k["constexprs"]]
+    assert len(largest) == 1 and not spilled(largest[0], [80, 90])
     for channels in (1, 24):
         for kernel in module.kernels(channels=channels)[15:]:
             if channels > 1 and kernel["constexprs"].get("WIDE"):

@@ -1,6 +1,8 @@
 """References compute in float32, whatever PyTorch's switches say, and leave the switches as they were."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -80,3 +82,24 @@ def test_switches_come_back_after_an_error():
         assert backends.cudnn.benchmark and not backends.cudnn.deterministic
         raise KeyError
     assert (new_switches(), old_switches()) == before
+
+
+@pytest.mark.parametrize("first", ["none", "tf32"])
+def test_what_was_inherited_goes_on_to_follow_the_switch_for_all(first):
+    backends.fp32_precision = first
+    _exactly(lambda x: x)(torch.ones(1))
+    backends.fp32_precision = "ieee"
+    assert backends.cuda.matmul.fp32_precision == backends.mkldnn.matmul.fp32_precision == "ieee"
+
+
+def test_switches_that_may_not_be_set_do_not_matter():
+    """After torch.backends.disable_global_flags(), which cannot be undone: in a process of its own."""
+    code = """
+import torch
+from irnet_kernels.library import _exactly
+torch.backends.disable_global_flags()
+_exactly(lambda x: x)(torch.ones(1))
+assert torch.backends.mkldnn.matmul.fp32_precision == "none"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

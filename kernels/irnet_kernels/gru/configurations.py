@@ -5,6 +5,7 @@ a GPU. Triton is not imported, nothing is timed here.
 import functools
 import json
 import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ CONFIGURATIONS = {
     "conv_gru_inputs_backward_kernel wide": {2: sizes(128, 256, 64, 8, 3), 4: TILES[4]},
     "conv_gru_state_backward_kernel": {2: sizes(64, 128, 32, 4, 2), 4: sizes(32, 32, 32, 4, 2)},
     "conv_gru_state_backward_kernel wide": {2: sizes(64, 128, 64, 8, 4), 4: TILES[4]},
-    "conv_gru_weight_backward_kernel": {2: sizes(128, 128, 64, 8, 4), 4: TILES[4]},
+    "conv_gru_weight_backward_kernel": {2: sizes(128, 128, 64, 8, 4), 4: sizes(64, 64, 32, 4, 2)},
 }
 FLOAT64 = sizes(16, 16, 16, 4, 1)  # products are summed without matrix units
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # that can be tuned
@@ -71,19 +72,29 @@ def read(file: Path) -> dict:
                     raise ValueError(f"{kernel}: {name} cannot be {size!r}")
     except KeyError as unknown:
         raise ValueError(f"{file}: there is no {unknown} to configure") from None
-    except (AttributeError, ValueError) as wrong:
+    except (AttributeError, OSError, ValueError) as wrong:
         raise ValueError(f"{file}: {wrong}") from None
     return table
 
 
 @functools.cache
 def tuned(gpu: str) -> dict[tuple[str, str], dict]:
-    """Configurations for a GPU by (kernel, dtype): first those in files that IRNET_TUNED names, then `tune`'s."""
-    files = [Path(name) for name in os.environ.get("IRNET_TUNED", "").split(os.pathsep) if name]
-    files += [tuned_file(gpu)] if tuned_file(gpu).is_file() else []
+    """Configurations for a GPU by (kernel, dtype): first those in files that IRNET_TUNED names, then `tune`'s.
+
+    Raises ValueError for a named file that does not fit; one that `tune` has left, for another version, is left out.
+    """
+    tables, own = (
+        [read(Path(name)) for name in os.environ.get("IRNET_TUNED", "").split(os.pathsep) if name],
+        tuned_file(gpu),
+    )
+    if own.is_file():
+        try:
+            tables.append(read(own))
+        except ValueError as wrong:
+            warnings.warn(f"{wrong}; not used: write it again, python -m irnet_kernels.gru.tune", stacklevel=2)
     found = {}
-    for file in reversed(files):
-        for kernel, dtypes in read(file).get(gpu, {}).items():
+    for table in reversed(tables):
+        for kernel, dtypes in table.get(gpu, {}).items():
             found |= {(kernel, dtype): entry for dtype, entry in dtypes.items()}
     return found
 

@@ -172,7 +172,7 @@ def conv_gru_gates_forward_kernel(
     REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr,
     CELLS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Narrow gates: a program has a patch, and makes both gates and r.h. `update` is not rounded."""
+    """Narrow gates: a program has a patch, and makes both gates and r.h."""
     cells = size * size
     patch = tl.program_id(0).to(tl.int64) * cells
     cell = tl.arange(0, CELLS)
@@ -262,7 +262,8 @@ def conv_gru_update_backward_kernel(
     grad, state, new, update, pre_new, gates, new_sums, gate_sums, rows, channels,
     REAL: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """pre_n = g.u.(n > 0) and pre_u = (the sum of) g.(n - h).u.(1 - u); and their sums over a program's rows."""
+    """pre_n = g.u.(n > 0) and pre_u = (the sum of) g.(n - h).u.(1 - u); and sums over a program's rows of
+    pre_n and, for wide gates, pre_u."""
     row, there = _rows(rows, BLOCK_M)
     total = tl.zeros((BLOCK_M,), REAL)
     for first in range(0, channels, BLOCK_K):
@@ -295,7 +296,8 @@ def conv_gru_reset_backward_kernel(
     state, d_product, reset, gates, gate_sums, rows, channels,
     REAL: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """pre_r = (the sum of) d_rh.h.r.(1 - r), where d_rh is the gradient to r.h; and its sums over a program's rows."""
+    """pre_r = (the sum of) d_rh.h.r.(1 - r), where d_rh is the gradient to r.h; for wide gates also its sums over
+    a program's rows."""
     row, there = _rows(rows, BLOCK_M)
     total = tl.zeros((BLOCK_M,), REAL)
     for first in range(0, channels, BLOCK_K):
@@ -423,8 +425,8 @@ def conv_gru(inputs: Tensor, state: Tensor, weights: list[Tensor]) -> tuple[Tens
     gates = len(reset_bias)
     inputs, state = _packed(inputs), _packed(state)
     out, new, product = (empty_map(inputs, inputs.shape) for _ in range(3))
-    reset = empty_map(inputs, (regions, gates, size, size))
-    update = empty_map(inputs, reset.shape, accumulator(inputs.dtype))  # rounded in what is returned only
+    # Rounded in what is returned only.
+    reset, update = (empty_map(inputs, (regions, gates, size, size), accumulator(inputs.dtype)) for _ in range(2))
     if inputs.numel():
         gate_x, gate_h = torch.cat([reset_x, update_x]), torch.cat([reset_h, update_h])
         bias, shape = torch.cat([reset_bias, update_bias]), {"regions": regions, "channels": channels, "size": size}
@@ -438,7 +440,7 @@ def conv_gru(inputs: Tensor, state: Tensor, weights: list[Tensor]) -> tuple[Tens
             torch.mul(reset, state, out=product)
         made = (inputs, state, product, _packed(new_x), _packed(new_h), new_bias.contiguous(), update, new, out)
         _launch(conv_gru_forward_kernel, made, WIDE=gates > 1, **shape)
-    return out, new, reset, update.to(inputs.dtype)
+    return out, new, reset.to(inputs.dtype), update.to(inputs.dtype)
 
 
 def conv_gru_backward(
@@ -545,7 +547,9 @@ def _launch_rows(kernel, tensors, *, sums: int, regions: int, channels: int, siz
     like, rows, real = (tensors[0].dtype, tensors[0].device), regions * size * size, accumulator(tensors[0].dtype)
     constants, options = _constants(kernel, like, channels, channels, WIDE=WIDE)
     programs = triton.cdiv(rows, constants["BLOCK_M"])
-    parts = [tensors[0].new_empty((programs, channels), dtype=real) for _ in range(sums)]
+    # The last ones are those of wide gates.
+    sizes = [programs] * (sums if WIDE else sums - 1) + [0] * (not WIDE)
+    parts = [tensors[0].new_empty((count, channels), dtype=real) for count in sizes]
     kernel[(programs,)](*tensors, *parts, rows=rows, channels=channels, **constants, **options)
     return [part.sum(0, dtype=torch.float64) for part in parts]
 
@@ -603,7 +607,7 @@ def kernels(channels: int = 512) -> list[dict]:
                 ("d_product", "parts", "new_sums", "gate_sums"), "*fp32"
             )
             if "forward" in kernel.__name__:
-                others["update"] = "*fp32"
+                others |= {"reset": "*fp32", "update": "*fp32"}
             if "rows" in kernel.arg_names and flags is narrow:
                 others["gates"] = "*fp32"
             types = {name: others.get(name, maps) for name in kernel.arg_names if name not in constants}

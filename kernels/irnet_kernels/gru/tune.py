@@ -53,18 +53,22 @@ def tune(
         grad, x, h, *weights = (torch.randn(shape, dtype=dtype, device=device) / 64 for shape in shapes)
         grad, x, h = (t.contiguous(memory_format=torch.channels_last) for t in (grad, x, h))
         forward = functools.partial(launchers.conv_gru, x, h, weights)
-        backward = functools.partial(launchers.conv_gru_backward, grad, x, h, weights, *forward()[1:])
+        with torch.cuda.device_of(x):
+            backward = functools.partial(launchers.conv_gru_backward, grad, x, h, weights, *forward()[1:])
         for name, shipped in configurations.CONFIGURATIONS.items():
             if "BLOCK_N" not in shipped[2] or ("wide" in name) != (gates > 1):
                 continue
-            timed = []
-            for candidate in CANDIDATES[dtype.itemsize]:
-                chosen[name, short] = candidate
-                with contextlib.suppress(triton.OutOfResources):
-                    run = backward if "backward" in name else forward
-                    timed.append((triton.testing.do_bench(run, return_mode="median"), candidate))
-                    print(f"{name} {short} {candidate}: {timed[-1][0]:.3f} ms")
-            chosen[name, short] = min(timed, key=lambda pair: pair[0])[1]
+            timed, before = [], chosen.get((name, short), shipped[dtype.itemsize])
+            try:
+                for candidate in CANDIDATES[dtype.itemsize]:
+                    chosen[name, short] = candidate
+                    with contextlib.suppress(triton.OutOfResources):
+                        run = backward if "backward" in name else forward
+                        with torch.cuda.device_of(x):
+                            timed.append((triton.testing.do_bench(run, return_mode="median"), candidate))
+                        print(f"{name} {short} {candidate}: {timed[-1][0]:.3f} ms")
+            finally:
+                chosen[name, short] = min(timed, key=lambda pair: pair[0])[1] if timed else before
             table.setdefault(gpu, {}).setdefault(name, {})[short] = chosen[name, short]
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(table, indent=1) + "\n")

@@ -1,0 +1,14 @@
+// 3 x 3 convolutions of patches with zero padding inside the patch, and their gradients, on a CPU. Patches are
+// [R, C, P, P] and kernels [O, C, 3, 3], both in channels_last. Nothing here knows what is convolved.
+#pragma once
+
+#include <ATen/ATen.h>
+
+namespace irnet {
+
+at::Tensor convolve(const at::Tensor& patches, const at::Tensor& kernels, const at::Tensor& bias = {});
+// The gradients of `convolve` to the patches and to the kernels, in their layout.
+at::Tensor patches_gradient(const at::Tensor& grad, const at::Tensor& patches, const at::Tensor& kernels);
+at::Tensor kernels_gradient(const at::Tensor& grad, const at::Tensor& patches, const at::Tensor& kernels);
+
+}  // namespace irnet

@@ -1,0 +1,123 @@
+// Which rows of channels are combined around the matrix products of winograd.h. The sums are made by weighted_sum.
+
+#include "winograd.h"
+
+#include "cpu/weighted_sum.h"
+
+namespace irnet::cpu {
+
+namespace {
+
+// By which combination of the three taps a part multiplies.
+constexpr float kTapsOf[kParts][3] = {{1, 0, 0}, {0.5f, 0.5f, 0.5f}, {0.5f, -0.5f, 0.5f}, {0, 0, 1}, {0, 1, 0}};
+
+WeightedSum<float> sum_of(const Winograd& winograd) { return weighted_sum<float>(Dtype::f32, winograd.capability); }
+
+Output<float> to(float* row, const float* base) { return {row, base, 1.0f, nullptr, false, false}; }
+
+}  // namespace
+
+Winograd::Winograd(Capability capability, int size) : capability(capability), size(size) {
+    const auto cell = [size](int at, int sign) { return Signed{at, at >= 0 && at < size ? sign : 0}; };
+    for (int at = 0; at + 1 < size; at += 2) {
+        products[0].push_back({{cell(at - 1, 1), cell(at + 1, -1)}, {cell(at, 1), {0, 0}}});
+        products[1].push_back({{cell(at, 1), cell(at + 1, 1)}, {cell(at, 1), cell(at + 1, 1)}});
+        products[2].push_back({{cell(at + 1, 1), cell(at, -1)}, {cell(at, 1), cell(at + 1, -1)}});
+        products[3].push_back({{cell(at, 1), cell(at + 2, -1)}, {cell(at + 1, -1), {0, 0}}});
+    }
+    if (size % 2) {
+        products[0].push_back({{cell(size - 2, 1), {0, 0}}, {cell(size - 1, 1), {0, 0}}});
+        products[4].push_back({{cell(size - 1, 1), {0, 0}}, {cell(size - 1, 1), {0, 0}}});
+    }
+}
+
+void winograd_rows(const Winograd& winograd, int i, int j, bool as_outputs, int64_t channels, const float* patches,
+                   float* rows, Share regions) {
+    const WeightedSum<float> sum = sum_of(winograd);
+    const int64_t size = winograd.size;
+    float* row = rows + regions.begin * winograd.count(i) * winograd.count(j) * channels;
+    for (int64_t region = regions.begin; region < regions.end; ++region) {
+        for (const auto& down : winograd.products[i]) {
+            for (const auto& across : winograd.products[j]) {
+                Term<float> terms[4];
+                int count = 0;
+                for (const auto& y : as_outputs ? down.outputs : down.inputs) {
+                    for (const auto& x : as_outputs ? across.outputs : across.inputs) {
+                        if (y.sign * x.sign == 0) continue;
+                        terms[count++] = {patches + ((region * size + y.cell) * size + x.cell) * channels,
+                                          static_cast<float>(y.sign * x.sign)};
+                    }
+                }
+                sum(terms, count, channels, to(row, nullptr));
+                row += channels;
+            }
+        }
+    }
+}
+
+void winograd_kernels(const Winograd& winograd, int i, int j, bool turned, int64_t channels, const float* kernels,
+                      float* combination, Share outputs) {
+    const WeightedSum<float> sum = sum_of(winograd);
+    for (int64_t output = outputs.begin; output < outputs.end; ++output) {
+        Term<float> terms[9];
+        int count = 0;
+        for (int tap = 0; tap < 9; ++tap) {
+            const float weight = kTapsOf[i][tap / 3] * kTapsOf[j][tap % 3];
+            if (weight == 0) continue;
+            terms[count++] = {kernels + (9 * output + (turned ? 8 - tap : tap)) * channels, weight};
+        }
+        sum(terms, count, channels, to(combination + output * channels, nullptr));
+    }
+}
+
+void winograd_outputs(const Winograd& winograd, int i, int64_t channels, const float* const* products,
+                      const float* bias, float* patches, Share regions) {
+    const WeightedSum<float> sum = sum_of(winograd);
+    const int64_t size = winograd.size;
+    for (int64_t region = regions.begin; region < regions.end; ++region) {
+        for (int y = 0; y < size; ++y) {
+            for (int x = 0; x < size; ++x) {
+                float* row = patches + ((region * size + y) * size + x) * channels;
+                Term<float> terms[kParts];
+                int count = 0;
+                for (int a = 0; a < winograd.count(i); ++a) {
+                    for (const auto& down : winograd.products[i][a].outputs) {
+                        if (down.sign == 0 || down.cell != y) continue;
+                        for (int j = 0; j < kParts; ++j) {
+                            for (int b = 0; b < winograd.count(j); ++b) {
+                                for (const auto& across : winograd.products[j][b].outputs) {
+                                    if (across.sign == 0 || across.cell != x) continue;
+                                    const int64_t at = (region * winograd.count(i) + a) * winograd.count(j) + b;
+                                    terms[count++] = {products[j] + at * channels,
+                                                      static_cast<float>(down.sign * across.sign)};
+                                }
+                            }
+                        }
+                    }
+                }
+                if (i == 0 || count > 0) sum(terms, count, channels, to(row, i == 0 ? bias : row));
+            }
+        }
+    }
+}
+
+void winograd_kernels_gradient(const Winograd& winograd, int i, int64_t channels, const float* const* combinations,
+                               float* kernels, Share outputs) {
+    const WeightedSum<float> sum = sum_of(winograd);
+    for (int64_t output = outputs.begin; output < outputs.end; ++output) {
+        for (int tap = 0; tap < 9; ++tap) {
+            float* row = kernels + (9 * output + tap) * channels;
+            Term<float> terms[kParts];
+            int count = 0;
+            for (int j = 0; j < kParts; ++j) {
+                const float weight = kTapsOf[i][tap / 3] * kTapsOf[j][tap % 3];
+                if (weight != 0 && winograd.count(i) * winograd.count(j) > 0) {
+                    terms[count++] = {combinations[j] + output * channels, weight};
+                }
+            }
+            if (i == 0 || count > 0) sum(terms, count, channels, to(row, i == 0 ? nullptr : row));
+        }
+    }
+}
+
+}  // namespace irnet::cpu
