@@ -17,10 +17,11 @@ namespace {
 
 // In float32 Winograd's way rounds no more than oneDNN's, which makes one long sum; 16 bits are too few for
 // combinations. Small products are slow products, and the kernels' combinations cost the same for any number of
-// regions.
+// regions: the bounds are where it was seen to be no slower.
 bool fewer_products(const Tensor& patches, const Tensor& kernels) {
-    return patches.scalar_type() == at::kFloat && patches.size(0) >= 16 && patches.size(2) >= 3 &&
-           std::min(kernels.size(0), kernels.size(1)) >= 128;
+    const int64_t size = patches.size(2);
+    return patches.scalar_type() == at::kFloat && size >= 5 && patches.size(0) * size * size >= 768 &&
+           std::min(kernels.size(0), kernels.size(1)) >= 256;
 }
 
 // What all products of a pass share.

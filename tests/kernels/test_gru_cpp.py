@@ -65,15 +65,15 @@ def test_any_size_of_patches(patch, dtype):
 
 
 @each_dtype
-@pytest.mark.parametrize("patch", [3, 4, 7, 8])
+@pytest.mark.parametrize("patch", [5, 7, 8])
 def test_many_channels(patch, dtype):
     """In bfloat16 one rounding too many before the relu of sums of so many products, and gradients are out of budget.
     In float32 these sizes are convolved with fewer products than taps."""
-    assert_like_reference(17, 128, 1, patch, dtype)
+    assert_like_reference(768 // patch**2 + 1, 256, 1, patch, dtype)
 
 
 def test_wide_gates_with_fewer_products_than_taps():
-    assert_like_reference(16, 136, 136, 5, torch.float32)
+    assert_like_reference(31, 256, 256, 5, torch.float32)
 
 
 def test_fewer_products_round_no_more_than_the_best_convolution():
@@ -109,7 +109,7 @@ def test_every_instruction_set(capability):
 
 
 @each_dtype
-@pytest.mark.parametrize("size", [(9, 24, 1, 7), (9, 24, 24, 7), (16, 128, 1, 7)], ids=["narrow", "wide", "products"])
+@pytest.mark.parametrize("size", [(9, 24, 1, 7), (9, 24, 24, 7), (16, 256, 1, 7)], ids=["narrow", "wide", "products"])
 def test_the_same_call_gives_the_same_bits(size, dtype):
     tensors = leaves(*size, dtype)
     torch.set_num_threads(3)
