@@ -72,6 +72,16 @@ def test_many_channels(patch, dtype):
     assert_like_reference(768 // patch**2 + 1, 256, 1, patch, dtype)
 
 
+def test_fewer_products_take_any_strides():
+    tensors = [t.detach() for t in leaves(16, 256, 1, 7, torch.float32)]
+    gaps = [torch.stack([t, torch.full_like(t, torch.nan)], -1)[..., 0] for t in tensors]
+    assert not gaps[8].is_contiguous() and not gaps[0].is_contiguous(**channels_last)
+    for layout in (gaps, [t.contiguous() for t in tensors]):
+        inputs = [t.requires_grad_() for t in layout]
+        wanted = evaluate(call("cpp"), [t.detach().requires_grad_() for t in tensors])
+        assert all(map(bits_equal, evaluate(call("cpp"), inputs), wanted))
+
+
 def test_wide_gates_with_fewer_products_than_taps():
     assert_like_reference(31, 256, 256, 5, torch.float32)
 
