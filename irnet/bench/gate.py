@@ -91,6 +91,7 @@ def measure(
     found, jobs = Measured(), []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # allocations and instructions are those of one thread
+    timing.keep_freed_memory()
     try:
         held = [case for case in chosen if case.shapes["gate"]]
         with full_float32(deterministic=True):

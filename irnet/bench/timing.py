@@ -1,6 +1,7 @@
 """Clocks: how calls are timed on a CPU and on a GPU. Knows no case, checks no result."""
 
 import contextlib
+import ctypes
 import gc
 import itertools
 import logging
@@ -81,6 +82,17 @@ def on_gpu(
         samples = events(turns, count, each)
     torch.cuda.current_stream().wait_stream(stream)
     return samples, "graph" if graph else "events"
+
+
+def keep_freed_memory() -> None:
+    """From now on glibc keeps what this process frees, in place of new pages on the next call of the same size.
+
+    Whether a result of some megabytes is made of new pages depends on what has run before, and costs as much as a call.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt:
+        mallopt(-4, 0)  # M_MMAP_MAX: nothing is mapped by itself
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: nothing is given back
 
 
 def input_sets(size: int, device: torch.device) -> int:
