@@ -164,13 +164,18 @@ def _propagate_batch(device: str, small: bool = False) -> Case:
     return _propagate(device, small, [2])
 
 
-def _regions(device: str, small: bool = False) -> Case:
+def _regions(device: str, small: bool = False, learned: bool = False) -> Case:
     boxes, ptr = box_grid(9, 200, seed=1, step=0.25).to(device), ragged(4, 0, 5).to(device)
 
-    def call(impl, x, weight):
-        return irnet_kernels.propagate_regions(x, boxes, ptr, weight, impl=impl)
+    def call(impl, x, weight, bandwidth=40.0, scale=None):
+        return irnet_kernels.propagate_regions(x, boxes, ptr, weight, bandwidth=bandwidth, scale=scale, impl=impl)
 
-    return Case("propagate_regions", call, [normal(9, 4), normal(5, 4, 3, seed=1)])
+    leaves = [normal(9, 4), normal(5, 4, 3, seed=1)]
+    return Case("propagate_regions", call, [*leaves, torch.tensor(40.0).double(), normal(5)] if learned else leaves)
+
+
+def _regions_learned(device: str, small: bool = False) -> Case:
+    return _regions(device, small, learned=True)
 
 
 CASES: dict[str, tuple[str, Callable[..., Case]]] = {
@@ -182,6 +187,7 @@ CASES: dict[str, tuple[str, Callable[..., Case]]] = {
     "propagate": ("propagate", _propagate),
     "propagate_batch": ("propagate", _propagate_batch),
     "propagate_regions": ("propagate_regions", _regions),
+    "propagate_regions_learned": ("propagate_regions", _regions_learned),
 }
 each_case = pytest.mark.parametrize(
     ("make", "impl", "device"),

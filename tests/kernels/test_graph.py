@@ -32,22 +32,23 @@ def triple(*edges: tuple[int, int, float]):
     return torch.tensor(src, dtype=torch.long), torch.tensor(dst, dtype=torch.long), torch.tensor(weight)
 
 
-def from_csr(edges: EdgeSet) -> torch.Tensor:
-    """[T, N, N] from the forward rows."""
+def matrices(edges: EdgeSet, indptr, indices, values) -> torch.Tensor:
+    """[T, N, N] from the rows in CSR."""
     out = torch.zeros(edges.num_types * edges.num_nodes, edges.num_nodes, dtype=torch.float64)
     for row in range(len(out)):
-        for at in range(int(edges.indptr[row]), int(edges.indptr[row + 1])):
-            out[row, edges.indices[at]] += edges.values[at].double()
+        for at in range(int(indptr[row]), int(indptr[row + 1])):
+            out[row, indices[at]] += values[at].double()
     return out.reshape(edges.num_types, edges.num_nodes, edges.num_nodes)
+
+
+def from_csr(edges: EdgeSet) -> torch.Tensor:
+    """[T, N, N] from the forward rows."""
+    return matrices(edges, *edges.tensors()[:3])
 
 
 def from_transpose(edges: EdgeSet) -> torch.Tensor:
     """[T, N, N] from the transposed rows."""
-    out = torch.zeros(edges.num_types * edges.num_nodes, edges.num_nodes, dtype=torch.float64)
-    for source in range(edges.num_nodes):
-        for at in range(int(edges.transpose_indptr[source]), int(edges.transpose_indptr[source + 1])):
-            out[edges.transpose_indices[at], source] += edges.transpose_values[at].double()
-    return out.reshape(edges.num_types, edges.num_nodes, edges.num_nodes)
+    return matrices(edges, *edges.tensors()[3:]).mT
 
 
 @st.composite
@@ -83,10 +84,8 @@ def test_edge_set_layout(graph):
     """Documented dtypes; indices strictly rise within a row, so that every cell occurs once."""
     nodes, triples, _ = graph
     edges = EdgeSet.from_edges(triples, nodes)
-    for indptr, indices, rows in (
-        (edges.indptr, edges.indices, len(triples) * nodes),
-        (edges.transpose_indptr, edges.transpose_indices, nodes),
-    ):
+    rows = len(triples) * nodes
+    for indptr, indices in ((edges.indptr, edges.indices), (edges.transpose_indptr, edges.transpose_indices)):
         assert (indptr.dtype, indices.dtype) == (torch.int64, torch.int32)
         assert len(indptr) == rows + 1
         assert (int(indptr[0]), int(indptr[-1])) == (0, len(indices))
@@ -233,6 +232,28 @@ def test_regions_follow_their_definition(device, scene, bandwidth):
     assert_exact_with_gradients(got, wanted, (x, weight))
 
 
+@each_implementation("propagate_regions")
+def test_what_is_learned_has_the_gradients_of_the_definition(impl, device):
+    """Bandwidth and scale, by finite differences of dense matrices; far apart, so that differences stay exact."""
+    boxes, ptr, x, weight = box_grid(9, 200, step=0.25), ragged(4, 0, 5), normal(9, 3), normal(5, 3, 4, seed=1)
+    scale, upstream = normal(5, seed=2), normal(9, 4, seed=3)
+
+    def wanted(bandwidth: float) -> torch.Tensor:
+        return oracles.propagate(x, oracles.region_adjacency(boxes, ptr, bandwidth), weight * scale[:, None, None])
+
+    learned = [torch.tensor(30.0, dtype=torch.float64), scale.clone()]
+    bandwidth, scales = (t.to(device).requires_grad_() for t in learned)
+    got = regions(impl, device, x, boxes, ptr, weight, bandwidth=bandwidth, scale=scales)
+    assert torch.allclose(got, wanted(30.0), rtol=1e-12, atol=1e-12)
+    d_bandwidth, d_scale = torch.autograd.grad(got, (bandwidth, scales), upstream)
+    step = 1e-3
+    slope = ((wanted(30.0 + step) - wanted(30.0 - step)) / (2 * step) * upstream).sum()
+    assert float(d_bandwidth) == pytest.approx(float(slope), rel=1e-6)
+    adjacency = oracles.region_adjacency(boxes, ptr, 30.0)
+    parts = [(a @ x @ w * upstream).sum() for a, w in zip(adjacency, weight, strict=True)]
+    assert torch.allclose(d_scale.cpu(), torch.stack(parts), rtol=1e-10)
+
+
 @each_device
 @each_dtype
 @drawn(15)
@@ -375,6 +396,9 @@ X, W, W5, B, P = torch.zeros(3, 4), torch.zeros(1, 4, 2), torch.zeros(5, 4, 2), 
             lambda: propagate_regions(X, B, P, W5, bandwidth=NAN),
             "propagate_regions: bandwidth must be positive, got nan",
         ),
+        (lambda: propagate_regions(X, B, P, W5, bandwidth=torch.ones(1)), r"bandwidth must be a number or floating \[\]"),
+        (lambda: propagate_regions(X, B, P, W5, bandwidth=torch.tensor(3)), "bandwidth must be a number or floating"),
+        (lambda: propagate_regions(X, B, P, W5, scale=torch.ones(4)), r"scale must be floating \[5\], got .*\[4\]"),
         (lambda: propagate_regions(X, B, P.to("meta"), W5), "propagate_regions: wants one device, got .*ptr on meta"),
         (
             lambda: propagate_regions(X, B, ragged(2), W5, impl="reference"),

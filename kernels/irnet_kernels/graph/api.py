@@ -37,7 +37,14 @@ def propagate(x: Tensor, edges: EdgeSet, weight: Tensor, *, impl: str = "auto") 
 
 
 def propagate_regions(
-    x: Tensor, boxes: Tensor, ptr: Tensor, weight: Tensor, *, bandwidth: float = 50.0, impl: str = "auto"
+    x: Tensor,
+    boxes: Tensor,
+    ptr: Tensor,
+    weight: Tensor,
+    *,
+    bandwidth: float | Tensor = 50.0,
+    scale: Tensor | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     """Pass messages between the regions of each image over five edge types that follow from their boxes.
 
@@ -45,26 +52,46 @@ def propagate_regions(
     boxes      float32 [R, 4], (x1, y1, x2, y2) in image pixels
     ptr        int64 [B + 1]; image b owns the regions ptr[b]:ptr[b + 1], possibly none
     weight     [5, D_in, D_out], of x's dtype: left, right, above, below, overlap
-    bandwidth  pixels over which the influence of a region falls to 1/e
+    bandwidth  pixels over which the influence of a region falls to 1/e; a floating tensor [] may be learned, its value
+               must be positive and is not looked at
+    scale      None, or a floating tensor [5], by which the types are multiplied; it may be learned
     impl       "auto", or one of "cuda", "triton", "cpp", "reference"
-    Returns [R, D_out]; differentiable once in x and weight. Under autocast both take its dtype.
+    Returns [R, D_out]; differentiable once in x, weight, bandwidth and scale. Under autocast x and weight take its
+    dtype.
 
-    The sum over types of A_t x W_t. With kappa = exp(-|c_i - c_j| / bandwidth) of the box centres, A_left[i, j] = kappa
-    where c_j is left of c_i; right, above and below likewise; A_overlap[i, j] = IoU(i, j), j != i. Every row of every
-    A_t is divided by its sum (rows of zeros stay zero). Regions of different images never see each other; boxes with a
-    NaN or an infinity have no edges. Accumulates in float32 (float64 for float64). After Chen et al., CVPR 2018,
-    section 3.2.
+    The sum over types of scale_t A_t x W_t. With kappa = exp(-|c_i - c_j| / bandwidth) of the box centres,
+    A_left[i, j] = kappa where c_j is left of c_i; right, above and below likewise; A_overlap[i, j] = IoU(i, j), j != i.
+    Every row of every A_t is divided by its sum (rows of zeros stay zero). Regions of different images never see each
+    other; boxes with a NaN or an infinity have no edges. Accumulates in float32 (float64 for float64). After Chen et
+    al., CVPR 2018, section 3.2.
 
     Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
     """
-    name = "propagate_regions"
+    name, types = "propagate_regions", len(reference.REGION_TYPES)
+    if scale is not None:
+        library.check(
+            scale.shape == (types,) and scale.is_floating_point(),
+            name,
+            lambda: f"scale must be floating [{types}], got {scale.dtype} {list(scale.shape)}",
+        )
+        library.check_device(name, scale=scale, weight=weight)
+        weight = (weight * scale[:, None, None]).to(weight.dtype)
     x, weight = library.autocast(x, weight)
     library.check(x.dim() == 2, name, lambda: f"x must be [R, D], got {list(x.shape)}")
     library.check_ragged(name, boxes, ptr)
     library.check(len(x) == len(boxes), name, lambda: f"{len(x)} rows of x, but {len(boxes)} boxes")
-    library.check(bandwidth > 0, name, lambda: f"bandwidth must be positive, got {bandwidth}")
-    _check_weight(name, x, weight, len(reference.REGION_TYPES))
-    library.check_device(name, x=x, boxes=boxes, ptr=ptr)
+    _check_weight(name, x, weight, types)
+    if isinstance(bandwidth, Tensor):
+        library.check(
+            bandwidth.dim() == 0 and bandwidth.is_floating_point(),
+            name,
+            lambda: f"bandwidth must be a number or floating [], got {bandwidth.dtype} {list(bandwidth.shape)}",
+        )
+        bandwidth = bandwidth.to(library.accumulator(x.dtype))
+    else:
+        library.check(bandwidth > 0, name, lambda: f"bandwidth must be positive, got {bandwidth}")
+        bandwidth = torch.full((), bandwidth, dtype=library.accumulator(x.dtype), device=x.device)
+    library.check_device(name, x=x, boxes=boxes, ptr=ptr, bandwidth=bandwidth)
     chosen = library.choose(name, impl, x.device.type)
     return library.overload(name, chosen)(x, boxes, ptr, weight, bandwidth)
 
@@ -90,13 +117,12 @@ def _gradient(op, ctx, grad: Tensor):
 
 
 def _save_regions(ctx, inputs, output) -> None:
-    *tensors, ctx.bandwidth = inputs
-    ctx.save_for_backward(*tensors)
+    ctx.save_for_backward(*inputs)
 
 
 def _regions_gradient(op, ctx, grad: Tensor):
-    d_x, d_weight = op("propagate_regions_backward")(grad, *ctx.saved_tensors, ctx.bandwidth)
-    return d_x, None, None, d_weight, None
+    d_x, d_weight, d_bandwidth = op("propagate_regions_backward")(grad, *ctx.saved_tensors, ctx.needs_input_grad[4])
+    return d_x, None, None, d_weight, d_bandwidth
 
 
 def _like(tensor: Tensor, *shape: int) -> Tensor:
@@ -121,7 +147,7 @@ library.define(
 )
 library.define(
     "propagate_regions",
-    "(Tensor x, Tensor boxes, Tensor ptr, Tensor weight, float bandwidth) -> Tensor",
+    "(Tensor x, Tensor boxes, Tensor ptr, Tensor weight, Tensor bandwidth) -> Tensor",
     reference=reference.propagate_regions,
     fake=lambda x, boxes, ptr, weight, bandwidth: _like(x, x.shape[0], weight.shape[2]),
     backward=_regions_gradient,
@@ -129,8 +155,13 @@ library.define(
 )
 library.define(
     "propagate_regions_backward",
-    "(Tensor grad, Tensor x, Tensor boxes, Tensor ptr, Tensor weight, float bandwidth) -> (Tensor, Tensor)",
+    "(Tensor grad, Tensor x, Tensor boxes, Tensor ptr, Tensor weight, Tensor bandwidth, bool bandwidth_grad)"
+    " -> (Tensor, Tensor, Tensor)",
     reference=reference.propagate_regions_backward,
-    fake=lambda grad, x, boxes, ptr, weight, bandwidth: (_like(x, *x.shape), _like(weight, *weight.shape)),
+    fake=lambda grad, x, boxes, ptr, weight, bandwidth, bandwidth_grad: (
+        _like(x, *x.shape),
+        _like(weight, *weight.shape),
+        _like(bandwidth),
+    ),
     public=False,
 )

@@ -9,15 +9,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class EdgeSet:
-    """T adjacency matrices A_t [N, N] with A_t[dst, src] = weight, all in one CSR matrix, and its transpose.
+    """T adjacency matrices A_t [N, N] with A_t[dst, src] = weight, all in one CSR matrix, and their transposes.
 
     num_nodes          N
     num_types          T
     indptr             int64 [T N + 1]; row t N + dst holds the edges of type t into dst
     indices            int32 [E], their src, rising within a row
     values             float32 or float64 [E], their weights
-    transpose_indptr   int64 [N + 1]; row src holds the edges out of src, of all types
-    transpose_indices  int32 [E], their t N + dst, rising within a row
+    transpose_indptr   int64 [T N + 1]; row t N + src holds the edges of type t out of src
+    transpose_indices  int32 [E], their dst, rising within a row
     transpose_values   like values
     """
 
@@ -70,15 +70,17 @@ class EdgeSet:
                 (row,), values, accumulate=True
             )
             values = values / torch.where(total > 0, total, 1)[row]
-        order = torch.argsort(column, stable=True)
+        dst = row % num_nodes
+        source_row = row - dst + column
+        order = torch.argsort(source_row * num_nodes + dst)
         return EdgeSet(
             num_nodes,
             len(edges),
             _row_starts(row, height),
             column.int(),
             values,
-            _row_starts(column[order], num_nodes),
-            row[order].int(),
+            _row_starts(source_row, height),
+            dst[order].int(),
             values[order],
         )
 
