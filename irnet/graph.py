@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from irnet_kernels import EdgeSet, propagate, propagate_regions
+from irnet_kernels import EdgeSet, propagate, propagate_regions, segment_matmul, segment_outer
 from irnet_kernels.graph import REGION_TYPES
 
 from .config import ModelConfig
@@ -112,21 +112,17 @@ EDGE_TENSORS = (
 
 def to_classes(p: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
     """P' x with the rows of P' normalised, image by image: p [R, C], x [R, D] -> [B, C, D]; zero for empty images."""
-    out = []
-    for weights, states in zip(_split(p, ptr), _split(x, ptr), strict=True):
-        # Shares are taken in p's own dtype: probabilities of thousands of classes vanish in float16.
-        shares = weights / weights.sum(0).clamp(min=torch.finfo(p.dtype).tiny)
-        out.append(shares.to(states.dtype).T @ states)
-    return torch.stack(out)
+    # Shares are taken in p's own dtype: probabilities of thousands of classes vanish in float16.
+    with torch.autocast(p.device.type, enabled=False):
+        ones = p.new_ones(len(p), 1)
+        totals = segment_outer(ones, p, ptr).clamp(min=torch.finfo(p.dtype).tiny)  # [B, 1, C]
+        shares = p / segment_matmul(ones, totals, ptr)
+    return segment_outer(shares.to(x.dtype), x, ptr)
 
 
 def to_regions(p: Tensor, classes: Tensor, ptr: Tensor) -> Tensor:
     """P g, image by image: p [R, C], classes [B, C, D] -> [R, D]."""
-    return torch.cat([weights.to(g.dtype) @ g for weights, g in zip(_split(p, ptr), classes, strict=True)])
-
-
-def _split(x: Tensor, ptr: Tensor) -> tuple[Tensor, ...]:
-    return x.split((ptr[1:] - ptr[:-1]).tolist())
+    return segment_matmul(p.to(classes.dtype), classes, ptr)
 
 
 def _uniform(*shape: int, fan_in: int) -> Tensor:

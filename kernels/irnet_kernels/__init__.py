@@ -1,4 +1,5 @@
-"""The operator library of irnet: region crops and pastes, the convolutional GRU and typed graph propagation.
+"""The operator library of irnet: region crops and pastes, the convolutional GRU, typed graph propagation, and matrix
+products image by image.
 
 It knows nothing of the model. Importing it starts no CUDA context and imports no Triton; without a compiler, Triton or
 a GPU the reference implementations serve.
@@ -8,6 +9,7 @@ from .graph import EdgeSet, propagate, propagate_regions
 from .gru import ConvGRUWeights, conv_gru
 from .library import ImplementationUnavailable, available
 from .roi import crop_resize, paste_mean
+from .segment import segment_matmul, segment_outer
 
 __all__ = [
     "ConvGRUWeights",
@@ -19,4 +21,6 @@ __all__ = [
     "paste_mean",
     "propagate",
     "propagate_regions",
+    "segment_matmul",
+    "segment_outer",
 ]

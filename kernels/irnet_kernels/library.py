@@ -164,6 +164,11 @@ def check_ragged(name: str, boxes: torch.Tensor, ptr: torch.Tensor, images: int 
         name,
         lambda: f"boxes must be float32 [R, 4], got {boxes.dtype} {list(boxes.shape)}",
     )
+    check_ptr(name, ptr, images)
+
+
+def check_ptr(name: str, ptr: torch.Tensor, images: int | None = None) -> None:
+    """`ptr` is int64 [B + 1] (B = `images` where given). Its values are not looked at."""
     check(
         ptr.dim() == 1 and ptr.dtype == torch.int64 and ptr.shape[0] >= 1,
         name,

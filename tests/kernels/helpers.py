@@ -178,6 +178,24 @@ def _regions_learned(device: str, small: bool = False) -> Case:
     return _regions(device, small, learned=True)
 
 
+def _segment_matmul(device: str, small: bool = False) -> Case:
+    ptr = ragged(4, 0, 5).to(device)
+
+    def call(impl, x, other):
+        return irnet_kernels.segment_matmul(x, other, ptr, impl=impl)
+
+    return Case("segment_matmul", call, [normal(9, 3), normal(3, 3, 4, seed=1)])
+
+
+def _segment_outer(device: str, small: bool = False) -> Case:
+    ptr = ragged(4, 0, 5).to(device)
+
+    def call(impl, x, y):
+        return irnet_kernels.segment_outer(x, y, ptr, impl=impl)
+
+    return Case("segment_outer", call, [normal(9, 3), normal(9, 4, seed=1)])
+
+
 CASES: dict[str, tuple[str, Callable[..., Case]]] = {
     "crop_resize": ("crop_resize", _crop),
     "crop_resize_clamp": ("crop_resize", _crop_clamp),
@@ -188,6 +206,8 @@ CASES: dict[str, tuple[str, Callable[..., Case]]] = {
     "propagate_batch": ("propagate", _propagate_batch),
     "propagate_regions": ("propagate_regions", _regions),
     "propagate_regions_learned": ("propagate_regions", _regions_learned),
+    "segment_matmul": ("segment_matmul", _segment_matmul),
+    "segment_outer": ("segment_outer", _segment_outer),
 }
 each_case = pytest.mark.parametrize(
     ("make", "impl", "device"),

@@ -17,6 +17,12 @@ from tests.kernels.helpers import (
 
 ROI = ("crop_resize", "paste_mean")
 MAPS = (*ROI, "conv_gru")
+# What an operator's gradient calls, where that is no operator of its own.
+GRADIENTS = {
+    "segment_matmul": ("segment_matmul", "segment_outer"),
+    "segment_outer": ("segment_matmul", "segment_matmul"),
+}
+LINEAR = (*ROI, *GRADIENTS)  # in what is differentiated: as often as one likes
 
 
 def strided(t: torch.Tensor) -> torch.Tensor:
@@ -74,7 +80,7 @@ def test_gradcheck(make, impl, device):
 def test_second_gradient_is_right_or_refused(make, impl, device):
     case = make(device, small=True)
     inputs = case.inputs(torch.float64, device)
-    if case.op in ROI:
+    if case.op in LINEAR:
         assert torch.autograd.gradgradcheck(lambda *t: case.call(impl, *t), inputs)
         return
     grads = torch.autograd.grad(case.call(impl, *inputs).square().sum(), inputs, create_graph=True)
@@ -90,8 +96,9 @@ def test_opcheck(make, impl, device):
     """
     case = make(device)
     seen = calls(case, impl, device, torch.bfloat16)
-    assert [func.__name__ for func, _ in seen] == [f"{case.op}.{impl}", f"{case.op}_backward.{impl}"]
-    (forward, arguments), (backward, gradient_arguments) = seen
+    gradients = GRADIENTS.get(case.op, (f"{case.op}_backward",))
+    assert [func.__name__ for func, _ in seen] == [f"{name}.{impl}" for name in (case.op, *gradients)]
+    (forward, arguments), *backward = seen
 
     def fresh(value, differentiable):
         if isinstance(value, list | tuple):
@@ -101,9 +108,10 @@ def test_opcheck(make, impl, device):
         return value.detach().clone().requires_grad_(differentiable and value.requires_grad)
 
     torch.library.opcheck(forward, fresh(arguments, True))
-    gradient_arguments = fresh(gradient_arguments, False)
-    gradient_arguments[0].requires_grad_(case.op in ROI)
-    torch.library.opcheck(backward, gradient_arguments)
+    for gradient, gradient_arguments in backward:
+        gradient_arguments = fresh(gradient_arguments, False)
+        gradient_arguments[0].requires_grad_(case.op in LINEAR)
+        torch.library.opcheck(gradient, gradient_arguments)
 
 
 @each_case

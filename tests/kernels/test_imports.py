@@ -100,12 +100,13 @@ memory = k.paste_mean(torch.zeros_like(features), k.conv_gru(patches, patches, g
 edges = k.EdgeSet.from_edges([(torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0]))], 2)
 x = memory.mean((2, 3))
 y = k.propagate(x, edges, torch.rand(1, 4, 4)) + k.propagate_regions(x, boxes, ptr, torch.rand(5, 4, 4))
-y.sum().backward()
+z = k.segment_matmul(y, k.segment_outer(y, y, ptr), ptr)
+z.sum().backward()
 assert features.grad.isfinite().all() and features.grad.any()
 for op in k.available():
     for impl in ("reference", "cpp", "cuda", "triton"):
         getattr(getattr(torch.ops.irnet, op), impl)
-        getattr(getattr(torch.ops.irnet, op + "_backward"), impl)
+        op.startswith("segment_") or getattr(getattr(torch.ops.irnet, op + "_backward"), impl)
 try:
     k.crop_resize(features, boxes, ptr, impl="cpp")
 except k.ImplementationUnavailable as error:

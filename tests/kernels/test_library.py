@@ -37,7 +37,8 @@ def sevens(features, boxes, ptr, size, border):
 
 def test_available_lists_every_operator_with_its_reference():
     have = irnet_kernels.available()
-    assert set(have) == {"crop_resize", "paste_mean", "conv_gru", "propagate", "propagate_regions"}
+    names = {"crop_resize", "paste_mean", "conv_gru", "propagate", "propagate_regions"}
+    assert set(have) == names | {"segment_matmul", "segment_outer"}
     for devices in have.values():
         assert set(devices) == {"cpu"} | ({"cuda"} if torch.cuda.is_available() else set())
         for implementations in devices.values():
@@ -119,7 +120,7 @@ def test_implementation_unavailable_is_a_runtime_error():
 def test_every_overload_is_declared_with_a_fake(impl):
     """Schema and fake stand without an implementation: shapes can be planned for a machine that is not this one."""
     for op in irnet_kernels.available():
-        for name in (op, f"{op}_backward"):
+        for name in (op,) if op.startswith("segment_") else (op, f"{op}_backward"):
             schema, reference = (str(library.overload(name, which)._schema) for which in (impl, "reference"))
             assert schema.replace(f".{impl}(", ".reference(") == reference
     features = torch.empty(2, 3, 4, 5, device="meta")

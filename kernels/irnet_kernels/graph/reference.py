@@ -135,7 +135,5 @@ def _aggregate(x: Tensor, indptr: Tensor, indices: Tensor, values: Tensor, kind:
     rows = indptr[kind * nodes : (kind + 1) * nodes + 1]
     first, last = int(rows[0]), int(rows[-1])
     own, weights = indices[first:last].long(), values[first:last].to(dtype)[:, None]
-    out = [
-        torch.segment_reduce(image[own].to(dtype) * weights, "sum", offsets=rows - first, initial=0) for image in x
-    ]
+    out = [torch.segment_reduce(image[own].to(dtype) * weights, "sum", offsets=rows - first, initial=0) for image in x]
     return torch.stack(out) if out else x.new_zeros((0, nodes, x.shape[2]), dtype=dtype)
