@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <ATen/autocast_mode.h>
 
 #include <algorithm>
 #include <string>
@@ -35,6 +36,41 @@ inline cpu::Capability capability() {
     static const std::string name = at::get_cpu_capability();
     if (name == "AVX512") return cpu::Capability::avx512;
     return name == "AVX2" ? cpu::Capability::avx2 : cpu::Capability::portable;
+}
+
+// Nothing that is called while it lives is cast: the caller's dtypes are meant.
+inline c10::impl::ExcludeDispatchKeyGuard no_autocast() {
+    return c10::impl::ExcludeDispatchKeyGuard(c10::autocast_dispatch_keyset);
+}
+
+// Whether products of bfloat16 have an instruction of their own.
+inline bool multiplies_bfloat16() {
+#if defined(__x86_64__) && defined(__GNUC__)
+    static const bool has = __builtin_cpu_supports("avx512bf16");
+    return has && capability() == cpu::Capability::avx512;
+#else
+    return false;
+#endif
+}
+
+// In which matrices of a dtype are multiplied: float16, and bfloat16 where the processor has no products of it, in
+// float32.
+inline at::ScalarType matrix_dtype(at::ScalarType dtype) {
+    const bool widened = dtype == at::kHalf || (dtype == at::kBFloat16 && !multiplies_bfloat16());
+    return widened ? at::kFloat : dtype;
+}
+
+// In which sums of such numbers are made.
+inline at::ScalarType number_of_sums(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+
+// `ptr`, contiguous, if it says which regions belong to each of the images.
+inline const int64_t* checked_bounds(const char* name, const Tensor& ptr, int64_t images, int64_t regions) {
+    TORCH_CHECK_VALUE(ptr.dim() == 1 && ptr.size(0) == images + 1, name, ": ptr must be [B + 1]");
+    const int64_t* bounds = ptr.const_data_ptr<int64_t>();
+    TORCH_CHECK_VALUE(bounds[0] == 0 && bounds[images] == regions && std::is_sorted(bounds, bounds + images + 1), name,
+                      ": ptr must rise from 0 to the number of regions (", regions, "), got ",
+                      at::IntArrayRef(bounds, images + 1));
+    return bounds;
 }
 
 // Threads share the items, of which each makes about `numbers` numbers.

@@ -9,10 +9,8 @@
 #include "gru.h"
 
 #include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
-#include <algorithm>
 #include <array>
 #include <tuple>
 #include <vector>
@@ -27,25 +25,11 @@ namespace {
 // In the order of ConvGRUWeights.
 enum { kNewX, kNewH, kResetX, kResetH, kUpdateX, kUpdateH, kNewBias, kResetBias, kUpdateBias, kWeights };
 
-bool multiplies_bfloat16() {
-#if defined(__x86_64__) && defined(__GNUC__)
-    static const bool has = __builtin_cpu_supports("avx512bf16");
-    return has && capability() == cpu::Capability::avx512;
-#else
-    return false;
-#endif
-}
-
 // In which a call computes.
 at::ScalarType number_of(const Tensor& inputs, bool wide) {
-    const at::ScalarType dtype = inputs.scalar_type();
-    if (dtype == at::kHalf) return at::kFloat;
     // Wide gates take more sums and products, whose roundings to bfloat16 would add up.
-    return dtype == at::kBFloat16 && (wide || !multiplies_bfloat16()) ? at::kFloat : dtype;
+    return wide ? number_of_sums(inputs.scalar_type()) : matrix_dtype(inputs.scalar_type());
 }
-
-// In which sums of such numbers are made.
-at::ScalarType number_of_sums(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
 // To a dtype and back.
 Tensor rounded(const Tensor& tensor, at::ScalarType dtype) { return tensor.to(dtype).to(tensor.scalar_type()); }
@@ -80,11 +64,6 @@ Tensor kernel_of(const Tensor& columns, int64_t gate) {
 
 cpu::Gru gru_of(const Tensor& patches, bool wide) {
     return {dtype_of(patches), capability(), patches.size(1), static_cast<int>(patches.size(2)), wide};
-}
-
-// Nothing called here is to be cast: the caller's dtypes are meant.
-c10::impl::ExcludeDispatchKeyGuard no_autocast() {
-    return c10::impl::ExcludeDispatchKeyGuard(c10::autocast_dispatch_keyset);
 }
 
 void check(const Tensor& inputs, const Tensor& state, at::TensorList weights) {

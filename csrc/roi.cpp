@@ -43,11 +43,7 @@ RoiShape shape_of(const Tensor* maps, const Tensor* patches, const Tensor& boxes
 
 // `boxes` and `ptr` must be contiguous and outlive the result.
 cpu::Roi cpu_roi(const char* name, const Tensor& map, RoiShape shape, const Tensor& boxes, const Tensor& ptr) {
-    const int64_t* bounds = ptr.const_data_ptr<int64_t>();
-    TORCH_CHECK_VALUE(
-        bounds[0] == 0 && bounds[shape.images] == shape.regions && std::is_sorted(bounds, bounds + shape.images + 1),
-        name, ": ptr must rise from 0 to the number of regions (", shape.regions, "), got ",
-        at::IntArrayRef(bounds, shape.images + 1));
+    const int64_t* bounds = checked_bounds(name, ptr, shape.images, shape.regions);
     return {dtype_of(map), capability(), shape, boxes.const_data_ptr<float>(), bounds, at::get_num_threads(), nullptr};
 }
 

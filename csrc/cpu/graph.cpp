@@ -1,0 +1,235 @@
+// Which rows a node or region hears, and with what weights, on a CPU; the sum itself is in weighted_sum.h. Adjacency of
+// regions follows from their boxes, one row or column at a time: none is stored.
+
+#include "graph.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "cpu/vectors.h"
+#include "cpu/weighted_sum.h"
+
+namespace irnet::cpu {
+
+namespace {
+
+// Calls work(number): of the type in which sums for this dtype are made.
+template <typename Work>
+void with_number(Dtype dtype, Work work) {
+    dtype == Dtype::f64 ? work(double{}) : work(float{});
+}
+
+template <typename A>
+void sum_terms(WeightedSum<A> sum, const std::vector<Term<A>>& terms, int64_t channels, void* out) {
+    sum(terms.data(), static_cast<int>(terms.size()), channels, {out, nullptr, A(1), nullptr, false, false});
+}
+
+// ---------------------------------------------------------------------------------------------------- given edges
+
+template <typename A, typename V>
+void aggregate(const Edges& edges, const EdgeRow* rows, const char* x, char* out, Share some) {
+    const WeightedSum<A> sum = weighted_sum<A>(edges.dtype, edges.capability);
+    const int64_t row_bytes = edges.channels * bytes(edges.dtype);
+    const V* values = static_cast<const V*>(edges.values);
+    std::vector<Term<A>> terms;
+    for (int64_t item = some.begin; item < some.end; ++item) {
+        const EdgeRow at = rows[item];
+        const char* image = x + at.image * edges.nodes * row_bytes;
+        terms.clear();
+        for (int64_t edge = edges.indptr[at.row]; edge < edges.indptr[at.row + 1]; ++edge) {
+            terms.push_back({image + edges.indices[edge] * row_bytes, static_cast<A>(values[edge])});
+        }
+        sum_terms(sum, terms, edges.channels, out + item * row_bytes);
+    }
+}
+
+// -------------------------------------------------------------------------------------------------- between regions
+
+constexpr int kSides = 4;  // the types before overlap
+
+// Geometry is computed in double, whatever the dtype of the sums: no distance or area of floats overflows.
+struct Place {
+    double x1, y1, x2, y2, x, y;
+    bool usable;
+    double nearest[kSides], total[kRegionTypes];
+};
+
+double distance(const Place& a, const Place& b) {
+    const double x = a.x - b.x, y = a.y - b.y;
+    return std::sqrt(x * x + y * y);
+}
+
+// Calls work(side) for the sides of `from` on which `to` lies: at most one in x and one in y.
+template <typename Work>
+void over_sides(const Place& from, const Place& to, Work work) {
+    if (to.x != from.x) work(to.x < from.x ? 0 : 1);
+    if (to.y != from.y) work(to.y < from.y ? 2 : 3);
+}
+
+double iou(const Place& a, const Place& b) {
+    const double width = std::min(a.x2, b.x2) - std::max(a.x1, b.x1);
+    const double height = std::min(a.y2, b.y2) - std::max(a.y1, b.y1);
+    if (!(width > 0 && height > 0)) return 0;
+    const auto area = [](const Place& one) { return (one.x2 - one.x1) * (one.y2 - one.y1); };
+    return width * height / (area(a) + area(b) - width * height);
+}
+
+// One image's regions.
+struct Image {
+    const Place *begin, *end;
+    double bandwidth;
+
+    // Calls work(other) for all that a region may hear.
+    template <typename Work>
+    void over_others(const Place& place, Work work) const {
+        for (const Place* other = begin; place.usable && other < end; ++other) {
+            if (other != &place && other->usable) work(*other);
+        }
+    }
+
+    // The largest one of a row is 1: the row's sum undoes the factor, and far neighbours do not vanish.
+    double kappa(double distance, double nearest) const { return std::exp(-(distance - nearest) / bandwidth); }
+};
+
+// A row of adjacency, before it is divided by its sums: the neighbours of each type, and their weights.
+struct Row {
+    struct Neighbour {
+        int64_t region;
+        double weight, beyond;  // beyond: how much farther than the nearest
+    };
+    std::vector<Neighbour> of[kRegionTypes];
+    std::vector<double> distances;
+    double nearest[kSides], total[kRegionTypes];
+
+    void fill(const Image& image, const Place& place) {
+        std::fill_n(nearest, kSides, std::numeric_limits<double>::infinity());
+        std::fill_n(total, kRegionTypes, 0.0);
+        for (auto& neighbours : of) neighbours.clear();
+        distances.clear();
+        image.over_others(place, [&](const Place& other) {
+            const double d = distance(place, other);
+            distances.push_back(d);
+            over_sides(place, other, [&](int side) { nearest[side] = std::min(nearest[side], d); });
+        });
+        const double* d = distances.data();
+        image.over_others(place, [&](const Place& other) {
+            const int64_t region = &other - image.begin;
+            over_sides(place, other,
+                       [&](int side) { add(side, {region, image.kappa(*d, nearest[side]), *d - nearest[side]}); });
+            add(kSides, {region, iou(place, other), 0});
+            ++d;
+        });
+    }
+
+    // Makes of it the derivative to the bandwidth, after the division by its sums.
+    void differentiate(double bandwidth) {
+        for (int side = 0; side < kSides; ++side) {
+            double mean = 0;
+            for (const Neighbour& one : of[side]) mean += one.weight / total[side] * one.beyond;
+            for (Neighbour& one : of[side]) one.weight *= (one.beyond - mean) / (bandwidth * bandwidth);
+        }
+        of[kSides].clear();
+    }
+
+  private:
+    void add(int type, Neighbour neighbour) {
+        if (neighbour.weight == 0) return;
+        total[type] += neighbour.weight;
+        of[type].push_back(neighbour);
+    }
+};
+
+Place* places_of(const Regions& regions) { return static_cast<Place*>(regions.places); }
+
+// Calls work(image, region) for some regions.
+template <typename Work>
+void over_regions(const Regions& regions, Share some, Work work) {
+    const int64_t* bound = std::upper_bound(regions.ptr, regions.ptr + regions.images + 1, some.begin);
+    const Place* places = places_of(regions);
+    for (int64_t region = some.begin; region < some.end; ++region) {
+        while (*bound <= region) ++bound;
+        work(Image{places + bound[-1], places + *bound, regions.bandwidth}, region);
+    }
+}
+
+template <typename A>
+void aggregate_regions(const Regions& regions, Adjacency adjacency, int64_t first, const char* x, char* out,
+                       Share some) {
+    const WeightedSum<A> sum = weighted_sum<A>(regions.dtype, regions.capability);
+    const int64_t row_bytes = regions.channels * bytes(regions.dtype);
+    std::vector<Term<A>> terms[kRegionTypes];
+    Row row;
+    over_regions(regions, some, [&](const Image& image, int64_t region) {
+        const Place& place = places_of(regions)[region];
+        const char* heard = x + (image.begin - places_of(regions)) * row_bytes;
+        const auto add = [&](int type, int64_t other, double weight) {
+            terms[type].push_back({heard + other * row_bytes, static_cast<A>(weight)});
+        };
+        for (auto& some_terms : terms) some_terms.clear();
+        if (adjacency == Adjacency::columns) {
+            image.over_others(place, [&](const Place& other) {
+                const double d = distance(other, place), shared = iou(other, place);
+                over_sides(other, place, [&](int side) {
+                    add(side, &other - image.begin, image.kappa(d, other.nearest[side]) / other.total[side]);
+                });
+                if (shared > 0) add(kSides, &other - image.begin, shared / other.total[kSides]);
+            });
+        } else {
+            row.fill(image, place);
+            if (adjacency == Adjacency::slope) row.differentiate(image.bandwidth);
+            for (int type = 0; type < kRegionTypes; ++type) {
+                for (const auto& one : row.of[type]) add(type, one.region, one.weight / row.total[type]);
+            }
+        }
+        for (int type = 0; type < kRegionTypes; ++type) {
+            sum_terms(sum, terms[type], regions.channels, out + ((region - first) * kRegionTypes + type) * row_bytes);
+        }
+    });
+}
+
+}  // namespace
+
+void aggregate(const Edges& edges, const EdgeRow* rows, const void* x, void* out, Share some) {
+    with_number(edges.dtype, [&](auto number) {
+        using A = decltype(number);
+        const char* from = static_cast<const char*>(x);
+        char* to = static_cast<char*>(out);
+        if (edges.values_dtype == Dtype::f64) return aggregate<A, double>(edges, rows, from, to, some);
+        aggregate<A, float>(edges, rows, from, to, some);
+    });
+}
+
+int64_t place_bytes() { return sizeof(Place); }
+
+void place_regions(const Regions& regions, Share some) {
+    for (int64_t region = some.begin; region < some.end; ++region) {
+        const float* box = regions.boxes + 4 * region;
+        // Bounded as in the reference, whose float32 would overflow.
+        const auto at = [&](int i) { return static_cast<double>(std::clamp(box[i], -1e37f, 1e37f)); };
+        Place& place = places_of(regions)[region];
+        place = {at(0), at(1), at(2), at(3), (at(0) + at(2)) / 2, (at(1) + at(3)) / 2, true, {}, {}};
+        place.usable = std::all_of(box, box + 4, [](float coordinate) { return std::isfinite(coordinate); });
+    }
+}
+
+void sum_adjacency(const Regions& regions, Share some) {
+    Row row;
+    over_regions(regions, some, [&](const Image& image, int64_t region) {
+        Place& place = places_of(regions)[region];
+        row.fill(image, place);
+        std::copy_n(row.nearest, kSides, place.nearest);
+        std::copy_n(row.total, kRegionTypes, place.total);
+    });
+}
+
+void aggregate_regions(const Regions& regions, Adjacency adjacency, int64_t first, const void* x, void* out,
+                       Share some) {
+    with_number(regions.dtype, [&](auto number) {
+        aggregate_regions<decltype(number)>(regions, adjacency, first, static_cast<const char*>(x),
+                                            static_cast<char*>(out), some);
+    });
+}
+
+}  // namespace irnet::cpu

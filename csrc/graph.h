@@ -1,0 +1,56 @@
+// The kernels of propagate and propagate_regions as graph.cpp calls them: weighted sums of rows of x, one for every
+// node or region and every edge type. The products with the weights are PyTorch's.
+//
+// Sums are made in float, in double for f64: "numbers". A row is summed by one thread, in the order of its edges.
+#pragma once
+
+#include <cstdint>
+
+#include "types.h"
+
+namespace irnet::cpu {
+
+// A sparse matrix in compressed rows, which every image's x [nodes, channels] is multiplied with.
+struct Edges {
+    Dtype dtype;  // of x and of what is made
+    Capability capability;
+    int64_t nodes, channels;
+    const int64_t* indptr;
+    const int32_t* indices;  // below `nodes`
+    const void* values;
+    Dtype values_dtype;  // f32 or f64
+};
+
+struct EdgeRow {
+    int64_t image, row;  // of x, and of the matrix
+};
+
+// One row of `out` for each of `rows`, one behind the other. Items are `rows`.
+void aggregate(const Edges& edges, const EdgeRow* rows, const void* x, void* out, Share some);
+
+constexpr int kRegionTypes = 5;  // left, right, above, below, overlap
+
+struct Regions {
+    Dtype dtype;  // of x and of what is made
+    Capability capability;
+    int64_t images, channels;
+    const int64_t* ptr;  // rises from 0 to the number of regions
+    const float* boxes;
+    double bandwidth;
+    void* places;  // place_bytes() for each region: its box and centre, and the sums of its rows of adjacency
+};
+
+// The adjacency of kernels/irnet_kernels/graph/reference.py, its transpose, its derivative to the bandwidth.
+enum class Adjacency { rows, columns, slope };
+
+int64_t place_bytes();
+// Fill `places`; the sums are needed for Adjacency::columns only. Items are regions.
+void place_regions(const Regions& regions, Share some);
+void sum_adjacency(const Regions& regions, Share some);
+
+// The products of all types' adjacency with x, of the regions from `first` on: `out` [.., kRegionTypes, channels].
+// Items are regions.
+void aggregate_regions(const Regions& regions, Adjacency adjacency, int64_t first, const void* x, void* out,
+                       Share some);
+
+}  // namespace irnet::cpu
