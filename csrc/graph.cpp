@@ -1,9 +1,8 @@
-// propagate, propagate_regions and their gradients for PyTorch on a CPU: sums over edges are made in cpu/graph.cpp, and
-// multiplied with the weights of all types in one matrix product of PyTorch. The public functions of api.py have
-// checked shapes.
+// propagate, propagate_regions and their gradients for PyTorch on a CPU: sums over edges are made in cpu/graph.cpp,
+// matrix products with the weights are PyTorch's. The public functions of api.py have checked shapes.
 //
-// dx is the same as the result, over transposed edges and with transposed weights; for the weights' gradient the sums
-// are made again. So nothing is kept but the inputs, and one buffer of sums exists at a time.
+// dx is the same as the result, over transposed edges and with transposed weights, and the sums made for it serve the
+// weights' gradient: A_t x' grad = x' (A_t' grad). So nothing is kept but the inputs.
 
 #include "graph.h"
 
@@ -11,7 +10,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <numeric>
 #include <tuple>
 #include <vector>
 
@@ -27,169 +25,159 @@ constexpr int64_t kRows = 2048;
 // [T, D_in, D_out] -> [T * D_in, D_out].
 Tensor stacked(const Tensor& weight) { return weight.reshape({-1, weight.size(2)}); }
 
-// Adds a product to a sum that may be of a wider type.
-void add_product(const Tensor& sum, const Tensor& a, const Tensor& b) {
-    Tensor total = sum;
-    sum.scalar_type() == a.scalar_type() ? total.addmm_(a, b) : total.add_(at::mm(a, b));
+// Adds a product to a sum, which may be of a wider type.
+void add_product(Tensor sum, const Tensor& a, const Tensor& b) {
+    sum.scalar_type() == a.scalar_type() ? sum.addmm_(a, b) : sum.add_(at::mm(a, b));
 }
+
+cpu::Channels channels_of(const Tensor& rows) { return {dtype_of(rows), rows.size(-1)}; }
 
 // --------------------------------------------------------------------------------------------------------- propagate
 
-Tensor aggregate_rows(const Tensor& x, const cpu::Edges& edges, const std::vector<cpu::EdgeRow>& rows) {
-    const int64_t count = static_cast<int64_t>(rows.size());
-    const Tensor out = at::empty({count, edges.channels}, x.options());
-    share(count, edges.channels, [&](cpu::Share some) {
-        cpu::aggregate(edges, rows.data(), x.const_data_ptr(), out.mutable_data_ptr(), some);
-    });
-    return out;
-}
+// Rows of images that have edges, of one type after the other; those of type t begin at starts[t].
+struct Filled {
+    std::vector<cpu::EdgeRow> rows;
+    std::vector<int64_t> starts;
+    int64_t images, nodes;
 
-// The edges of all types, one way: rows are type * nodes + node.
-struct Csr {
-    Tensor indptr, indices, values;
-    int64_t nodes, types;
+    int64_t size() const { return static_cast<int64_t>(rows.size()); }
 
-    Csr(const char* name, const Tensor& indptr, const Tensor& indices, const Tensor& values, int64_t nodes,
-        int64_t types)
-        : indptr(indptr.contiguous()),
-          indices(indices.contiguous()),
-          values(values.contiguous()),
-          nodes(nodes),
-          types(types) {
-        const int64_t edges = indices.numel();
-        TORCH_CHECK_VALUE(indptr.dim() == 1 && indptr.size(0) == nodes * types + 1 && values.numel() == edges, name,
-                          ": wants indptr [T N + 1], indices [E] and values [E]");
-        const int64_t* start = this->indptr.const_data_ptr<int64_t>();
-        const int32_t* index = this->indices.const_data_ptr<int32_t>();
-        TORCH_CHECK_VALUE(
-            start[0] == 0 && start[nodes * types] == edges && std::is_sorted(start, start + nodes * types + 1) &&
-                std::all_of(index, index + edges, [&](int32_t node) { return 0 <= node && node < nodes; }),
-            name, ": the edges are not those of an EdgeSet of ", nodes, " nodes");
+    // [types * nodes] of every image: where it stands in `rows`, or -1.
+    std::vector<int32_t> places() const {
+        const int64_t height = nodes * (static_cast<int64_t>(starts.size()) - 1);
+        std::vector<int32_t> found(images * height, -1);
+        for (int64_t i = 0; i < size(); ++i) found[rows[i].image * height + rows[i].row] = static_cast<int32_t>(i);
+        return found;
     }
 
-    // Whether most rows have edges: then the others are not worth leaving out.
-    bool dense() const {
+    // The rows of x [images, nodes, channels] that belong to them.
+    Tensor gathered(const Tensor& x) const {
+        const Tensor index = at::empty({size()}, at::kLong);
+        std::transform(rows.begin(), rows.end(), index.mutable_data_ptr<int64_t>(),
+                       [&](const cpu::EdgeRow& at) { return at.image * nodes + at.row % nodes; });
+        return x.reshape({images * nodes, x.size(2)}).index_select(0, index);
+    }
+
+    // Calls work(type, a function that takes those of a type out of a tensor [rows, ...]).
+    template <typename Work>
+    void over_types(Work work) const {
+        for (size_t type = 0; type + 1 < starts.size(); ++type) {
+            work(static_cast<int64_t>(type),
+                 [&](const Tensor& all) { return all.slice(0, starts[type], starts[type + 1]); });
+        }
+    }
+};
+
+// The edges of all types, one way.
+struct Csr {
+    Tensor indptr, indices, values;
+    cpu::Edges edges;
+    int64_t filled = 0;  // rows that have edges
+
+    Csr(const char* name, const Tensor& some_indptr, const Tensor& some_indices, const Tensor& some_values,
+        int64_t nodes, int64_t types)
+        : indptr(some_indptr.contiguous()), indices(some_indices.contiguous()), values(some_values.contiguous()) {
+        const int64_t count = indices.numel(), rows = nodes * types;
+        TORCH_CHECK_VALUE(indptr.numel() == rows + 1 && values.numel() == count, name,
+                          ": wants indptr [T N + 1], indices [E] and values [E]");
         const int64_t* start = indptr.const_data_ptr<int64_t>();
-        int64_t filled = 0;
-        for (int64_t row = 0; row < nodes * types; ++row) filled += start[row] < start[row + 1];
-        return 2 * filled > nodes * types;
+        const int32_t* index = indices.const_data_ptr<int32_t>();
+        TORCH_CHECK_VALUE(start[0] == 0 && start[rows] == count && std::is_sorted(start, start + rows + 1) &&
+                              std::all_of(index, index + count, [&](int32_t i) { return 0 <= i && i < nodes; }),
+                          name, ": these are not the edges of an EdgeSet of ", nodes, " nodes");
+        edges = {capability(), nodes, types, start, index, values.const_data_ptr(), dtype_of(values)};
+        for (int64_t row = 0; row < rows; ++row) filled += start[row] < start[row + 1];
     }
 
     // All rows, the types of a node behind each other.
     std::vector<cpu::EdgeRow> all_rows(int64_t images) const {
         std::vector<cpu::EdgeRow> rows;
-        for (int64_t item = 0; item < images * nodes * types; ++item) {
-            const int64_t node = item / types % nodes, type = item % types;
-            rows.push_back({item / types / nodes, type * nodes + node});
+        for (int64_t item = 0; item < images * edges.nodes * edges.types; ++item) {
+            const int64_t node = item / edges.types % edges.nodes, type = item % edges.types;
+            rows.push_back({item / edges.types / edges.nodes, type * edges.nodes + node});
         }
         return rows;
     }
 
-    // The rows that have edges, one type after the other; those of type t begin at starts[t].
-    std::vector<cpu::EdgeRow> filled_rows(int64_t images, std::vector<int64_t>& starts) const {
-        const int64_t* start = indptr.const_data_ptr<int64_t>();
-        std::vector<cpu::EdgeRow> rows;
-        starts.assign(1, 0);
-        for (int64_t type = 0; type < types; ++type) {
-            for (int64_t item = 0; item < images * nodes; ++item) {
-                const int64_t row = type * nodes + item % nodes;
-                if (start[row] < start[row + 1]) rows.push_back({item / nodes, row});
+    Filled filled_rows(int64_t images) const {
+        Filled found = {{}, {0}, images, edges.nodes};
+        for (int64_t type = 0; type < edges.types; ++type) {
+            for (int64_t item = 0; item < images * edges.nodes; ++item) {
+                const int64_t row = type * edges.nodes + item % edges.nodes;
+                if (edges.indptr[row] < edges.indptr[row + 1]) found.rows.push_back({item / edges.nodes, row});
             }
-            starts.push_back(static_cast<int64_t>(rows.size()));
+            found.starts.push_back(found.size());
         }
-        return rows;
+        return found;
     }
 
     // The sums over these rows' edges of x [images, nodes, channels].
     Tensor aggregate(const std::vector<cpu::EdgeRow>& rows, const Tensor& x) const {
-        return aggregate_rows(x,
-                              {dtype_of(x), capability(), nodes, x.size(2), indptr.const_data_ptr<int64_t>(),
-                               indices.const_data_ptr<int32_t>(), values.const_data_ptr(), dtype_of(values)},
-                              rows);
+        const int64_t count = static_cast<int64_t>(rows.size());
+        const Tensor out = at::empty({count, x.size(-1)}, x.options());
+        share(count, 4 * x.size(-1), [&](cpu::Share some) {
+            cpu::aggregate(edges, channels_of(x), rows.data(), x.const_data_ptr(), out.mutable_data_ptr(), some);
+        });
+        return out;
+    }
+
+    // add_types or add_edges for all nodes of all images: [images * nodes, channels].
+    template <typename Add>
+    Tensor add_up(Add add, const Filled& rows, const Tensor& products) const {
+        const std::vector<int32_t> places = rows.places();
+        const Tensor out = at::empty({rows.images * edges.nodes, products.size(1)}, products.options());
+        share(out.size(0), 4 * products.size(1), [&](cpu::Share some) {
+            add(edges, channels_of(products), places.data(), products.const_data_ptr(), out.mutable_data_ptr(), some);
+        });
+        return out;
     }
 };
 
-// Of the products of filled rows with their types' weights, [rows, channels], the sum for every node of every image.
-Tensor sum_types(const Csr& edges, const std::vector<cpu::EdgeRow>& rows, const Tensor& products, int64_t images) {
-    const int64_t count = static_cast<int64_t>(rows.size());
-    const auto node_of = [&](const cpu::EdgeRow& at) { return at.image * edges.nodes + at.row % edges.nodes; };
-    std::vector<int64_t> starts(images * edges.nodes + 1), next;
-    for (const cpu::EdgeRow& at : rows) ++starts[node_of(at) + 1];
-    std::partial_sum(starts.begin(), starts.end(), starts.begin());
-    next = starts;
-    std::vector<int32_t> places(count);
-    for (int64_t row = 0; row < count; ++row) places[next[node_of(rows[row])]++] = static_cast<int32_t>(row);
-    const Tensor ones = at::ones({count}, products.options());
-    std::vector<cpu::EdgeRow> nodes;
-    for (int64_t node = 0; node < images * edges.nodes; ++node) nodes.push_back({0, node});
-    return aggregate_rows(products,
-                          {dtype_of(products), capability(), count, products.size(1), starts.data(), places.data(),
-                           ones.const_data_ptr(), dtype_of(ones)},
-                          nodes);
-}
-
-// Calls work(first image, their number) for groups of images that are multiplied together.
-template <typename Work>
-void over_groups(int64_t images, int64_t nodes, Work work) {
-    const int64_t most = std::max<int64_t>(1, kRows / std::max<int64_t>(1, nodes));
-    for (int64_t first = 0; first < images; first += most) work(first, std::min(most, images - first));
-}
-
-// The sum over types of A_t x W_t, x [B, N, D_in]: [B, N, D_out] in a dtype that may be wider than x's.
-Tensor typed_sum(const Csr& edges, const Tensor& x, const Tensor& weight) {
-    const bool dense = edges.dense();
+// The sum over types of A_t x W_t, x [B, N, D_in]: [B, N, D_out]. With `partner` y, what they give to the gradient of
+// the weights is added to `d_weight`: of A = B' and x = grad that is y' A_t x.
+//
+// Sums over edges come before the products or after them, whichever needs fewer products: one for each (type, node)
+// that receives, or for each that sends. Where nearly all do both, all types' products are one.
+Tensor typed_sum(const Csr& here, const Csr& there, const Tensor& x, const Tensor& weight, const Tensor& partner = {},
+                 const Tensor& d_weight = {}) {
+    const int64_t nodes = here.edges.nodes, types = here.edges.types, outputs = weight.size(2);
+    const bool sums_first = here.filled <= there.filled;
+    const bool dense = 2 * std::min(here.filled, there.filled) > nodes * types;
     const at::ScalarType dtype = dense ? matrix_dtype(x.scalar_type()) : number_of_sums(x.scalar_type());
-    const Tensor from = x.to(dtype).contiguous(), weights = weight.to(dtype), stack = stacked(weights);
-    const int64_t images = x.size(0), nodes = edges.nodes, outputs = weight.size(2);
-    const Tensor out = at::empty({images, nodes, outputs}, from.options());
-    over_groups(images, nodes, [&](int64_t first, int64_t count) {
-        const Tensor some = from.narrow(0, first, count);
-        Tensor results = out.narrow(0, first, count).view({-1, outputs});
+    const Tensor from = x.to(dtype).contiguous(), weights = weight.to(dtype);
+    const Tensor with = partner.defined() ? partner.to(dtype).contiguous() : partner;
+    const Tensor stack = dense ? stacked(weights) : Tensor();
+    const Tensor out = at::empty({x.size(0), nodes, outputs}, from.options());
+    const int64_t most = std::max<int64_t>(1, kRows / std::max<int64_t>(1, nodes));
+    for (int64_t first = 0; first < x.size(0); first += most) {
+        const int64_t images = std::min(most, x.size(0) - first);
+        const auto group = [&](const Tensor& all) { return all.narrow(0, first, images); };
+        Tensor results = group(out).view({images * nodes, outputs});
         if (dense) {
-            const Tensor sums = edges.aggregate(edges.all_rows(count), some);
-            at::mm_out(results, sums.view({count * nodes, -1}), stack);
-            return;
+            const Tensor sums =
+                here.aggregate(here.all_rows(images), group(from)).view({images * nodes, types * x.size(2)});
+            at::mm_out(results, sums, stack);
+            for (int64_t type = 0; with.defined() && type < types; ++type) {
+                const Tensor own = group(with).reshape({images * nodes, with.size(2)});
+                add_product(d_weight[type], own.t(), sums.narrow(1, type * x.size(2), x.size(2)));
+            }
+            continue;
         }
-        std::vector<int64_t> starts;
-        const std::vector<cpu::EdgeRow> rows = edges.filled_rows(count, starts);
-        const Tensor sums = edges.aggregate(rows, some), products = at::empty({sums.size(0), outputs}, sums.options());
-        for (int64_t type = 0; type < edges.types; ++type) {
-            Tensor product = products.slice(0, starts[type], starts[type + 1]);
-            at::mm_out(product, sums.slice(0, starts[type], starts[type + 1]), weights[type]);
+        const Filled rows = (sums_first ? here : there).filled_rows(images);
+        const Tensor factors = sums_first ? here.aggregate(rows.rows, group(from)) : rows.gathered(group(from));
+        const Tensor products = at::empty({rows.size(), outputs}, from.options());
+        rows.over_types([&](int64_t type, auto of_type) {
+            Tensor product = of_type(products);
+            at::mm_out(product, of_type(factors), weights[type]);
+        });
+        results.copy_(here.add_up(sums_first ? cpu::add_types : cpu::add_edges, rows, products));
+        if (with.defined()) {
+            const Tensor own = sums_first ? rows.gathered(group(with)) : there.aggregate(rows.rows, group(with));
+            rows.over_types(
+                [&](int64_t type, auto of_type) { add_product(d_weight[type], of_type(own).t(), of_type(factors)); });
         }
-        results.copy_(sum_types(edges, rows, products, count));
-    });
-    return out;
-}
-
-// The gradient of `typed_sum` to the weights, in the numbers of sums.
-Tensor weights_gradient(const Csr& edges, const Tensor& x, const Tensor& grad) {
-    const bool dense = edges.dense();
-    const at::ScalarType sums_dtype = number_of_sums(x.scalar_type());
-    const at::ScalarType dtype = dense ? matrix_dtype(x.scalar_type()) : sums_dtype;
-    const Tensor from = x.to(dtype).contiguous(), upstream = grad.to(dtype).contiguous();
-    const int64_t nodes = edges.nodes, inputs = x.size(2), outputs = grad.size(2);
-    const Tensor out = at::zeros({edges.types, inputs, outputs}, from.options().dtype(sums_dtype));
-    over_groups(x.size(0), nodes, [&](int64_t first, int64_t count) {
-        const Tensor some = from.narrow(0, first, count), g = upstream.narrow(0, first, count).view({-1, outputs});
-        if (dense) {
-            const Tensor sums = edges.aggregate(edges.all_rows(count), some);
-            add_product(stacked(out), sums.view({count * nodes, -1}).t(), g);
-            return;
-        }
-        std::vector<int64_t> starts;
-        const std::vector<cpu::EdgeRow> rows = edges.filled_rows(count, starts);
-        const Tensor sums = edges.aggregate(rows, some),
-                     own = at::empty({sums.size(0)}, sums.options().dtype(at::kLong));
-        std::transform(rows.begin(), rows.end(), own.mutable_data_ptr<int64_t>(),
-                       [&](const cpu::EdgeRow& at) { return at.image * nodes + at.row % nodes; });
-        const Tensor received = g.index_select(0, own);
-        for (int64_t type = 0; type < edges.types; ++type) {
-            add_product(out[type], sums.slice(0, starts[type], starts[type + 1]).t(),
-                        received.slice(0, starts[type], starts[type + 1]));
-        }
-    });
-    return out;
+    }
+    return out.to(x.scalar_type());
 }
 
 void check(const Tensor& x, const Tensor& weight) {
@@ -197,11 +185,13 @@ void check(const Tensor& x, const Tensor& weight) {
                       "propagate: wants x [B, N, D_in] and weight [T, D_in, D_out]");
 }
 
-Tensor propagate_cpu(const Tensor& x, const Tensor& indptr, const Tensor& indices, const Tensor& values, const Tensor&,
-                     const Tensor&, const Tensor&, const Tensor& weight) {
+Tensor propagate_cpu(const Tensor& x, const Tensor& indptr, const Tensor& indices, const Tensor& values,
+                     const Tensor& t_indptr, const Tensor& t_indices, const Tensor& t_values, const Tensor& weight) {
     check(x, weight);
     const auto guard = no_autocast();
-    return typed_sum({"propagate", indptr, indices, values, x.size(1), weight.size(0)}, x, weight).to(x.scalar_type());
+    const int64_t nodes = x.size(1), types = weight.size(0);
+    return typed_sum({"propagate", indptr, indices, values, nodes, types},
+                     {"propagate", t_indptr, t_indices, t_values, nodes, types}, x, weight);
 }
 
 std::tuple<Tensor, Tensor> propagate_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& indptr,
@@ -214,9 +204,10 @@ std::tuple<Tensor, Tensor> propagate_backward_cpu(const Tensor& grad, const Tens
     const char* name = "propagate_backward";
     const int64_t nodes = x.size(1), types = weight.size(0);
     TORCH_CHECK_VALUE(grad.size(0) == x.size(0) && grad.size(1) == nodes, name, ": wants grad of propagate's result");
-    const Tensor d_x = typed_sum({name, t_indptr, t_indices, t_values, nodes, types}, grad, weight.mT());
-    const Tensor d_weight = weights_gradient({name, indptr, indices, values, nodes, types}, x, grad);
-    return {d_x.to(x.scalar_type()), d_weight.to(weight.scalar_type())};
+    const Tensor d_weight = at::zeros(weight.sizes(), x.options().dtype(number_of_sums(x.scalar_type())));
+    const Tensor d_x = typed_sum({name, t_indptr, t_indices, t_values, nodes, types},
+                                 {name, indptr, indices, values, nodes, types}, grad, weight.mT(), x, d_weight);
+    return {d_x, d_weight.to(weight.scalar_type())};
 }
 
 // ------------------------------------------------------------------------------------------------- propagate_regions
@@ -312,19 +303,22 @@ std::tuple<Tensor, Tensor, Tensor> propagate_regions_backward_cpu(const Tensor& 
     const at::ScalarType dtype = matrix_dtype(x.scalar_type());
     const Tensor from = x.to(dtype).contiguous(), g = grad.to(dtype).contiguous(), weights = weight.to(dtype);
     const Tensor stack = stacked(weights), turned = stacked(weights.mT()), d_x = at::empty_like(from);
-    const Tensor d_weight = at::zeros(stack.sizes(), from.options().dtype(number_of_sums(dtype)));
+    const Tensor d_weight = at::zeros(weight.sizes(), from.options().dtype(number_of_sums(dtype)));
     const Tensor d_bandwidth = at::zeros({}, bandwidth.options());
     scene.over_groups([&](int64_t first, int64_t count) {
-        const Tensor upstream = g.narrow(0, first, count);
+        const Tensor upstream = g.narrow(0, first, count), own = from.narrow(0, first, count);
+        const Tensor sums = scene.aggregate(cpu::Adjacency::columns, g, first, count);
         Tensor results = d_x.narrow(0, first, count);
-        at::mm_out(results, scene.aggregate(cpu::Adjacency::columns, g, first, count), turned);
-        add_product(d_weight, scene.aggregate(cpu::Adjacency::rows, from, first, count).t(), upstream);
+        at::mm_out(results, sums, turned);
+        for (int64_t type = 0; type < cpu::kRegionTypes; ++type) {
+            add_product(d_weight[type], own.t(), sums.narrow(1, type * g.size(1), g.size(1)));
+        }
         if (bandwidth_grad) {
             const Tensor slope = at::mm(scene.aggregate(cpu::Adjacency::slope, from, first, count), stack);
             d_bandwidth.add_((slope.to(at::kDouble) * upstream).sum());
         }
     });
-    return {d_x.to(x.scalar_type()), d_weight.view(weight.sizes()).to(weight.scalar_type()), d_bandwidth};
+    return {d_x.to(x.scalar_type()), d_weight.to(weight.scalar_type()), d_bandwidth};
 }
 
 }  // namespace

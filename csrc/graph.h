@@ -10,23 +10,37 @@
 
 namespace irnet::cpu {
 
-// A sparse matrix in compressed rows, which every image's x [nodes, channels] is multiplied with.
+// The edges of all types in compressed rows, type * nodes + node; `indices` are nodes.
 struct Edges {
-    Dtype dtype;  // of x and of what is made
     Capability capability;
-    int64_t nodes, channels;
+    int64_t nodes, types;
     const int64_t* indptr;
-    const int32_t* indices;  // below `nodes`
+    const int32_t* indices;
     const void* values;
     Dtype values_dtype;  // f32 or f64
 };
 
+// A row of an image.
 struct EdgeRow {
-    int64_t image, row;  // of x, and of the matrix
+    int64_t image, row;
 };
 
-// One row of `out` for each of `rows`, one behind the other. Items are `rows`.
-void aggregate(const Edges& edges, const EdgeRow* rows, const void* x, void* out, Share some);
+// Rows of channels, of x, sums or products.
+struct Channels {
+    Dtype dtype;
+    int64_t count;
+};
+
+// For each of `rows` the sum of x [images, nodes, channels] over its edges, one behind the other. Items are `rows`.
+void aggregate(const Edges& edges, Channels channels, const EdgeRow* rows, const void* x, void* out, Share some);
+
+// For every node of every image a sum of products, which only some rows have: `places` [images, types * nodes] says
+// where, -1 where there is none. Of the node's own rows; or over the edges of its rows, of their sources' rows. Items
+// are nodes of images.
+void add_types(const Edges& edges, Channels channels, const int32_t* places, const void* products, void* out,
+               Share some);
+void add_edges(const Edges& edges, Channels channels, const int32_t* places, const void* products, void* out,
+               Share some);
 
 constexpr int kRegionTypes = 5;  // left, right, above, below, overlap
 

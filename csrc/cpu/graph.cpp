@@ -28,21 +28,32 @@ void sum_terms(WeightedSum<A> sum, const std::vector<Term<A>>& terms, int64_t ch
 
 // ---------------------------------------------------------------------------------------------------- given edges
 
-template <typename A, typename V>
-void aggregate(const Edges& edges, const EdgeRow* rows, const char* x, char* out, Share some) {
-    const WeightedSum<A> sum = weighted_sum<A>(edges.dtype, edges.capability);
-    const int64_t row_bytes = edges.channels * bytes(edges.dtype);
-    const V* values = static_cast<const V*>(edges.values);
-    std::vector<Term<A>> terms;
-    for (int64_t item = some.begin; item < some.end; ++item) {
-        const EdgeRow at = rows[item];
-        const char* image = x + at.image * edges.nodes * row_bytes;
-        terms.clear();
-        for (int64_t edge = edges.indptr[at.row]; edge < edges.indptr[at.row + 1]; ++edge) {
-            terms.push_back({image + edges.indices[edge] * row_bytes, static_cast<A>(values[edge])});
-        }
-        sum_terms(sum, terms, edges.channels, out + item * row_bytes);
+// Calls work(index, value) for the edges of a row.
+template <typename Work>
+void over_edges(const Edges& edges, int64_t row, Work work) {
+    for (int64_t edge = edges.indptr[row]; edge < edges.indptr[row + 1]; ++edge) {
+        const bool wide = edges.values_dtype == Dtype::f64;
+        work(edges.indices[edge],
+             wide ? static_cast<const double*>(edges.values)[edge] : static_cast<const float*>(edges.values)[edge]);
     }
+}
+
+// Makes one sum for each item: work(item, add) calls add(row of `from`, weight) for its terms.
+template <typename Work>
+void make_sums(Capability capability, Channels channels, const void* from, void* out, Share items, Work work) {
+    with_number(channels.dtype, [&](auto number) {
+        using A = decltype(number);
+        const WeightedSum<A> sum = weighted_sum<A>(channels.dtype, capability);
+        const int64_t row_bytes = channels.count * bytes(channels.dtype);
+        std::vector<Term<A>> terms;
+        for (int64_t item = items.begin; item < items.end; ++item) {
+            terms.clear();
+            work(item, [&](int64_t row, double weight) {
+                terms.push_back({static_cast<const char*>(from) + row * row_bytes, static_cast<A>(weight)});
+            });
+            sum_terms(sum, terms, channels.count, static_cast<char*>(out) + item * row_bytes);
+        }
+    });
 }
 
 // -------------------------------------------------------------------------------------------------- between regions
@@ -191,13 +202,32 @@ void aggregate_regions(const Regions& regions, Adjacency adjacency, int64_t firs
 
 }  // namespace
 
-void aggregate(const Edges& edges, const EdgeRow* rows, const void* x, void* out, Share some) {
-    with_number(edges.dtype, [&](auto number) {
-        using A = decltype(number);
-        const char* from = static_cast<const char*>(x);
-        char* to = static_cast<char*>(out);
-        if (edges.values_dtype == Dtype::f64) return aggregate<A, double>(edges, rows, from, to, some);
-        aggregate<A, float>(edges, rows, from, to, some);
+void aggregate(const Edges& edges, Channels channels, const EdgeRow* rows, const void* x, void* out, Share some) {
+    make_sums(edges.capability, channels, x, out, some, [&](int64_t item, auto add) {
+        const int64_t first = rows[item].image * edges.nodes;
+        over_edges(edges, rows[item].row, [&](int64_t node, double value) { add(first + node, value); });
+    });
+}
+
+void add_types(const Edges& edges, Channels channels, const int32_t* places, const void* products, void* out,
+               Share some) {
+    make_sums(edges.capability, channels, products, out, some, [&](int64_t item, auto add) {
+        const int32_t* own = places + item / edges.nodes * edges.types * edges.nodes + item % edges.nodes;
+        for (int64_t type = 0; type < edges.types; ++type) {
+            if (own[type * edges.nodes] >= 0) add(own[type * edges.nodes], 1);
+        }
+    });
+}
+
+void add_edges(const Edges& edges, Channels channels, const int32_t* places, const void* products, void* out,
+               Share some) {
+    make_sums(edges.capability, channels, products, out, some, [&](int64_t item, auto add) {
+        const int32_t* image = places + item / edges.nodes * edges.types * edges.nodes;
+        for (int64_t type = 0; type < edges.types; ++type) {
+            const int64_t first = type * edges.nodes;
+            over_edges(edges, first + item % edges.nodes,
+                       [&](int64_t node, double value) { add(image[first + node], value); });
+        }
     });
 }
 
