@@ -19,11 +19,27 @@ namespace irnet {
 
 namespace {
 
-// So many rows are multiplied in one product, if images have so few.
-constexpr int64_t kRows = 2048;
+// So many nodes or regions are multiplied in one product: sums over edges need no more memory than for these.
+constexpr int64_t kRows = 1024;
 
-// [T, D_in, D_out] -> [T * D_in, D_out].
-Tensor stacked(const Tensor& weight) { return weight.reshape({-1, weight.size(2)}); }
+// The part of one type, of rows that hold all of them: [rows, types * channels] -> [rows, channels].
+Tensor part_of(const Tensor& rows, int64_t type, int64_t types) {
+    const int64_t channels = rows.size(1) / types;
+    return rows.narrow(1, type * channels, channels);
+}
+
+// The products of all types' sums [rows, T * D_in] with their weights [T, D_in, D_out], added up. One type after the
+// other, as sums of sums round less; products of bfloat16 are summed in float32, but each would be rounded.
+void multiply(const Tensor& sums, const Tensor& weight, Tensor out) {
+    const int64_t types = weight.size(0);
+    if (out.scalar_type() == at::kBFloat16) {
+        at::mm_out(out, sums, weight.reshape({-1, weight.size(2)}));
+        return;
+    }
+    for (int64_t type = 0; type < types; ++type) {
+        at::addmm_out(out, out, part_of(sums, type, types), weight[type], /*beta=*/type > 0);
+    }
+}
 
 // Adds a product to a sum, which may be of a wider type.
 void add_product(Tensor sum, const Tensor& a, const Tensor& b) {
@@ -89,12 +105,13 @@ struct Csr {
         for (int64_t row = 0; row < rows; ++row) filled += start[row] < start[row + 1];
     }
 
-    // All rows, the types of a node behind each other.
-    std::vector<cpu::EdgeRow> all_rows(int64_t images) const {
+    // The rows of some nodes of all images, the types of a node behind each other.
+    std::vector<cpu::EdgeRow> rows_of_nodes(int64_t first, int64_t count) const {
         std::vector<cpu::EdgeRow> rows;
-        for (int64_t item = 0; item < images * edges.nodes * edges.types; ++item) {
-            const int64_t node = item / edges.types % edges.nodes, type = item % edges.types;
-            rows.push_back({item / edges.types / edges.nodes, type * edges.nodes + node});
+        for (int64_t item = first; item < first + count; ++item) {
+            for (int64_t type = 0; type < edges.types; ++type) {
+                rows.push_back({item / edges.nodes, type * edges.nodes + item % edges.nodes});
+            }
         }
         return rows;
     }
@@ -121,61 +138,76 @@ struct Csr {
         return out;
     }
 
-    // add_types or add_edges for all nodes of all images: [images * nodes, channels].
+    // add_types or add_edges for all nodes of all images, into `out`.
     template <typename Add>
-    Tensor add_up(Add add, const Filled& rows, const Tensor& products) const {
+    void add_up(Add add, const Filled& rows, const Tensor& products, const Tensor& out) const {
         const std::vector<int32_t> places = rows.places();
-        const Tensor out = at::empty({rows.images * edges.nodes, products.size(1)}, products.options());
-        share(out.size(0), 4 * products.size(1), [&](cpu::Share some) {
+        share(rows.images * edges.nodes, 4 * products.size(1), [&](cpu::Share some) {
             add(edges, channels_of(products), places.data(), products.const_data_ptr(), out.mutable_data_ptr(), some);
         });
-        return out;
     }
 };
 
-// The sum over types of A_t x W_t, x [B, N, D_in]: [B, N, D_out]. With `partner` y, what they give to the gradient of
-// the weights is added to `d_weight`: of A = B' and x = grad that is y' A_t x.
-//
-// Sums over edges come before the products or after them, whichever needs fewer products: one for each (type, node)
-// that receives, or for each that sends. Where nearly all do both, all types' products are one.
-Tensor typed_sum(const Csr& here, const Csr& there, const Tensor& x, const Tensor& weight, const Tensor& partner = {},
-                 const Tensor& d_weight = {}) {
-    const int64_t nodes = here.edges.nodes, types = here.edges.types, outputs = weight.size(2);
-    const bool sums_first = here.filled <= there.filled;
-    const bool dense = 2 * std::min(here.filled, there.filled) > nodes * types;
-    const at::ScalarType dtype = dense ? matrix_dtype(x.scalar_type()) : number_of_sums(x.scalar_type());
-    const Tensor from = x.to(dtype).contiguous(), weights = weight.to(dtype);
-    const Tensor with = partner.defined() ? partner.to(dtype).contiguous() : partner;
-    const Tensor stack = dense ? stacked(weights) : Tensor();
-    const Tensor out = at::empty({x.size(0), nodes, outputs}, from.options());
-    const int64_t most = std::max<int64_t>(1, kRows / std::max<int64_t>(1, nodes));
+// The gradient to the weights, to which typed_sum adds: of A_t = B_t' and x = grad it is y' A_t x.
+struct WeightsGradient {
+    Tensor y, sum;
+};
+
+// All types' sums over edges, then one product with all their weights.
+void multiply_together(const Csr& edges, const Tensor& x, const Tensor& weight, const WeightsGradient& gradient,
+                       const Tensor& out) {
+    const int64_t types = weight.size(0), nodes = x.size(0) * x.size(1);
+    for (int64_t first = 0; first < nodes; first += kRows) {
+        const int64_t count = std::min(kRows, nodes - first);
+        const Tensor sums = edges.aggregate(edges.rows_of_nodes(first, count), x).view({count, types * x.size(2)});
+        multiply(sums, weight, out.flatten(0, 1).narrow(0, first, count));
+        if (!gradient.sum.defined()) continue;
+        const Tensor own = gradient.y.flatten(0, 1).narrow(0, first, count);
+        for (int64_t type = 0; type < types; ++type) {
+            add_product(gradient.sum[type], own.t(), part_of(sums, type, types));
+        }
+    }
+}
+
+// A product for every type, of the rows alone that have edges of it; sums over edges come before, or after, whichever
+// needs fewer rows: those that receive, or those that send.
+void multiply_apart(const Csr& edges, const Csr& transposed, const Tensor& x, const Tensor& weight,
+                    const WeightsGradient& gradient, const Tensor& out) {
+    const bool sums_first = edges.filled <= transposed.filled;
+    const int64_t nodes = x.size(1), most = std::max<int64_t>(1, kRows / std::max<int64_t>(1, nodes));
     for (int64_t first = 0; first < x.size(0); first += most) {
         const int64_t images = std::min(most, x.size(0) - first);
-        const auto group = [&](const Tensor& all) { return all.narrow(0, first, images); };
-        Tensor results = group(out).view({images * nodes, outputs});
-        if (dense) {
-            const Tensor sums =
-                here.aggregate(here.all_rows(images), group(from)).view({images * nodes, types * x.size(2)});
-            at::mm_out(results, sums, stack);
-            for (int64_t type = 0; with.defined() && type < types; ++type) {
-                const Tensor own = group(with).reshape({images * nodes, with.size(2)});
-                add_product(d_weight[type], own.t(), sums.narrow(1, type * x.size(2), x.size(2)));
-            }
-            continue;
-        }
-        const Filled rows = (sums_first ? here : there).filled_rows(images);
-        const Tensor factors = sums_first ? here.aggregate(rows.rows, group(from)) : rows.gathered(group(from));
-        const Tensor products = at::empty({rows.size(), outputs}, from.options());
-        rows.over_types([&](int64_t type, auto of_type) {
-            Tensor product = of_type(products);
-            at::mm_out(product, of_type(factors), weights[type]);
-        });
-        results.copy_(here.add_up(sums_first ? cpu::add_types : cpu::add_edges, rows, products));
-        if (with.defined()) {
-            const Tensor own = sums_first ? rows.gathered(group(with)) : there.aggregate(rows.rows, group(with));
-            rows.over_types(
-                [&](int64_t type, auto of_type) { add_product(d_weight[type], of_type(own).t(), of_type(factors)); });
-        }
+        const Filled rows = (sums_first ? edges : transposed).filled_rows(images);
+        const Tensor from = x.narrow(0, first, images);
+        const Tensor factors = sums_first ? edges.aggregate(rows.rows, from) : rows.gathered(from);
+        {
+            const Tensor products = at::empty({rows.size(), weight.size(2)}, x.options());
+            rows.over_types([&](int64_t type, auto of_type) {
+                Tensor product = of_type(products);
+                at::mm_out(product, of_type(factors), weight[type]);
+            });
+            edges.add_up(sums_first ? cpu::add_types : cpu::add_edges, rows, products, out.narrow(0, first, images));
+        }  // of these buffers at most two at a time
+        if (!gradient.sum.defined()) continue;
+        const Tensor y = gradient.y.narrow(0, first, images);
+        const Tensor own = sums_first ? rows.gathered(y) : transposed.aggregate(rows.rows, y);
+        rows.over_types(
+            [&](int64_t type, auto of_type) { add_product(gradient.sum[type], of_type(own).t(), of_type(factors)); });
+    }
+}
+
+// The sum over types of A_t x W_t, x [B, N, D_in]: [B, N, D_out].
+Tensor typed_sum(const Csr& edges, const Csr& transposed, const Tensor& x, const Tensor& weight,
+                 WeightsGradient gradient = {}) {
+    const bool together = 2 * std::min(edges.filled, transposed.filled) > edges.edges.nodes * edges.edges.types;
+    const at::ScalarType dtype = matrix_dtype(x.scalar_type());
+    const Tensor from = x.to(dtype).contiguous(), weights = weight.to(dtype);
+    const Tensor out = at::empty({x.size(0), x.size(1), weight.size(2)}, from.options());
+    if (gradient.y.defined()) gradient.y = gradient.y.to(dtype).contiguous();
+    if (together) {
+        multiply_together(edges, from, weights, gradient, out);
+    } else {
+        multiply_apart(edges, transposed, from, weights, gradient, out);
     }
     return out.to(x.scalar_type());
 }
@@ -206,7 +238,7 @@ std::tuple<Tensor, Tensor> propagate_backward_cpu(const Tensor& grad, const Tens
     TORCH_CHECK_VALUE(grad.size(0) == x.size(0) && grad.size(1) == nodes, name, ": wants grad of propagate's result");
     const Tensor d_weight = at::zeros(weight.sizes(), x.options().dtype(number_of_sums(x.scalar_type())));
     const Tensor d_x = typed_sum({name, t_indptr, t_indices, t_values, nodes, types},
-                                 {name, indptr, indices, values, nodes, types}, grad, weight.mT(), x, d_weight);
+                                 {name, indptr, indices, values, nodes, types}, grad, weight.mT(), {x, d_weight});
     return {d_x, d_weight.to(weight.scalar_type())};
 }
 
@@ -281,11 +313,10 @@ Tensor propagate_regions_cpu(const Tensor& x, const Tensor& boxes, const Tensor&
     const auto guard = no_autocast();
     const Scene scene("propagate_regions", boxes, ptr, bandwidth);
     const at::ScalarType dtype = matrix_dtype(x.scalar_type());
-    const Tensor from = x.to(dtype).contiguous(), stack = stacked(weight.to(dtype)),
+    const Tensor from = x.to(dtype).contiguous(), weights = weight.to(dtype),
                  out = at::empty({x.size(0), weight.size(2)}, from.options());
     scene.over_groups([&](int64_t first, int64_t count) {
-        Tensor results = out.narrow(0, first, count);
-        at::mm_out(results, scene.aggregate(cpu::Adjacency::rows, from, first, count), stack);
+        multiply(scene.aggregate(cpu::Adjacency::rows, from, first, count), weights, out.narrow(0, first, count));
     });
     return out.to(x.scalar_type());
 }
@@ -302,19 +333,19 @@ std::tuple<Tensor, Tensor, Tensor> propagate_regions_backward_cpu(const Tensor& 
     scene.sum_adjacency();
     const at::ScalarType dtype = matrix_dtype(x.scalar_type());
     const Tensor from = x.to(dtype).contiguous(), g = grad.to(dtype).contiguous(), weights = weight.to(dtype);
-    const Tensor stack = stacked(weights), turned = stacked(weights.mT()), d_x = at::empty_like(from);
+    const Tensor d_x = at::empty_like(from);
     const Tensor d_weight = at::zeros(weight.sizes(), from.options().dtype(number_of_sums(dtype)));
     const Tensor d_bandwidth = at::zeros({}, bandwidth.options());
     scene.over_groups([&](int64_t first, int64_t count) {
         const Tensor upstream = g.narrow(0, first, count), own = from.narrow(0, first, count);
         const Tensor sums = scene.aggregate(cpu::Adjacency::columns, g, first, count);
-        Tensor results = d_x.narrow(0, first, count);
-        at::mm_out(results, sums, turned);
+        multiply(sums, weights.mT(), d_x.narrow(0, first, count));
         for (int64_t type = 0; type < cpu::kRegionTypes; ++type) {
-            add_product(d_weight[type], own.t(), sums.narrow(1, type * g.size(1), g.size(1)));
+            add_product(d_weight[type], own.t(), part_of(sums, type, cpu::kRegionTypes));
         }
         if (bandwidth_grad) {
-            const Tensor slope = at::mm(scene.aggregate(cpu::Adjacency::slope, from, first, count), stack);
+            const Tensor slope = at::empty_like(upstream);
+            multiply(scene.aggregate(cpu::Adjacency::slope, from, first, count), weights, slope);
             d_bandwidth.add_((slope.to(at::kDouble) * upstream).sum());
         }
     });
