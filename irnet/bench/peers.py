@@ -99,19 +99,23 @@ def conv_gru(setup: Setup, reset_bias: Tensor, update_bias: Tensor) -> dict[str,
         n = (conv2d(x, new_x, new_bias, padding=1) + conv2d(r * h, new_h, padding=1)).relu()
         return u * (n - h)
 
-    rows, depth = setup.regions * setup.size**2, 18 * setup.channels
-    # Not zeros, whose product is faster on some GPUs.
-    a = torch.randn(rows, depth, dtype=setup.dtype, device=setup.device)
-    b = torch.randn(depth, setup.channels, dtype=setup.dtype, device=setup.device)
     return {
         "plain PyTorch": Contestant(plain, peer=True, checked=_checked(setup)),
         "torch.compile": compiled(plain, checked=_checked(setup)),
-        "matrix product": Contestant(lambda *leaves: _Product.apply(a, b, *leaves), peer=True, checked=False),
+        "matrix product": _product(setup, setup.regions * setup.size**2, 18 * setup.channels, setup.channels),
     }
 
 
+def _product(setup: Setup, rows: int, depth: int, columns: int) -> Contestant:
+    """A yardstick: the product of two matrices with the FLOPs of an operator's own products."""
+    # Not zeros, whose product is faster on some GPUs.
+    a = torch.randn(rows, depth, dtype=setup.dtype, device=setup.device)
+    b = torch.randn(depth, columns, dtype=setup.dtype, device=setup.device)
+    return Contestant(lambda *leaves: _Product.apply(a, b, *leaves), peer=True, checked=False)
+
+
 class _Product(torch.autograd.Function):
-    """A yardstick: a b forward, its two gradients backward. The leaves are handed views of these in place of theirs."""
+    """a b forward, its two gradients backward. The leaves are handed views of these in place of theirs."""
 
     @staticmethod
     def forward(ctx, a, b, *leaves):
@@ -120,10 +124,14 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        d_a, d_b = (grad @ ctx.b.T).flatten(), (ctx.a.T @ grad).flatten()
-        patches, weights = ctx.shapes[:2], ctx.shapes[2:]
-        views = [d_a[: s.numel()].view(s) for s in patches] + [d_b[: s.numel()].view(s) for s in weights]
-        return None, None, *views
+        made = [(grad @ ctx.b.T).flatten(), (ctx.a.T @ grad).flatten()]
+        return None, None, *(_view(made, shape) for shape in ctx.shapes)
+
+
+def _view(made: list[Tensor], shape: torch.Size) -> Tensor:
+    """The start of a tensor that is large enough; of none, zeros in any memory."""
+    large = next((one for one in made if one.numel() >= shape.numel()), None)
+    return made[0].new_zeros(1).expand(shape) if large is None else large[: shape.numel()].view(shape)
 
 
 def propagate(setup: Setup, edges: EdgeSet) -> dict[str, Contestant]:
@@ -168,6 +176,7 @@ def propagate(setup: Setup, edges: EdgeSet) -> dict[str, Contestant]:
         "PyG RGCNConv": rgcn,
         "PyG FastRGCNConv": _fitting(setup, len(row) * setup.features**2, fast),
         "torch.compile": compiled(gather_and_add, checked=_checked(setup)),
+        "matrix product": _product(setup, int((edges.indptr.diff() > 0).sum()), setup.features, setup.features),
     }
 
 
@@ -199,6 +208,43 @@ def propagate_regions(setup: Setup, boxes: Tensor, ptr: Tensor, bandwidth: float
     return {
         "dense einsum": Contestant(by_einsum, peer=True, checked=_checked(setup)),
         "torch.compile": compiled(by_einsum, checked=_checked(setup)),
+        "matrix product": _product(setup, 5 * len(boxes), setup.features, setup.features),
+    }
+
+
+def segment_matmul(setup: Setup, ptr: Tensor) -> dict[str, Contestant]:
+    """Peers of segment_matmul."""
+    counts, (image, rank, most) = ptr.diff().tolist(), _places(ptr)
+
+    def loop(x, other):
+        return torch.cat([rows @ matrix for rows, matrix in zip(x.split(counts), other, strict=True)])
+
+    def padded(x, other):
+        rows = x.new_zeros(len(counts), most, x.shape[1]).index_put((image, rank), x)
+        return torch.bmm(rows, other)[image, rank]
+
+    return _segments(setup, loop, padded)
+
+
+def segment_outer(setup: Setup, ptr: Tensor) -> dict[str, Contestant]:
+    """Peers of segment_outer."""
+    counts, (image, rank, most) = ptr.diff().tolist(), _places(ptr)
+
+    def loop(x, y):
+        return torch.stack([a.T @ b for a, b in zip(x.split(counts), y.split(counts), strict=True)])
+
+    def padded(x, y):
+        left, right = (t.new_zeros(len(counts), most, t.shape[1]).index_put((image, rank), t) for t in (x, y))
+        return torch.bmm(left.mT, right)
+
+    return _segments(setup, loop, padded)
+
+
+def _segments(setup: Setup, loop: Callable[..., Tensor], padded: Callable[..., Tensor]) -> dict[str, Contestant]:
+    return {
+        "loop over images": Contestant(loop, peer=True, checked=_checked(setup)),
+        "padded bmm": Contestant(padded, peer=True, checked=_checked(setup)),
+        "torch.compile": compiled(padded, checked=_checked(setup)),
     }
 
 

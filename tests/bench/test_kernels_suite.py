@@ -63,6 +63,8 @@ def test_the_suite_has_every_operator():
         "propagate",
         "propagate_sparse",
         "propagate_regions",
+        "segment_matmul",
+        "segment_outer",
     ]
 
 
@@ -186,6 +188,9 @@ def test_every_mode_has_limits_and_half_the_bytes_in_bfloat16(name):
         ("propagate_regions", "images", (1, 2), (2, 2.5)),  # 9, 3, 6 regions, then three times 9, 3
         ("propagate_regions", "regions", (1, 2), (2, 4)),
         ("propagate_regions", "features", (2, 4), (2, 4)),
+        ("segment_matmul", "classes", (1, 2), (2, 2)),
+        ("segment_outer", "features", (1, 2), (2, 2)),
+        ("segment_outer", "images", (2, 2.5), (2, 2.5)),
     ],
 )
 def test_limits_grow_with_the_shape(name, number, more_bytes, more_flops):
@@ -216,9 +221,30 @@ def test_a_crop_of_few_regions_need_not_read_the_whole_map():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_matrix_product_has_the_flops_of_conv_gru(mode):
-    built = work("conv_gru", torch.float32)
+@pytest.mark.parametrize("name", ["conv_gru", "propagate", "propagate_sparse", "propagate_regions"])
+def test_the_matrix_product_has_the_flops_of_the_products(name, mode):
+    """Those of the operator but for its sums over edges."""
+    built = work(name, torch.float32)
     call = mode_call(built, built.contestants["matrix product"], mode)
+    with FlopCounterMode(display=False) as counter:
+        call()
+    passes = built.flops[mode] / built.flops["forward"]
+    shape = CASES[name].shapes["gate"]
+    sums = {
+        "conv_gru": 0,
+        "propagate": 2 * built.items * 24,
+        "propagate_sparse": 2 * built.items * 24,
+        "propagate_regions": 2 * 5 * 24 * (9**2 + 3**2 + 6**2),
+    }
+    assert shape.get("features", 24) == 24
+    assert counter.get_total_flops() == built.flops[mode] - passes * sums[name]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["segment_matmul", "segment_outer"])
+def test_a_loop_over_images_has_the_flops_of_products_of_segments(name, mode):
+    built = work(name, torch.float32)
+    call = mode_call(built, built.contestants["loop over images"], mode)
     with FlopCounterMode(display=False) as counter:
         call()
     assert counter.get_total_flops() == built.flops[mode]
@@ -268,7 +294,7 @@ def test_it_is_at_one_region_or_edge(name, peer):
 
 @pytest.mark.parametrize("regions", [1, 2, 10])
 @pytest.mark.parametrize("images", [1, 2])
-@pytest.mark.parametrize("name", ["crop_resize", "paste_mean", "propagate_regions"])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "images" in case.shapes["cpu"]])
 def test_sweeps_over_regions_and_images(name, images, regions):
     built = work(name, images=images, regions=regions)
     assert built.items == images * regions
@@ -278,7 +304,8 @@ def test_sweeps_over_regions_and_images(name, images, regions):
 @each_case
 def test_only_the_unlike_are_not_checked_in_float64(name):
     """PyG knows no edge weights; a matrix product is none of the operators."""
-    wanted = {"propagate_sparse": {"PyG RGCNConv", "PyG FastRGCNConv"}, "conv_gru": {"matrix product"}}
+    wanted = {case: {"matrix product"} for case in ("conv_gru", "propagate", "propagate_regions")}
+    wanted["propagate_sparse"] = {"matrix product", "PyG RGCNConv", "PyG FastRGCNConv"}
     unchecked = {peer for peer, one in work(name).contestants.items() if not one.checked}
     assert unchecked == wanted.get(name, set())
 

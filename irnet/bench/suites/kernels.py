@@ -167,6 +167,44 @@ def propagate_regions(s: Setup) -> Work:
     )
 
 
+ASSIGNMENT = {"images": 32, "regions": 64, "classes": 1500, "features": 512}
+SMALL_ASSIGNMENT = {"images": 3, "regions": 6, "classes": 40, "features": 24}
+
+
+@case("kernels", cpu=ASSIGNMENT, gate=SMALL_ASSIGNMENT)
+def segment_matmul(s: Setup) -> Work:
+    """From classes to regions: what each region [classes] is, times its image's class states [classes, features]."""
+    ptr = s.ragged(s.images, s.regions)
+    count = int(ptr[-1])
+
+    def call(impl, x, other):
+        return irnet_kernels.segment_matmul(x, other, ptr, impl=impl)
+
+    return Work(
+        [s.normal(count, s.classes, scale=s.classes**-0.5), s.normal(s.images, s.classes, s.features)],
+        implementations("segment_matmul", s.device, call) | peers.segment_matmul(s, ptr),
+        pace="loop over images",
+        **segment_limits(s, count),
+    )
+
+
+@case("kernels", cpu=ASSIGNMENT, gate=SMALL_ASSIGNMENT)
+def segment_outer(s: Setup) -> Work:
+    """From regions to classes: of an image's regions what they are [classes] by their states [features], added up."""
+    ptr = s.ragged(s.images, s.regions)
+    count = int(ptr[-1])
+
+    def call(impl, x, y):
+        return irnet_kernels.segment_outer(x, y, ptr, impl=impl)
+
+    return Work(
+        [s.normal(count, s.classes, scale=s.regions**-0.5), s.normal(count, s.features)],
+        implementations("segment_outer", s.device, call) | peers.segment_outer(s, ptr),
+        pace="loop over images",
+        **segment_limits(s, count),
+    )
+
+
 def triton_kernels() -> list[TritonKernel]:
     """Every kernel in the configurations that are launched for 512 channels."""
     found = [load(f"irnet_kernels.{op}.triton", interpret=False).kernels() for op in ("roi", "gru")]
@@ -179,6 +217,18 @@ def cuda_sources() -> list[CudaSource]:
         raise NotHere("the C++ and CUDA sources are not installed (run from a source tree)")
     flags = ("-O3", "-std=c++17", "-fmad=false", f"-I{SOURCES}")
     return [CudaSource(path, flags) for path in sorted(SOURCES.glob("cuda/*.cu"))]
+
+
+def segment_limits(s: Setup, count: int) -> dict:
+    """Bytes, FLOPs and items of either product of segments; each of the two gradients is such a product again."""
+    numbers = count * (s.classes + s.features) + s.images * s.classes * s.features
+    flops = 2 * count * s.classes * s.features
+    return {
+        "bytes": modes(numbers * b(s), 2 * numbers * b(s)),
+        "flops": modes(flops, 2 * flops),
+        "items": count,
+        "unit": "regions",
+    }
 
 
 def typed_graph(s: Setup, edges: EdgeSet) -> Work:
