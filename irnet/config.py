@@ -31,6 +31,7 @@ class ModelConfig:
     graph_channels: int = 512  # of region states and class features
     graph_layers: int = 3
     bandwidth: float = 50.0  # pixels, of the spatial edges
+    learn_geometry: bool = False  # every graph layer learns its own bandwidth, from this one on, and a scale per type
     # What the paper leaves open, with our choice:
     # which prediction assigns regions to classes: "own" is the global module's last one, "mean" averages it with the
     # local module's (the soft-max of the mean logits).

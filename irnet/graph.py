@@ -26,7 +26,7 @@ class GlobalModule(nn.Module):
     ):
         super().__init__()
         d = config.graph_channels
-        self.channels, self.bandwidth = d, config.bandwidth
+        self.channels = d
         self.num_nodes, self.num_types = class_graph.num_nodes, class_graph.num_types
         for name, tensor in zip(EDGE_TENSORS, class_graph.tensors(), strict=True):
             self.register_buffer(name, tensor)
@@ -42,7 +42,7 @@ class GlobalModule(nn.Module):
         self.map_logits = nn.Linear(logits_in * classes, d, bias=False)
         self.gru = nn.GRUCell(d, d)
         # read
-        self.layers = nn.ModuleList(GraphLayer(d, class_graph.num_types) for _ in range(config.graph_layers))
+        self.layers = nn.ModuleList(GraphLayer(config, class_graph.num_types) for _ in range(config.graph_layers))
         self.classifier = nn.Linear(d, classes)
         self.confidence = nn.Linear(d, 1, bias=False)
         for module in filter(None, (self.map_feature, self.start_feature)):
@@ -74,26 +74,29 @@ class GlobalModule(nn.Module):
         """
         classes = self.class_projection(self.word_vectors) if hasattr(self, "word_vectors") else self.class_features
         for layer in self.layers:
-            state = state + layer(state, classes, assignment, boxes, ptr, self.class_graph, self.bandwidth)
+            state = state + layer(state, classes, assignment, boxes, ptr, self.class_graph)
         return state
 
 
 class GraphLayer(nn.Module):
     """One exchange: regions with regions, regions with classes, classes with classes, and back (paper, section 3.2)."""
 
-    def __init__(self, d: int, class_types: int):
+    def __init__(self, config: ModelConfig, class_types: int):
         super().__init__()
+        d, self.bandwidth, self.log_bandwidth, self.scale = config.graph_channels, config.bandwidth, None, None
+        if config.learn_geometry:
+            self.log_bandwidth = nn.Parameter(torch.tensor(math.log(config.bandwidth)))  # its exponential is positive
+            self.scale = nn.Parameter(torch.ones(len(REGION_TYPES)))
         self.spatial = nn.Parameter(_uniform(len(REGION_TYPES), d, d, fan_in=len(REGION_TYPES) * d))
         self.semantic = nn.Parameter(_uniform(class_types, d, d, fan_in=class_types * d))
         self.region_to_class = nn.Linear(d, d, bias=False)
         self.class_to_class = nn.Linear(d, d, bias=False)
         self.class_to_region = nn.Linear(d, d, bias=False)
 
-    def forward(
-        self, x: Tensor, classes: Tensor, p: Tensor, boxes: Tensor, ptr: Tensor, graph: EdgeSet, bandwidth: float
-    ) -> Tensor:
+    def forward(self, x: Tensor, classes: Tensor, p: Tensor, boxes: Tensor, ptr: Tensor, graph: EdgeSet) -> Tensor:
         """x [R, D], classes [C, D], p [R, C] -> [R, D]."""
-        spatial = propagate_regions(x, boxes, ptr, self.spatial, bandwidth=bandwidth)
+        bandwidth = self.bandwidth if self.log_bandwidth is None else self.log_bandwidth.exp()
+        spatial = propagate_regions(x, boxes, ptr, self.spatial, bandwidth=bandwidth, scale=self.scale)
         gathered = to_classes(p, self.region_to_class(x), ptr)  # [B, C, D]
         z = F.relu(gathered + self.class_to_class(classes))
         semantic = propagate(z, graph, self.semantic)  # [B, C, D]

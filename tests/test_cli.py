@@ -18,6 +18,7 @@ from irnet.cli import main
 from irnet.data.graphs import load_class_graph
 from irnet.engine import checkpoint
 from irnet.engine.setup import open_dataset, restore_model
+from irnet.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -305,6 +306,9 @@ def test_word_vectors_are_used_and_come_back(train_arguments, tmp_path):
     model = restore_model(saved.config.model, len(saved.classes), saved.model)
     assert torch.equal(model.graph.word_vectors, vectors)
     run("eval", "--checkpoint", tmp_path / "run", "-j", "0")
+    older = saved.model | {"graph.graph_t_indptr": torch.zeros(len(saved.classes) + 1).long()}
+    with pytest.raises(InputError, match="holds its class graph as older versions of irnet did"):
+        restore_model(saved.config.model, len(saved.classes), older)
 
 
 def test_word_vectors_that_are_no_file(train_arguments, refused, tmp_path):

@@ -144,6 +144,34 @@ def test_the_gradient_is_the_dense_readings():
         assert theirs.any()
 
 
+def test_learned_geometry_starts_as_the_fixed_one_and_learns():
+    fixed, learned, (state, p, boxes, ptr) = build(), build(learn_geometry=True), scene()
+    learned.load_state_dict(fixed.state_dict(), strict=False)
+    for layer in learned.layers:
+        torch.nn.init.constant_(layer.log_bandwidth, math.log(BANDWIDTH))
+        torch.nn.init.ones_(layer.scale)
+    read = learned.read(state, p, boxes, ptr)
+    torch.testing.assert_close(read, fixed.read(state, p, boxes, ptr))
+    new = {
+        name: parameter for name, parameter in learned.named_parameters() if name.endswith(("log_bandwidth", "scale"))
+    }
+    assert len(new) == 2 * len(learned.layers)
+    gradients = torch.autograd.grad(read.square().sum(), list(new.values()))
+    assert all(gradient.any() for gradient in gradients)
+    # A step of either changes what is read.
+    for name in ("log_bandwidth", "scale"):
+        with torch.no_grad():
+            getattr(learned.layers[0], name).add_(0.5)
+        assert not torch.allclose(learned.read(state, p, boxes, ptr), read)
+
+
+def test_fresh_geometry_is_that_of_the_config():
+    config = ModelConfig(variant="full", graph_channels=D, bandwidth=BANDWIDTH, learn_geometry=True)
+    layer = GlobalModule(config, FEATURES, CLASSES, 2, class_graph()).layers[0]
+    assert float(layer.log_bandwidth.detach().exp()) == pytest.approx(BANDWIDTH)
+    assert layer.scale.tolist() == [1] * 5
+
+
 def test_write_is_a_gated_recurrent_unit():
     module = build()
     state = torch.randn(6, D, dtype=torch.float64)

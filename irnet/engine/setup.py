@@ -66,6 +66,8 @@ def restore_model(config: ModelConfig, classes: int, state: dict[str, Tensor]) -
     edges = None
     if "graph." + EDGE_TENSORS[0] in state:
         tensors = [state["graph." + name] for name in EDGE_TENSORS]
+        if len(tensors[3]) != len(tensors[0]):
+            raise InputError("the checkpoint", "holds its class graph as older versions of irnet did", "train again")
         edges = EdgeSet(classes, (len(tensors[0]) - 1) // classes, *tensors)
     model = IRNet(dataclasses.replace(config, backbone_weights=""), classes, edges, state.get("graph.word_vectors"))
     model.load_state_dict(state)

@@ -1,5 +1,7 @@
 """EdgeSet, propagate and propagate_regions against dense matrices built by loops; refusals that name the edge."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -145,6 +147,13 @@ GOOD = triple((0, 1, 1.0))
 def test_malformed_edges_are_named(edges, nodes, message):
     with pytest.raises(ValueError, match=message):
         EdgeSet.from_edges(edges, nodes)
+
+
+@pytest.mark.parametrize("field", ["indptr", "transpose_indptr"])
+def test_rows_that_do_not_fit_are_named(field):
+    edges = EdgeSet.from_edges([GOOD, GOOD], 3)
+    with pytest.raises(ValueError, match=rf"^{field} must be \[7\] for 2 types of 3 nodes, got \[4\]"):
+        dataclasses.replace(edges, **{field: getattr(edges, field)[:4]})
 
 
 # ----------------------------------------------------------------------------------------------------------- propagate

@@ -30,6 +30,14 @@ class EdgeSet:
     transpose_indices: Tensor
     transpose_values: Tensor
 
+    def __post_init__(self) -> None:
+        height = self.num_types * self.num_nodes
+        for name in ("indptr", "transpose_indptr"):
+            shape = list(getattr(self, name).shape)
+            if shape != [height + 1]:
+                kind = f"{self.num_types} types of {self.num_nodes} nodes"
+                raise ValueError(f"{name} must be [{height + 1}] for {kind}, got {shape}")
+
     @staticmethod
     def from_edges(
         edges: Sequence[tuple[Tensor, Tensor, Tensor]], num_nodes: int, normalize: bool = False
