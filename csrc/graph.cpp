@@ -249,12 +249,12 @@ struct Scene {
     Tensor boxes, bounds, places;
     cpu::Regions regions;
 
-    Scene(const char* name, const Tensor& boxes, const Tensor& ptr, const Tensor& bandwidth)
+    Scene(const char* name, const Tensor& x, const Tensor& boxes, const Tensor& ptr, const Tensor& bandwidth)
         : boxes(boxes.contiguous()), bounds(ptr.contiguous()) {
         TORCH_CHECK_VALUE(boxes.dim() == 2 && boxes.size(1) == 4, name, ": boxes must be [R, 4]");
         const int64_t count = boxes.size(0), images = bounds.numel() - 1;
         places = at::empty({count, cpu::place_bytes()}, boxes.options().dtype(at::kByte));
-        regions = {Dtype::f32,
+        regions = {dtype_of(x),
                    capability(),
                    images,
                    0,
@@ -311,7 +311,7 @@ Tensor propagate_regions_cpu(const Tensor& x, const Tensor& boxes, const Tensor&
                              const Tensor& bandwidth) {
     check_regions("propagate_regions", x, boxes, weight);
     const auto guard = no_autocast();
-    const Scene scene("propagate_regions", boxes, ptr, bandwidth);
+    const Scene scene("propagate_regions", x, boxes, ptr, bandwidth);
     const at::ScalarType dtype = matrix_dtype(x.scalar_type());
     const Tensor from = x.to(dtype).contiguous(), weights = weight.to(dtype),
                  out = at::empty({x.size(0), weight.size(2)}, from.options());
@@ -329,7 +329,7 @@ std::tuple<Tensor, Tensor, Tensor> propagate_regions_backward_cpu(const Tensor& 
     check_regions(name, x, boxes, weight);
     check_regions(name, grad, boxes, weight.mT());
     const auto guard = no_autocast();
-    const Scene scene(name, boxes, ptr, bandwidth);
+    const Scene scene(name, x, boxes, ptr, bandwidth);
     scene.sum_adjacency();
     const at::ScalarType dtype = matrix_dtype(x.scalar_type());
     const Tensor from = x.to(dtype).contiguous(), g = grad.to(dtype).contiguous(), weights = weight.to(dtype);

@@ -238,8 +238,13 @@ void place_regions(const Regions& regions, Share some) {
         const float* box = regions.boxes + 4 * region;
         // Bounded as in the reference, whose float32 would overflow.
         const auto at = [&](int i) { return static_cast<double>(std::clamp(box[i], -1e37f, 1e37f)); };
+        // Centres decide who lies left of whom: rounded as in the reference, so that no two implementations disagree.
+        const auto centre = [&](double low, double high) {
+            const float sum = static_cast<float>(low) + static_cast<float>(high);
+            return regions.dtype == Dtype::f64 ? (low + high) / 2 : static_cast<double>(sum / 2);
+        };
         Place& place = places_of(regions)[region];
-        place = {at(0), at(1), at(2), at(3), (at(0) + at(2)) / 2, (at(1) + at(3)) / 2, true, {}, {}};
+        place = {at(0), at(1), at(2), at(3), centre(at(0), at(2)), centre(at(1), at(3)), true, {}, {}};
         place.usable = std::all_of(box, box + 4, [](float coordinate) { return std::isfinite(coordinate); });
     }
 }

@@ -322,6 +322,15 @@ def test_far_neighbours_keep_their_weight(impl, device, far):
 
 
 @each_implementation("propagate_regions")
+def test_centres_are_equal_where_float32_says_so(impl, device):
+    """Who lies left of whom is a yes or no, on which all implementations have to agree."""
+    boxes = torch.tensor([[0.0, 0, 1e6, 10], [2**-5, 0, 1e6, 10], [0.25, 0, 1e6, 10]])
+    assert [float(box[0] + box[2]) for box in boxes] == [1e6, 1e6, 1e6 + 0.25]
+    left = regions(impl, device, torch.eye(3), boxes, ragged(3), torch.cat([torch.eye(3)[None], torch.zeros(4, 3, 3)]))
+    assert left.tolist() == [[0, 0, 0], [0, 0, 0], [0.5, 0.5, 0]]
+
+
+@each_implementation("propagate_regions")
 def test_identical_boxes_only_overlap(impl, device):
     boxes, x = torch.tensor([[3.0, 4, 9, 8]]).expand(3, 4).contiguous(), torch.eye(3)
     sides = torch.cat([torch.eye(3).expand(4, 3, 3), torch.zeros(1, 3, 3)])
