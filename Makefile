@@ -73,7 +73,7 @@ sanitize: $(STAMP)
 	  ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	  $(BIN)/python -m pytest -q -k cpp -o pythonpath="$(SANITIZED)/lib ." --capture=sys \
 	    --log-file=$(SANITIZED)/scenes.log --log-file-level=INFO \
-	    $(FUZZER) $(addprefix tests/kernels/test_,roi.py roi_cpp.py gru.py gru_cpp.py) \
+	    $(FUZZER) $(addprefix tests/kernels/test_,roi.py roi_cpp.py gru.py gru_cpp.py graph.py graph_cpp.py segment.py) \
 	  || { tail -n 1 $(SANITIZED)/scenes.log; exit 1; }; \
 	done
 
