@@ -213,8 +213,8 @@ Tensor typed_sum(const Csr& edges, const Csr& transposed, const Tensor& x, const
 }
 
 void check(const Tensor& x, const Tensor& weight) {
-    TORCH_CHECK_VALUE(x.dim() == 3 && weight.dim() == 3 && weight.size(1) == x.size(2),
-                      "propagate: wants x [B, N, D_in] and weight [T, D_in, D_out]");
+    TORCH_CHECK_VALUE(x.dim() == 3 && weight.dim() == 3 && weight.size(0) >= 1 && weight.size(1) == x.size(2),
+                      "propagate: wants x [B, N, D_in] and weight [T, D_in, D_out], T at least 1");
 }
 
 Tensor propagate_cpu(const Tensor& x, const Tensor& indptr, const Tensor& indices, const Tensor& values,
