@@ -105,30 +105,54 @@ Tensor kernels_gradient_by_products(const Tensor& grad, const Tensor& patches) {
     return out.permute({0, 3, 1, 2});
 }
 
-// Patches by their columns: all but the last one, all, all but the first one; each [P, columns, R, C].
-std::array<Tensor, 3> shifted(const Tensor& patches) {
-    const Tensor places = patches.permute({2, 3, 0, 1});
-    const int64_t size = patches.size(2);
-    return {places.narrow(1, 0, size - 1).contiguous(), places.contiguous(),
-            places.narrow(1, 1, size - 1).contiguous()};
+// [R, C, P, P] in bfloat16 -> [C, P, P, R], in blocks that stay in the first cache: a tenth of PyTorch's time.
+Tensor turned(const Tensor& patches) {
+    const int64_t regions = patches.size(0), channels = patches.size(1), places = patches.size(2) * patches.size(3);
+    const Tensor out = at::empty({channels, patches.size(2), patches.size(3), regions}, patches.options());
+    const at::BFloat16* from = patches.const_data_ptr<at::BFloat16>();
+    at::BFloat16* to = out.mutable_data_ptr<at::BFloat16>();
+    constexpr int64_t block = 32;
+    share(places, regions * channels, [&](cpu::Share some) {
+        for (int64_t place = some.begin; place < some.end; ++place) {
+            for (int64_t at = 0; at < channels; at += block) {
+                for (int64_t first = 0; first < regions; first += block) {
+                    for (int64_t c = at; c < std::min(at + block, channels); ++c) {
+                        for (int64_t r = first; r < std::min(first + block, regions); ++r) {
+                            to[(c * places + place) * regions + r] = from[(r * places + place) * channels + c];
+                        }
+                    }
+                }
+            }
+        }
+    });
+    return out;
+}
+
+// By columns, which are dimension `dim`: all but the last one, all, all but the first one.
+std::array<Tensor, 3> shifted(const Tensor& places, int64_t dim) {
+    const int64_t size = places.size(dim);
+    return {places.narrow(dim, 0, size - 1).contiguous(), places.contiguous(),
+            places.narrow(dim, 1, size - 1).contiguous()};
 }
 
 // For every tap one matrix product over all pairs of a cell and its neighbour, which lie in one piece in what `shifted`
-// makes.
-Tensor kernels_gradient_by_taps(const Tensor& grad, const Tensor& patches) {
-    const std::array<Tensor, 3> ours = shifted(grad), theirs = shifted(patches);
+// makes. The left factor is turned beforehand, once for all patches.
+std::vector<Tensor> kernels_gradients_by_taps(const Tensor& grad, at::TensorList all_patches) {
+    const std::array<Tensor, 3> ours = shifted(turned(packed(grad)), 2);
     const int64_t size = grad.size(2);
-    const Tensor out = at::empty({grad.size(1), 3, 3, patches.size(1)}, grad.options());
-    for (int64_t tap = 0; tap < 9; ++tap) {
-        const int64_t y = tap / 3 - 1, x = tap % 3 - 1;
-        const auto rows = [&](const Tensor& all, int64_t first) {
-            return all.narrow(0, first, size - std::abs(y)).reshape({-1, all.size(3)});
-        };
-        Tensor product = out.select(1, y + 1).select(1, x + 1);
-        at::mm_out(product, rows(ours[1 - x], std::max<int64_t>(0, -y)).t(),
-                   rows(theirs[1 + x], std::max<int64_t>(0, y)));
+    std::vector<Tensor> found;
+    for (const Tensor& patches : all_patches) {
+        const std::array<Tensor, 3> theirs = shifted(patches.permute({2, 3, 0, 1}), 1);
+        const Tensor out = at::empty({grad.size(1), 3, 3, patches.size(1)}, grad.options());
+        for (int64_t tap = 0; tap < 9; ++tap) {
+            const int64_t y = tap / 3 - 1, x = tap % 3 - 1, rows = size - std::abs(y);
+            Tensor product = out.select(1, y + 1).select(1, x + 1);
+            at::mm_out(product, ours[1 - x].narrow(1, std::max<int64_t>(0, -y), rows).flatten(1),
+                       theirs[1 + x].narrow(0, std::max<int64_t>(0, y), rows).flatten(0, 2));
+        }
+        found.push_back(out.permute({0, 3, 1, 2}));
     }
-    return out.permute({0, 3, 1, 2});
+    return found;
 }
 
 // PyTorch's, to the patches or to the kernels.
@@ -154,11 +178,15 @@ Tensor patches_gradient(const Tensor& grad, const Tensor& patches, const Tensor&
     return convolve_backward(grad, patches, kernels, true);
 }
 
-Tensor kernels_gradient(const Tensor& grad, const Tensor& patches, const Tensor& kernels) {
-    if (fewer_products(patches, kernels)) return kernels_gradient_by_products(packed(grad), packed(patches));
-    // In bfloat16 a sixth faster than the convolution's own, in float32 no faster.
-    if (grad.scalar_type() == at::kBFloat16) return kernels_gradient_by_taps(grad, patches);
-    return convolve_backward(grad, patches, kernels, false);
+std::vector<Tensor> kernels_gradients(const Tensor& grad, at::TensorList patches, const Tensor& kernels) {
+    // In bfloat16 a fifth faster than the convolution's own, in float32 no faster.
+    if (grad.scalar_type() == at::kBFloat16) return kernels_gradients_by_taps(grad, patches);
+    std::vector<Tensor> found;
+    for (const Tensor& some : patches) {
+        found.push_back(fewer_products(some, kernels) ? kernels_gradient_by_products(packed(grad), packed(some))
+                                                      : convolve_backward(grad, some, kernels, false));
+    }
+    return found;
 }
 
 }  // namespace irnet

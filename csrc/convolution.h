@@ -4,11 +4,13 @@
 
 #include <ATen/ATen.h>
 
+#include <vector>
+
 namespace irnet {
 
 at::Tensor convolve(const at::Tensor& patches, const at::Tensor& kernels, const at::Tensor& bias = {});
-// The gradients of `convolve` to the patches and to the kernels, in their layout.
+// The gradients of `convolve` to the patches and, for each of some patches, to their kernels, in their layout.
 at::Tensor patches_gradient(const at::Tensor& grad, const at::Tensor& patches, const at::Tensor& kernels);
-at::Tensor kernels_gradient(const at::Tensor& grad, const at::Tensor& patches, const at::Tensor& kernels);
+std::vector<at::Tensor> kernels_gradients(const at::Tensor& grad, at::TensorList patches, const at::Tensor& kernels);
 
 }  // namespace irnet

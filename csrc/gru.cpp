@@ -173,8 +173,10 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> conv_gru_backward_cpu(const Tens
     share(rows, row, [&](cpu::Share some) { cpu::gru_backward(gru, gradient, some); });
 
     std::vector<Tensor> d(kWeights);
-    d[kNewX] = kernels_gradient(pre_candidate, x, w[kNewX]);
-    d[kNewH] = kernels_gradient(pre_candidate, rounded(reset_state, inputs.scalar_type()), w[kNewH]);
+    reset_state = rounded(reset_state, inputs.scalar_type());
+    const std::vector<Tensor> d_new = kernels_gradients(pre_candidate, {x, reset_state}, w[kNewX]);
+    d[kNewX] = d_new[0];
+    d[kNewH] = d_new[1];
     reset_state.reset();
     d[kNewBias] = rows_of(pre_candidate).sum(0);
     Tensor d_inputs = patches_gradient(pre_candidate, x, w[kNewX]),
@@ -183,8 +185,9 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> conv_gru_backward_cpu(const Tens
         const Tensor pre_reset = at::sigmoid_backward(d_state * h, r);
         d_state.mul_(r).sub_(g * u);
         const auto gate = [&](const Tensor& pre, int kernel_x, int kernel_h, int bias) {
-            d[kernel_x] = kernels_gradient(pre, x, w[kernel_x]);
-            d[kernel_h] = kernels_gradient(pre, h, w[kernel_h]);
+            const std::vector<Tensor> both = kernels_gradients(pre, {x, h}, w[kernel_x]);
+            d[kernel_x] = both[0];
+            d[kernel_h] = both[1];
             d[bias] = rows_of(pre).sum(0);
             d_inputs.add_(patches_gradient(pre, x, w[kernel_x]));
             d_state.add_(patches_gradient(pre, h, w[kernel_h]));
