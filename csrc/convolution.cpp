@@ -105,23 +105,28 @@ Tensor kernels_gradient_by_products(const Tensor& grad, const Tensor& patches) {
     return out.permute({0, 3, 1, 2});
 }
 
-// [R, C, P, P] in bfloat16 -> [C, P, P, R], in blocks that stay in the first cache: a tenth of PyTorch's time.
+// [R, C, P, P] in bfloat16 -> [C, P, P, R], in blocks that are gathered first: a few times as fast as PyTorch's copy.
 Tensor turned(const Tensor& patches) {
     const int64_t regions = patches.size(0), channels = patches.size(1), places = patches.size(2) * patches.size(3);
     const Tensor out = at::empty({channels, patches.size(2), patches.size(3), regions}, patches.options());
     const at::BFloat16* from = patches.const_data_ptr<at::BFloat16>();
     at::BFloat16* to = out.mutable_data_ptr<at::BFloat16>();
-    constexpr int64_t block = 32;
+    constexpr int64_t most = 32;
+    const auto block = [&](int64_t place, int64_t region, int64_t channel) {
+        at::BFloat16 numbers[most][most];
+        const int64_t rows = std::min(most, regions - region), columns = std::min(most, channels - channel);
+        for (int64_t r = 0; r < rows; ++r) {
+            std::copy_n(from + ((region + r) * places + place) * channels + channel, columns, numbers[r]);
+        }
+        for (int64_t c = 0; c < columns; ++c) {
+            at::BFloat16* row = to + ((channel + c) * places + place) * regions + region;
+            for (int64_t r = 0; r < rows; ++r) row[r] = numbers[r][c];
+        }
+    };
     share(places, regions * channels, [&](cpu::Share some) {
         for (int64_t place = some.begin; place < some.end; ++place) {
-            for (int64_t at = 0; at < channels; at += block) {
-                for (int64_t first = 0; first < regions; first += block) {
-                    for (int64_t c = at; c < std::min(at + block, channels); ++c) {
-                        for (int64_t r = first; r < std::min(first + block, regions); ++r) {
-                            to[(c * places + place) * regions + r] = from[(r * places + place) * channels + c];
-                        }
-                    }
-                }
+            for (int64_t region = 0; region < regions; region += most) {
+                for (int64_t channel = 0; channel < channels; channel += most) block(place, region, channel);
             }
         }
     });

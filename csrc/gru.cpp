@@ -103,10 +103,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_gru_cpu(const Tensor& inputs, co
         update = convolve(x, w[kUpdateX], w[kUpdateBias]).add_(convolve(h, w[kUpdateH])).sigmoid_();
         reset_state = reset * h;
     } else {
-        const at::ScalarType sums = number_of_sums(dtype);
-        const Tensor weights_x = columns_of(w[kResetX], w[kUpdateX]).to(sums);
-        const Tensor weights_h = columns_of(w[kResetH], w[kUpdateH]).to(sums);
-        Tensor products = at::empty({rows, cpu::kColumns}, weights_x.options());
+        const Tensor weights_x = columns_of(w[kResetX], w[kUpdateX]), weights_h = columns_of(w[kResetH], w[kUpdateH]);
+        const Tensor products = at::empty({rows, cpu::kColumns}, x.options().dtype(number_of_sums(dtype)));
         share(rows, 4 * cpu::kColumns * row, [&](cpu::Share some) {
             cpu::gru_products(gru, x.const_data_ptr(), h.const_data_ptr(), weights_x.const_data_ptr(),
                               weights_h.const_data_ptr(), products.mutable_data_ptr(), some);

@@ -16,15 +16,15 @@ constexpr int kTaps = 9;             // of a convolution of 3 x 3: rows, then co
 constexpr int kColumns = 2 * kTaps;  // reset for every tap, then update
 
 struct Gru {
-    Dtype dtype;
+    Dtype dtype;  // bf16: only gates of one channel, on a processor that multiplies it (AVX512-BF16); f16: not at all
     Capability capability;
     int64_t channels;
     int size;   // of a patch
     bool wide;  // whether gates have a number for every channel, or one for all
 };
 
-// The product of every row of x and h with the weights of gates of one channel, [kColumns, channels] as numbers:
-// `products` [rows, kColumns], numbers. Items are rows.
+// The product of every row of x and h with the weights of gates of one channel, [kColumns, channels]: `products`
+// [rows, kColumns], numbers. Items are rows.
 void gru_products(const Gru& gru, const void* inputs, const void* state, const void* weights_x, const void* weights_h,
                   void* products, Share rows);
 
@@ -48,10 +48,10 @@ struct GruGradient {
 // Items are rows.
 void gru_backward(const Gru& gru, const GruGradient& gradient, Share rows);
 
-// The rest of the gradient for gates of one channel. `weights_x`, `weights_h` [kColumns, channels] are those of
-// gru_products, but in the dtype of the patches. `d_inputs` holds what n's convolution passes to x, `d_state` what it
-// passes to r.h; both become the whole gradients. Also writes the gates' gradients before the sigmoid, `pre_reset`
-// [rows] as numbers, and both shifted by every tap, `columns` [rows, kColumns]. Items are regions.
+// The rest of the gradient for gates of one channel. `weights_x`, `weights_h` are those of gru_products. `d_inputs`
+// holds what n's convolution passes to x, `d_state` what it passes to r.h; both become the whole gradients. Also writes
+// the gates' gradients before the sigmoid, `pre_reset` [rows] as numbers, and both shifted by every tap, `columns`
+// [rows, kColumns]. Items are regions.
 void gru_gates_backward(const Gru& gru, const GruGradient& gradient, const void* weights_x, const void* weights_h,
                         void* d_inputs, void* d_state, void* pre_reset, void* columns, Share regions);
 

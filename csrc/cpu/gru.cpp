@@ -30,6 +30,12 @@ namespace avx512 {
 #include "cpu/gru_body.h"
 }
 IRNET_END_TARGET
+
+IRNET_BEGIN_AVX512_BF16
+namespace avx512_bf16 {
+#include "cpu/gru_body.h"
+}
+IRNET_END_TARGET
 #endif
 
 namespace {
@@ -51,14 +57,13 @@ struct Rows {
             place::dot<V, T>                                                                                         \
     }
 
-template <typename T>
 Rows<float> rows_of_floats(const Gru& gru) {
     using A = float;
 #if IRNET_X86
-    if (gru.capability == Capability::avx512) return IRNET_ROWS(avx512, Avx512, T);
-    if (gru.capability == Capability::avx2) return IRNET_ROWS(avx2, Avx2, T);
+    if (gru.capability == Capability::avx512) return IRNET_ROWS(avx512, Avx512, float);
+    if (gru.capability == Capability::avx2) return IRNET_ROWS(avx2, Avx2, float);
 #endif
-    return IRNET_ROWS(portable, Portable<float>, T);
+    return IRNET_ROWS(portable, Portable<float>, float);
 }
 
 // Calls work(Rows{}, T{}): T is the type of the arrays.
@@ -67,9 +72,15 @@ void with_rows(const Gru& gru, Work work) {
     using A = double;
     switch (gru.dtype) {
         case Dtype::f64: return work(IRNET_ROWS(portable, Portable<double>, double), double{});
-        case Dtype::f32: return work(rows_of_floats<float>(gru), float{});
-        case Dtype::bf16: return work(rows_of_floats<Bf16>(gru), Bf16{});
-        case Dtype::f16: return work(rows_of_floats<F16>(gru), F16{});
+        case Dtype::f32: return work(rows_of_floats(gru), float{});
+#if IRNET_X86
+        case Dtype::bf16:
+            return work(
+                Rows<float>{avx512_bf16::products_rows<Avx512Bf16, Bf16>, avx512::change_rows<Avx512, Bf16, false>,
+                            avx512::backward_rows<Avx512, Bf16, false>, avx512_bf16::dot<Avx512Bf16, Bf16>},
+                Bf16{});
+#endif
+        default: return;  // gru.h
     }
 }
 

@@ -10,8 +10,8 @@ inline int lanes(int64_t channels, int64_t at) {
 }
 
 // Adds the products of `rows` rows, one behind the other, with kTaps rows of weights.
-template <typename Vector, int rows, typename T, typename A = typename Vector::Number>
-inline void add_products(int64_t channels, const T* from, const A* weights, Vector (*sums)[kTaps]) {
+template <typename Vector, int rows, typename T>
+inline void add_products(int64_t channels, const T* from, const T* weights, Vector (*sums)[kTaps]) {
     for (int64_t at = 0; at < channels; at += Vector::lanes) {
         const int count = lanes<Vector>(channels, at);
         Vector numbers[rows];
@@ -27,7 +27,7 @@ inline void add_products(int64_t channels, const T* from, const A* weights, Vect
 }
 
 template <typename Vector, int rows, typename T, typename A = typename Vector::Number>
-inline void products_of(int64_t channels, const T* x, const T* h, const A* weights_x, const A* weights_h, A* products) {
+inline void products_of(int64_t channels, const T* x, const T* h, const T* weights_x, const T* weights_h, A* products) {
     for (int gate = 0; gate < 2; ++gate) {
         const int64_t first = gate * kTaps * channels;
         Vector sums[rows][kTaps];
@@ -44,10 +44,10 @@ template <typename Vector, typename T>
 void products_rows(const Gru& gru, const void* inputs, const void* state, const void* weights_x, const void* weights_h,
                    void* products, Share rows) {
     using A = typename Vector::Number;
-    constexpr int together = Vector::lanes == 16 ? 3 : 1;  // as many sums as the instruction set's registers hold
+    constexpr int together = Vector::lanes >= 16 ? 3 : 1;  // as many sums as the instruction set's registers hold
     const int64_t channels = gru.channels;
     const T *x = static_cast<const T*>(inputs), *h = static_cast<const T*>(state);
-    const A *wx = static_cast<const A*>(weights_x), *wh = static_cast<const A*>(weights_h);
+    const T *wx = static_cast<const T*>(weights_x), *wh = static_cast<const T*>(weights_h);
     A* out = static_cast<A*>(products);
     int64_t row = rows.begin;
     for (; row + together <= rows.end; row += together) {

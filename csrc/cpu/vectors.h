@@ -2,9 +2,9 @@
 // store (rounded to nearest, ties to even), stream (the same, past the caches, to whole aligned vectors), arithmetic.
 // What they are used for lives elsewhere.
 //
-// Code that uses Avx2 or Avx512 stands between IRNET_BEGIN_... and IRNET_END_TARGET, so that one build serves all
-// processors. No header may be included there: its functions would be compiled for a processor that may not be this
-// one.
+// Code that uses Avx2, Avx512 or Avx512Bf16 stands between IRNET_BEGIN_... and IRNET_END_TARGET, so that one build
+// serves all processors. No header may be included there: its functions would be compiled for a processor that may not
+// be this one.
 #pragma once
 
 #include <cstdint>
@@ -20,10 +20,13 @@
     _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c\"))), apply_to = function)")
 #define IRNET_BEGIN_AVX512 \
     _Pragma("clang attribute push(__attribute__((target(\"avx512f,avx2,fma,f16c\"))), apply_to = function)")
+#define IRNET_BEGIN_AVX512_BF16 \
+    _Pragma("clang attribute push(__attribute__((target(\"avx512bf16,avx512f\"))), apply_to = function)")
 #define IRNET_END_TARGET _Pragma("clang attribute pop")
 #else
 #define IRNET_BEGIN_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c\")")
 #define IRNET_BEGIN_AVX512 _Pragma("GCC push_options") _Pragma("GCC target(\"avx512f,avx2,fma,f16c\")")
+#define IRNET_BEGIN_AVX512_BF16 _Pragma("GCC push_options") _Pragma("GCC target(\"avx512bf16,avx512f\")")
 #define IRNET_END_TARGET _Pragma("GCC pop_options")
 #endif
 
@@ -208,6 +211,21 @@ struct Avx512 {
         const __mmask16 mask = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GT_OQ);
         return {_mm512_maskz_mov_ps(mask, _mm512_set1_ps(1))};
     }
+    float sum() const { return _mm512_reduce_add_ps(v); }
+};
+IRNET_END_TARGET
+
+// Sums of 16 numbers, or 32 numbers of bfloat16 as they are in memory: `plus` adds products of pairs, as the processor
+// makes them. Denormal numbers count as zero.
+IRNET_BEGIN_AVX512_BF16
+struct Avx512Bf16 {
+    using Number = float;
+    static constexpr int lanes = 32;
+    __m512 v;
+
+    static Avx512Bf16 all(float x) { return {_mm512_set1_ps(x)}; }
+    static Avx512Bf16 load(const Bf16* from) { return {_mm512_loadu_ps(from)}; }
+    Avx512Bf16 plus(Avx512Bf16 a, Avx512Bf16 b) const { return {_mm512_dpbf16_ps(v, (__m512bh)a.v, (__m512bh)b.v)}; }
     float sum() const { return _mm512_reduce_add_ps(v); }
 };
 IRNET_END_TARGET
