@@ -22,6 +22,10 @@ namespace {
 // So many nodes or regions are multiplied in one product: sums over edges need no more memory than for these.
 constexpr int64_t kRows = 1024;
 
+// So many rows of filled ones are added up in one chain: sums of sums round less. Where rows without edges are among
+// them, they make chains short.
+constexpr int64_t kTogether = 32;
+
 // The part of one type, of rows that hold all of them: [rows, types * channels] -> [rows, channels].
 Tensor part_of(const Tensor& rows, int64_t type, int64_t types) {
     const int64_t channels = rows.size(1) / types;
@@ -191,8 +195,10 @@ void multiply_apart(const Csr& edges, const Csr& transposed, const Tensor& x, co
         if (!gradient.sum.defined()) continue;
         const Tensor y = gradient.y.narrow(0, first, images);
         const Tensor own = sums_first ? rows.gathered(y) : transposed.aggregate(rows.rows, y);
-        rows.over_types(
-            [&](int64_t type, auto of_type) { add_product(gradient.sum[type], of_type(own).t(), of_type(factors)); });
+        rows.over_types([&](int64_t type, auto of_type) {
+            const std::vector<Tensor> left = of_type(own).split(kTogether), right = of_type(factors).split(kTogether);
+            for (size_t i = 0; i < left.size(); ++i) add_product(gradient.sum[type], left[i].t(), right[i]);
+        });
     }
 }
 
