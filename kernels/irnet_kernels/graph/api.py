@@ -137,12 +137,14 @@ library.define(
     fake=lambda x, *rest: _like(x, *x.shape[:2], rest[-1].shape[2]),
     backward=_gradient,
     save=_save,
+    triton=".graph.triton",
 )
 library.define(
     "propagate_backward",
     f"(Tensor grad, Tensor x, {_EDGES}, Tensor weight) -> (Tensor, Tensor)",
     reference=reference.propagate_backward,
     fake=lambda grad, x, *rest: (_like(x, *x.shape), _like(rest[-1], *rest[-1].shape)),
+    triton=".graph.triton",
     public=False,
 )
 library.define(
