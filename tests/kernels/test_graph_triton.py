@@ -2,7 +2,9 @@
 compiled ahead of time where there is none. Launchers are called as they are, without the dispatcher of PyTorch.
 """
 
+import itertools
 import os
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -14,7 +16,15 @@ from irnet.bench.compiled import TritonKernel
 from irnet_kernels import EdgeSet, library
 from irnet_kernels.graph import reference
 from irnet_kernels.testing import bits_equal
-from tests.kernels.helpers import assert_exact, assert_within_budget, each_dtype, normal, random_edges
+from tests.kernels.helpers import (
+    assert_exact,
+    assert_within_budget,
+    box_grid,
+    each_dtype,
+    normal,
+    ragged,
+    random_edges,
+)
 from tests.tools import here
 
 NAN = float("nan")
@@ -64,15 +74,57 @@ class Typed:
         }
 
 
+class Regions:
+    """Calls of propagate_regions: seeded float64 values and boxes of images with so many regions."""
+
+    def __init__(self, counts: Sequence[int], channels: int, outputs: int, boxes: Tensor | None = None):
+        regions = sum(counts)
+        self.boxes, self.ptr = box_grid(regions, 200, step=0.25) if boxes is None else boxes, ragged(*counts)
+        self.x, self.grad = normal(regions, channels), normal(regions, outputs, seed=1)
+        self.weight = normal(5, channels, outputs, seed=2)
+        self.bandwidth = torch.tensor(40.0)
+
+    def calls(self, dtype: torch.dtype) -> dict[str, tuple]:
+        """The arguments of both launchers, by name."""
+        x, grad, weight = (t.to(dtype) for t in (self.x, self.grad, self.weight))
+        graph, bandwidth = (self.boxes, self.ptr), self.bandwidth.to(library.accumulator(dtype))
+        return {
+            "propagate_regions": (x, *graph, weight, bandwidth),
+            "propagate_regions_backward": (grad, x, *graph, weight, bandwidth, True),
+        }
+
+    def slope_magnitude(self, dtype: torch.dtype) -> tuple[Tensor, float]:
+        """The sum of the magnitudes that the bandwidth's gradient adds up, and how many roundings enter each.
+
+        An adjacency of exp(-a) carries four roundings of a, and few others; then come sums over an image's regions,
+        over channels and types, and over all results.
+        """
+        x, grad, weight = (t.to(dtype).double().abs() for t in (self.x, self.grad, self.weight))
+        total, most = torch.zeros(()).double(), 0.0
+        for low, high in itertools.pairwise(self.ptr.tolist()):
+            sides, beyond, _ = reference._pairs(self.boxes[low:high], torch.float64)
+            beyond = torch.where(sides, beyond, 0)
+            adjacency = reference.region_adjacency(self.boxes[low:high], self.bandwidth, torch.float64)[:4]
+            spread = adjacency * (beyond + (adjacency * beyond).sum(2, keepdim=True)) / self.bandwidth**2
+            total += torch.einsum("tij,jd,tde,ie->", spread, x[low:high], weight[:4], grad[low:high])
+            most = max([most, *(beyond[adjacency > 1e-7] / self.bandwidth).tolist()])
+        return total, 4 * most + 16
+
+
 def run(module, name: str, arguments: tuple) -> list[Tensor]:
     """A launcher's results on the CPU."""
     found = getattr(module, name)(*(a.to(module.device) if isinstance(a, Tensor) else a for a in arguments))
     return [t.cpu() for t in ((found,) if isinstance(found, Tensor) else found)]
 
 
-def defined(name: str, arguments: tuple, dtype: torch.dtype, given: torch.dtype) -> list[Tensor]:
-    """The reference's results, computed in `dtype` from values that are of the dtype `given`."""
-    cast = (a.to(dtype) if isinstance(a, Tensor) and a.dtype == given and a.dim() != 1 else a for a in arguments)
+def defined(name: str, arguments: tuple, dtype: torch.dtype) -> list[Tensor]:
+    """The reference's results, computed in `dtype`, boxes and edges left alone."""
+    schema = library.overload(name, "reference")._schema.arguments
+    values = ("x", "grad", "weight")
+    cast = [a.to(dtype) if s.name in values else a for a, s in zip(arguments, schema, strict=True)]
+    if "regions" in name:
+        at = [s.name for s in schema].index("bandwidth")
+        cast[at] = cast[at].to(library.accumulator(dtype))
     found = getattr(reference, name)(*cast)
     return [found] if isinstance(found, Tensor) else list(found)
 
@@ -81,13 +133,25 @@ def check(module, scene, dtype: torch.dtype = torch.float32) -> None:
     """All launchers against the reference in float64, by the rule of irnet_kernels.testing."""
     for name, arguments in scene.calls(dtype).items():
         got = run(module, name, arguments)
-        exact, plain = (defined(name, arguments, compute, dtype) for compute in (torch.float64, dtype))
+        exact, plain = (defined(name, arguments, compute) for compute in (torch.float64, dtype))
         for index, (g, e, p) in enumerate(zip(got, exact, plain, strict=True)):
             assert g.is_contiguous(), name
-            if dtype == torch.float64:
+            if name == "propagate_regions_backward" and index == 2 and dtype != torch.float64:
+                # A single number: a sum that may cancel, of which the reference's own error is no measure.
+                magnitude, roundings = scene.slope_magnitude(dtype)
+                assert g.dtype == torch.float32
+                assert abs(g.double() - e) <= roundings * torch.finfo(torch.float32).eps / 2 * magnitude
+            elif dtype == torch.float64:
                 assert_exact(g, e)
             else:
                 assert_within_budget(g, e, p, f"{name} {index}")
+
+
+def guarded(t: Tensor, filler: float) -> Tensor:
+    """The tensor between two zones of `filler`."""
+    whole = torch.full((t.numel() + 128,), filler, dtype=t.dtype, device=t.device)
+    whole[64 : 64 + t.numel()] = t.flatten()
+    return whole[64 : 64 + t.numel()].view(t.shape)
 
 
 # ----------------------------------------------------------------------------------------------------------- propagate
@@ -155,11 +219,117 @@ def test_only_neighbours_are_read(graph):
     assert got.flatten().tolist() == [0, 2, 1, 0]
 
 
+# --------------------------------------------------------------------------------------------------- propagate_regions
+
+
+@each_dtype
+def test_regions_keep_the_budget(graph, dtype):
+    """Images of several blocks of rows, of few regions, of one and of none."""
+    check(graph, Regions((70, 0, 1, 6), channels=7, outputs=5), dtype)
+
+
+def test_regions_in_float64_are_exact(graph):
+    """Images of two blocks."""
+    check(graph, Regions((19, 1, 0, 17), channels=3, outputs=2), torch.float64)
+
+
+def test_regions_of_more_channels_than_a_program_has(graph):
+    check(graph, Regions((5, 2), channels=130, outputs=3))
+
+
+@pytest.mark.parametrize(
+    ("counts", "channels", "outputs"),
+    [((), 3, 2), ((0, 0), 3, 2), ((2, 1), 0, 2), ((2, 1), 2, 0)],
+    ids=["no-images", "no-regions", "no-channels", "no-outputs"],
+)
+def test_regions_of_nothing(graph, counts, channels, outputs):
+    check(graph, Regions(counts, channels, outputs))
+
+
+@pytest.mark.parametrize("block", [16, 32])
+def test_every_image_has_the_programs_that_it_needs(graph, block):
+    """A weight that copies what a region's only neighbour on the left has, wherever images begin and end."""
+    for counts in ((15, 16, 17, 1), (0, 31, 33, 0, 0, 2), (1, 1, 1, 48), (64,), (7, 0, 57)):
+        regions = sum(counts)
+        place = torch.cat([torch.arange(n) for n in counts]).float()
+        boxes = torch.stack([1e6 * place, 0 * place, 1e6 * place + 1, 0 * place + 1], 1)
+        x, weight = 1 + torch.arange(regions, dtype=torch.float32)[:, None], torch.zeros(5, 1, 1)
+        weight[0] = 1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(graph, "SUMS", graph.SUMS | {"BLOCK_M": block})
+            patch.setattr(graph, "TILES", {4: graph.TILES[4] | {"BLOCK_M": block}})
+            (got,) = run(graph, "propagate_regions", (x, boxes, ragged(*counts), weight, torch.tensor(50.0)))
+        assert torch.equal(got, torch.where(place[:, None] > 0, x - 1, 0)), counts
+
+
+def test_odd_boxes(graph):
+    """Flat, inverted, identical, far, infinite, NaN; with all gradients."""
+    boxes = [
+        (0, 0, 20, 20),
+        (0, 0, 20, 20),
+        (5, 5, 25, 30),
+        (9, 9, 3, 3),
+        (7, 0, 7, 9),
+        (3e38, -3e38, 3e38, 3e38),
+        (-3e38, -3e38, 3e38, 3e38),
+        (1e30, 0, 2e30, 5),
+        (0, 0, 1e-30, 1e-30),
+        (NAN, 0, 5, 5),
+        (0, 0, 5, float("inf")),
+        (2, 2, 21, 19),
+    ]
+    check(graph, Regions((len(boxes),), 3, 2, torch.tensor(boxes)))
+
+
+def test_adjacency_is_not_rounded_to_sixteen_bits(graph):
+    """What one region hears of two whose shares differ by less than bfloat16 can tell; the sum is exact in tf32."""
+    boxes = torch.tensor([[0.0, 0, 2, 2], [-300, 0, -298, 2], [-300, 0.5, -298, 2.5]])
+    x, weight = torch.tensor([[0.0], [128.0], [-128.0]]).bfloat16(), torch.zeros(5, 1, 1).bfloat16()
+    weight[0] = 1
+    (got,) = run(graph, "propagate_regions", (x, boxes, ragged(3), weight, torch.tensor(0.5)))
+    wanted = reference.region_adjacency(boxes, 0.5, torch.float64)[0, 0] @ x[:, 0].double()
+    assert 0 < wanted < 0.25 and abs(got[0, 0].double() - wanted) <= 2**-11 * 256 * 0.51
+
+
+def test_images_do_not_see_each_other(graph):
+    """Neither NaN nor infinities of x or of the upstream gradient reach another image."""
+    scene = Regions((3, 2, 4), channels=3, outputs=2)
+    wanted = {name: run(graph, name, arguments) for name, arguments in scene.calls(torch.float32).items()}
+    scene.x[3:5], scene.grad[3:5] = NAN, float("inf")
+    for name, arguments in scene.calls(torch.float32).items():
+        got = run(graph, name, arguments)[0]
+        for low, high in ((0, 3), (5, 9)):
+            assert bits_equal(got[low:high], wanted[name][0][low:high]), name
+        assert not got[3:5].isfinite().any(), name
+
+
+def test_bandwidth_has_no_gradient_where_none_is_wanted(graph):
+    *arguments, _ = Regions((4, 3), 3, 2).calls(torch.float32)["propagate_regions_backward"]
+    with_it, without = (run(graph, "propagate_regions_backward", (*arguments, flag)) for flag in (True, False))
+    assert all(map(bits_equal, with_it[:2], without[:2]))
+    assert with_it[2] != 0 and without[2] == 0
+
+
+@pytest.mark.parametrize(
+    "ptr", [(0, 9, 5), (-4, 2, 5), (5, 3, 0), (-(2**62), 2**62, 0), (7, 8, 9), (0, 5, 2**40)], ids=str
+)
+def test_unsound_ptr_stays_within_the_tensors(graph, ptr):
+    """The interpreter dies, a GPU refuses, where a kernel reads or writes far outside."""
+    scene = Regions((3, 2), channels=3, outputs=2)
+    scene.ptr = torch.tensor(ptr)
+    for name, arguments in scene.calls(torch.float32).items():
+        placed = [guarded(a, 2**33 if a is scene.ptr else NAN) if isinstance(a, Tensor) else a for a in arguments]
+        run(graph, name, tuple(placed))
+
+
 # ------------------------------------------------------------------------------------------------------ memory and bits
 
 
 def scenes() -> dict:
-    return {"propagate": Typed(4, [9, 0, 3], channels=5, outputs=3, images=2)}
+    return {
+        "propagate": Typed(4, [9, 0, 3], channels=5, outputs=3, images=2),
+        "propagate_regions": Regions((4, 0, 1, 3), channels=5, outputs=3),
+    }
 
 
 each_scene = pytest.mark.parametrize("scene", scenes().values(), ids=scenes().keys())
@@ -225,6 +395,8 @@ def test_launches_follow_from_shapes_alone():
         scene = Typed(20, [30 * images] * types, channels=4, outputs=3, images=images)
         counts.add(len(noted(module, scene, torch.bfloat16)))
     assert counts == {2}  # forward and backward
+    counts = {len(noted(module, Regions([n] * n, 4, 3), torch.bfloat16)) for n in (1, 5, 20)}
+    assert counts == {5}  # with a learned bandwidth; without it, four
 
 
 # -------------------------------------------------------------------------------------------------------- ahead of time
@@ -241,6 +413,8 @@ def test_odd_channels_and_float64_compile():
     module = load(interpret=False)
     for kernel in module.kernels(channels=1):
         types = {name: type_ for name, type_ in kernel["types"].items() if name != "channels"}
+        if types == kernel["types"]:
+            continue
         changed = {"types": types, "constexprs": kernel["constexprs"] | {"channels": 1}, "multiples_of_16": ()}
         assert here(compiled.triton_resources, TritonKernel(**(kernel | changed)), [90])
     for kernel in module.kernels(channels=24):
@@ -254,30 +428,25 @@ def test_what_is_compiled_ahead_is_what_is_launched():
     module = load(interpret=False)
     shipped, seen = module.kernels(), set()
     for dtype in (torch.float32, torch.bfloat16):
-        for scene in (Typed(4, [9, 0, 3], channels=512, outputs=512, images=2),):
-            for name, _, given, named in noted(module, scene, dtype):
-                arguments = dict(zip(getattr(module, name).arg_names, given, strict=False)) | named
-                types = {
-                    key: TRITON_NAMES[value.dtype] if isinstance(value, Tensor) else "i32"
-                    for key, value in arguments.items()
-                    if isinstance(value, Tensor) or (type(value) is int and not key.isupper() and "num_" not in key)
-                }
-                rest = {key: value for key, value in arguments.items() if key not in types}
-                for index, kernel in enumerate(shipped):
-                    options = {key: value for key, value in kernel.items() if key.startswith("num_")}
-                    whole = kernel["constexprs"] | options
-                    if (name, types, rest) == (kernel["function"].__name__, kernel["types"], whole):
-                        seen.add(index)
-                        assert all(arguments[key] % 16 == 0 for key in kernel["multiples_of_16"])
-                        break
-                else:
-                    raise AssertionError(f"{name} with {types}, {rest} is not compiled ahead")
+        scenes = Typed(4, [9, 0, 3], channels=512, outputs=512, images=2), Regions((4, 3), channels=512, outputs=512)
+        for name, _, given, named in itertools.chain(*(noted(module, scene, dtype) for scene in scenes)):
+            placed = dict(zip(getattr(module, name).arg_names, given, strict=False))
+            types = {key: TRITON_NAMES[v.dtype] if isinstance(v, Tensor) else "i32" for key, v in placed.items()}
+            for index, kernel in enumerate(shipped):
+                options = {key: value for key, value in kernel.items() if key.startswith("num_")}
+                whole = kernel["constexprs"] | options | kernel["options"]
+                if (name, types, named) == (kernel["function"].__name__, kernel["types"], whole):
+                    seen.add(index)
+                    assert all(placed[key] % 16 == 0 for key in kernel["multiples_of_16"])
+                    break
+            else:
+                raise AssertionError(f"{name} with {types}, {named} is not compiled ahead")
     assert seen == set(range(len(shipped)))
 
 
 def test_launchers_have_the_operators_signatures():
     """Parameters in the order of the schemas: they are registered as they are."""
     module = load(interpret=False)
-    for name in ("propagate", "propagate_backward"):
+    for name in ("propagate", "propagate_backward", "propagate_regions", "propagate_regions_backward"):
         wanted = [argument.name for argument in library.overload(name, "triton")._schema.arguments]
         assert list(getattr(module, name).__annotations__) == [*wanted, "return"]

@@ -154,6 +154,7 @@ library.define(
     fake=lambda x, boxes, ptr, weight, bandwidth: _like(x, x.shape[0], weight.shape[2]),
     backward=_regions_gradient,
     save=_save_regions,
+    triton=".graph.triton",
 )
 library.define(
     "propagate_regions_backward",
@@ -165,5 +166,6 @@ library.define(
         _like(weight, *weight.shape),
         _like(bandwidth),
     ),
+    triton=".graph.triton",
     public=False,
 )
