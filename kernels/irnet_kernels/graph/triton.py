@@ -133,10 +133,12 @@ def _along(x, y, kind):
 
 @triton.jit
 def _distance(x, y):
-    """sqrt(x^2 + y^2), the same bits in every kernel: what is far differs from the nearest one by few of them."""
-    far = tl.maximum(tl.abs(x), tl.abs(y)) > 1e18  # and its square may overflow
-    x, y = tl.where(far, x * 2.0**-64, x), tl.where(far, y * 2.0**-64, y)
-    square = tl.fma(x, x, y * y)
+    """sqrt(x^2 + y^2), the same bits in every kernel and for (y, x): what is far differs from the nearest by few."""
+    x, y = tl.abs(x), tl.abs(y)
+    long, short = tl.maximum(x, y), tl.minimum(x, y)
+    far = long > 1e18  # and its square may overflow
+    long, short = tl.where(far, long * 2.0**-64, long), tl.where(far, short * 2.0**-64, short)
+    square = tl.fma(long, long, short * short)
     root = tl.sqrt(square) if square.dtype == tl.float64 else tl.sqrt_rn(square)
     return tl.where(far, root * 2.0**64, root)
 
