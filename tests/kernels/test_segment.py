@@ -98,8 +98,8 @@ def test_wrong_arguments_are_named(call, message):
 @each_implementation("segment_matmul")
 @pytest.mark.parametrize("ptr", [[0, 2], [1, 3], [0, 4], [0, 5, 3]], ids=str)
 def test_ptr_that_does_not_fit_is_refused(impl, device, ptr):
-    if device != "cpu":
-        pytest.skip("on a GPU the values of ptr are not looked at")
+    if device != "cpu" or impl == "triton":
+        pytest.skip("on a GPU, and in Triton's interpreter, the values of ptr are not looked at")
     ptr = torch.tensor(ptr)
     with pytest.raises(ValueError, match=r"segment_matmul: ptr must rise from 0 to the number of regions \(3\)"):
         segment_matmul(X, M.expand(len(ptr) - 1, -1, -1), ptr, impl=impl)

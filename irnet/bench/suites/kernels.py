@@ -207,7 +207,7 @@ def segment_outer(s: Setup) -> Work:
 
 def triton_kernels() -> list[TritonKernel]:
     """Every kernel in the configurations that are launched for 512 channels."""
-    found = [load(f"irnet_kernels.{op}.triton", interpret=False).kernels() for op in ("roi", "gru", "graph")]
+    found = [load(f"irnet_kernels.{op}.triton", interpret=False).kernels() for op in ("roi", "gru", "graph", "segment")]
     return [TritonKernel(**kernel) for kernel in itertools.chain(*found)]
 
 

@@ -82,6 +82,7 @@ library.define(
     fake=lambda x, other, ptr: torch.empty((x.shape[0], other.shape[2]), dtype=x.dtype, device=x.device),
     backward=_matmul_gradient,
     save=_save,
+    triton=".segment.triton",
 )
 library.define(
     "segment_outer",
@@ -90,4 +91,5 @@ library.define(
     fake=lambda x, y, ptr: torch.empty((ptr.shape[0] - 1, x.shape[1], y.shape[1]), dtype=x.dtype, device=x.device),
     backward=_outer_gradient,
     save=_save,
+    triton=".segment.triton",
 )
