@@ -37,7 +37,7 @@ Tensor part_of(const Tensor& rows, int64_t type, int64_t types) {
 void multiply(const Tensor& sums, const Tensor& weight, Tensor out) {
     const int64_t types = weight.size(0);
     if (out.scalar_type() == at::kBFloat16) {
-        at::mm_out(out, sums, weight.reshape({-1, weight.size(2)}));
+        at::mm_out(out, sums, weight.flatten(0, 1));
         return;
     }
     for (int64_t type = 0; type < types; ++type) {
