@@ -57,7 +57,7 @@ fuzz: $(STAMP)
 	TRITON_INTERPRET=1 IRNET_FUZZ=$(or $(IRNET_FUZZ),1000) IRNET_FUZZ_SEED=$(FUZZ_SEED) \
 	  $(BIN)/python -m pytest -q $(FUZZER) -k triton
 
-FUZZER := tests/kernels/test_roi_fuzz.py
+FUZZER := $(addprefix tests/kernels/test_,roi_fuzz.py graph_fuzz.py)
 FUZZ_SEED := $(or $(IRNET_FUZZ_SEED),$(shell date +%s))
 
 # Every instruction set of this processor. A finding ends the process; the log's last line is the scene in which it did.
