@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
 TOYS = "tests/bench/toy/toy_cases.py"
-FUZZER = "tests/kernels/test_roi_fuzz.py"
+FUZZER = ["tests/kernels/test_roi_fuzz.py", "tests/kernels/test_graph_fuzz.py"]
 # In interpreters and emulators, ahead of time, per instruction set: what any CPU can test has been tested there.
 ON_GPU = "not (interpreted or roi_cuda or for_every_target or instruction_set)"
 # Without PyTorch's cache every tensor is an allocation of its own, so that a step outside it is seen.
@@ -54,7 +54,7 @@ def steps(device: str, results: Path, capability: str = "", python: str = sys.ex
     irnet = [python, "-m", "irnet.cli"]
     tests = [python, "-m", "pytest", "-q"]
     exercise = [python, "-m", "irnet.bench.exercise", "--device", device, "--dtype", "float32", "bfloat16"]
-    odd = [*tests, FUZZER, "-k", f"{kind} and not reference and (random or ptr)"]
+    odd = [*tests, *FUZZER, "-k", f"{kind} and not reference and (random or ptr)"]
     homes = [os.environ.get("CUDA_HOME", "/usr/local/cuda"), "/usr/local/cuda"]
     places = os.pathsep.join([os.environ.get("PATH", ""), *(f"{home}/bin" for home in homes)])
     sanitizer = shutil.which("compute-sanitizer", path=places)
@@ -71,8 +71,8 @@ def steps(device: str, results: Path, capability: str = "", python: str = sys.ex
     return [
         Step("build", [python, "setup.py", "build_ext", "--inplace"], 50, env=build),
         Step("info", [*irnet, "info"], 10),
-        Step("tests of kernels", [*tests, "tests/kernels", "--ignore", FUZZER, "-k", ON_GPU], 85),
-        Step("fuzzer", [*tests, FUZZER, "-k", kind], 60),
+        Step("tests of kernels", [*tests, "tests/kernels", *(f"--ignore={file}" for file in FUZZER), "-k", ON_GPU], 85),
+        Step("fuzzer", [*tests, *FUZZER, "-k", kind], 60),
         Step("tests of measurement", [*tests, "tests/bench/test_measure.py"], 20),
         Step("memcheck", sanitized("memcheck", exercise), 30, absent, UNCACHED),
         Step("memcheck of the fuzzer", sanitized("memcheck", odd), 40, absent, UNCACHED | {"IRNET_FUZZ": "30"}),
