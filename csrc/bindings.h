@@ -65,7 +65,7 @@ inline at::ScalarType number_of_sums(at::ScalarType dtype) { return dtype == at:
 
 // `ptr`, contiguous, if it says which regions belong to each of the images.
 inline const int64_t* checked_bounds(const char* name, const Tensor& ptr, int64_t images, int64_t regions) {
-    TORCH_CHECK_VALUE(ptr.dim() == 1 && ptr.size(0) == images + 1, name, ": ptr must be [B + 1]");
+    TORCH_CHECK_VALUE(ptr.dim() == 1 && images >= 0 && ptr.size(0) == images + 1, name, ": ptr must be [B + 1]");
     const int64_t* bounds = ptr.const_data_ptr<int64_t>();
     TORCH_CHECK_VALUE(bounds[0] == 0 && bounds[images] == regions && std::is_sorted(bounds, bounds + images + 1), name,
                       ": ptr must rise from 0 to the number of regions (", regions, "), got ",

@@ -19,7 +19,8 @@ namespace irnet {
 
 namespace {
 
-// So many nodes or regions are multiplied in one product: sums over edges need no more memory than for these.
+// So many nodes or regions are multiplied in one product, and sums over edges need no more memory than for these; where
+// images are multiplied whole, at least one is.
 constexpr int64_t kRows = 1024;
 
 // So many rows of filled ones are added up in one chain: sums of sums round less. Where rows without edges are among
@@ -96,7 +97,9 @@ struct Csr {
 
     Csr(const char* name, const Tensor& some_indptr, const Tensor& some_indices, const Tensor& some_values,
         int64_t nodes, int64_t types)
-        : indptr(some_indptr.contiguous()), indices(some_indices.contiguous()), values(some_values.contiguous()) {
+        : indptr(some_indptr.contiguous()),
+          indices(some_indices.contiguous()),
+          values(some_values.to(number_of_sums(some_values.scalar_type())).contiguous()) {
         const int64_t count = indices.numel(), rows = nodes * types;
         TORCH_CHECK_VALUE(indptr.numel() == rows + 1 && values.numel() == count, name,
                           ": wants indptr [T N + 1], indices [E] and values [E]");
@@ -218,14 +221,14 @@ Tensor typed_sum(const Csr& edges, const Csr& transposed, const Tensor& x, const
     return out.to(x.scalar_type());
 }
 
-void check(const Tensor& x, const Tensor& weight) {
-    TORCH_CHECK_VALUE(x.dim() == 3 && weight.dim() == 3 && weight.size(0) >= 1 && weight.size(1) == x.size(2),
-                      "propagate: wants x [B, N, D_in] and weight [T, D_in, D_out], T at least 1");
+void check(const char* name, const Tensor& x, const Tensor& weight) {
+    TORCH_CHECK_VALUE(x.dim() == 3 && weight.dim() == 3 && weight.size(0) >= 1 && weight.size(1) == x.size(2), name,
+                      ": wants x [B, N, D_in] and weight [T, D_in, D_out], T at least 1");
 }
 
 Tensor propagate_cpu(const Tensor& x, const Tensor& indptr, const Tensor& indices, const Tensor& values,
                      const Tensor& t_indptr, const Tensor& t_indices, const Tensor& t_values, const Tensor& weight) {
-    check(x, weight);
+    check("propagate", x, weight);
     const auto guard = no_autocast();
     const int64_t nodes = x.size(1), types = weight.size(0);
     return typed_sum({"propagate", indptr, indices, values, nodes, types},
@@ -236,12 +239,13 @@ std::tuple<Tensor, Tensor> propagate_backward_cpu(const Tensor& grad, const Tens
                                                   const Tensor& indices, const Tensor& values, const Tensor& t_indptr,
                                                   const Tensor& t_indices, const Tensor& t_values,
                                                   const Tensor& weight) {
-    check(x, weight);
-    check(grad, weight.mT());
-    const auto guard = no_autocast();
     const char* name = "propagate_backward";
+    check(name, x, weight);
+    TORCH_CHECK_VALUE(
+        grad.dim() == 3 && grad.size(0) == x.size(0) && grad.size(1) == x.size(1) && grad.size(2) == weight.size(2),
+        name, ": wants grad [B, N, D_out]");
+    const auto guard = no_autocast();
     const int64_t nodes = x.size(1), types = weight.size(0);
-    TORCH_CHECK_VALUE(grad.size(0) == x.size(0) && grad.size(1) == nodes, name, ": wants grad of propagate's result");
     const Tensor d_weight = at::zeros(weight.sizes(), x.options().dtype(number_of_sums(x.scalar_type())));
     const Tensor d_x = typed_sum({name, t_indptr, t_indices, t_values, nodes, types},
                                  {name, indptr, indices, values, nodes, types}, grad, weight.mT(), {x, d_weight});

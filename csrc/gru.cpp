@@ -63,6 +63,8 @@ Tensor kernel_of(const Tensor& columns, int64_t gate) {
 }
 
 cpu::Gru gru_of(const Tensor& patches, bool wide) {
+    const at::ScalarType dtype = patches.scalar_type();
+    TORCH_INTERNAL_ASSERT(dtype == (wide ? number_of_sums(dtype) : matrix_dtype(dtype)), "no kernel for ", dtype);
     return {dtype_of(patches), capability(), patches.size(1), static_cast<int>(patches.size(2)), wide};
 }
 

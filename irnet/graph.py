@@ -1,5 +1,6 @@
 """The global module: reasoning over a graph of regions and classes. Knows nothing of images or losses."""
 
+import contextlib
 import math
 
 import torch
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from irnet_kernels import EdgeSet, propagate, propagate_regions, segment_matmul, segment_outer
 from irnet_kernels.graph import REGION_TYPES
+from irnet_kernels.library import autocasting
 
 from .config import ModelConfig
 
@@ -116,11 +118,11 @@ EDGE_TENSORS = (
 def to_classes(p: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
     """P' x with the rows of P' normalised, image by image: p [R, C], x [R, D] -> [B, C, D]; zero for empty images."""
     # Shares are taken in p's own dtype: probabilities of thousands of classes vanish in float16.
-    with torch.autocast(p.device.type, enabled=False):
-        ones = p.new_ones(len(p), 1)
-        totals = segment_outer(ones, p, ptr).clamp(min=torch.finfo(p.dtype).tiny)  # [B, 1, C]
-        shares = p / segment_matmul(ones, totals, ptr)
-    return segment_outer(shares.to(x.dtype), x, ptr)
+    device = p.device.type
+    with torch.autocast(device, enabled=False) if autocasting(device) else contextlib.nullcontext():
+        totals = segment_outer(p.new_ones(len(p), 1), p, ptr)[:, 0].clamp(min=torch.finfo(p.dtype).tiny)  # [B, C]
+    image = torch.repeat_interleave(ptr.diff(), output_size=len(p))  # of every region
+    return segment_outer((p / totals[image]).to(x.dtype), x, ptr)
 
 
 def to_regions(p: Tensor, classes: Tensor, ptr: Tensor) -> Tensor:

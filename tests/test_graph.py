@@ -144,7 +144,7 @@ def test_the_gradient_is_the_dense_readings():
         assert theirs.any()
 
 
-def test_learned_geometry_starts_as_the_fixed_one_and_learns():
+def test_learned_geometry_of_fixed_values_reads_the_same_and_learns():
     fixed, learned, (state, p, boxes, ptr) = build(), build(learn_geometry=True), scene()
     learned.load_state_dict(fixed.state_dict(), strict=False)
     for layer in learned.layers:
@@ -221,6 +221,14 @@ def test_shares_of_thousands_of_classes_are_taken_exactly(dtype):
     out = to_classes(p, torch.tensor([[4.0], [8.0]], dtype=dtype), torch.tensor([0, 2]))
     assert out.dtype == dtype
     torch.testing.assert_close(out.float(), torch.full((1, 3000, 1), 7.0), rtol=2 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_shares_are_exact_under_autocast_too():
+    p = torch.tensor([[1e-8], [3e-8]]).expand(2, 3000)
+    with torch.autocast("cpu", torch.float16):
+        out = to_classes(p, torch.tensor([[4.0], [8.0]]), torch.tensor([0, 2]))
+    assert out.dtype == torch.float16
+    torch.testing.assert_close(out.float(), torch.full((1, 3000, 1), 7.0), rtol=2e-3, atol=0)
 
 
 def test_the_class_graph_is_saved_and_moves_with_the_module():

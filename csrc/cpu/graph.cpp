@@ -58,7 +58,7 @@ void make_sums(Capability capability, Channels channels, const void* from, void*
 
 // -------------------------------------------------------------------------------------------------- between regions
 
-constexpr int kSides = 4;  // the types before overlap
+constexpr int kSides = 4, kOverlap = 4;  // the types: four sides, then the overlap
 
 // Geometry is computed in double, whatever the dtype of the sums: no distance or area of floats overflows.
 struct Place {
@@ -129,7 +129,7 @@ struct Row {
             const int64_t region = &other - image.begin;
             over_sides(place, other,
                        [&](int side) { add(side, {region, image.kappa(*d, nearest[side]), *d - nearest[side]}); });
-            add(kSides, {region, iou(place, other), 0});
+            add(kOverlap, {region, iou(place, other), 0});
             ++d;
         });
     }
@@ -141,7 +141,7 @@ struct Row {
             for (const Neighbour& one : of[side]) mean += one.weight / total[side] * one.beyond;
             for (Neighbour& one : of[side]) one.weight *= (one.beyond - mean) / (bandwidth * bandwidth);
         }
-        of[kSides].clear();
+        of[kOverlap].clear();
     }
 
   private:
@@ -185,7 +185,7 @@ void aggregate_regions(const Regions& regions, Adjacency adjacency, int64_t firs
                 over_sides(other, place, [&](int side) {
                     add(side, &other - image.begin, image.kappa(d, other.nearest[side]) / other.total[side]);
                 });
-                if (shared > 0) add(kSides, &other - image.begin, shared / other.total[kSides]);
+                if (shared > 0) add(kOverlap, &other - image.begin, shared / other.total[kOverlap]);
             });
         } else {
             row.fill(image, place);
@@ -225,8 +225,10 @@ void add_edges(const Edges& edges, Channels channels, const int32_t* places, con
         const int32_t* image = places + item / edges.nodes * edges.types * edges.nodes;
         for (int64_t type = 0; type < edges.types; ++type) {
             const int64_t first = type * edges.nodes;
-            over_edges(edges, first + item % edges.nodes,
-                       [&](int64_t node, double value) { add(image[first + node], value); });
+            over_edges(edges, first + item % edges.nodes, [&](int64_t node, double value) {
+                // Without a place only if the transposed edges are not these edges' transpose.
+                if (image[first + node] >= 0) add(image[first + node], value);
+            });
         }
     });
 }

@@ -199,6 +199,19 @@ def test_isolated_nodes_and_empty_types(impl, device):
 
 
 @each_implementation("propagate")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_weights_of_edges_have_any_floating_dtype(impl, device, dtype):
+    """As after module.half(), which casts a graph's buffers, too."""
+    edges = EdgeSet.from_edges([triple((0, 1, 0.5), (2, 1, 2.0), (2, 0, 1.0))], 3)
+    cast = [t.to(dtype) if t.is_floating_point() else t for t in edges.tensors()]
+    other = EdgeSet(3, 1, *cast).to(device)
+    x = torch.tensor([[1.0], [2.0], [4.0]]).to(device).requires_grad_()
+    out = propagate(x, other, torch.ones(1, 1, 1, device=device), impl=impl)
+    assert out.tolist() == [[4.0], [8.5], [0.0]]
+    assert torch.autograd.grad(out.sum(), x)[0].tolist() == [[0.5], [0.0], [3.0]]
+
+
+@each_implementation("propagate")
 def test_a_batch_is_one_graph_per_item(impl, device):
     edges = EdgeSet.from_edges(random_edges(6, [15, 4]), 6).to(device)
     x, weight = normal(3, 6, 4).float().to(device), normal(2, 4, 5, seed=1).float().to(device)
@@ -261,6 +274,22 @@ def test_what_is_learned_has_the_gradients_of_the_definition(impl, device):
     adjacency = oracles.region_adjacency(boxes, ptr, 30.0)
     parts = [(a @ x @ w * upstream).sum() for a, w in zip(adjacency, weight, strict=True)]
     assert torch.allclose(d_scale.cpu(), torch.stack(parts), rtol=1e-10)
+
+
+@each_implementation("propagate_regions")
+def test_a_bandwidth_is_not_rounded_to_the_states_dtype(impl, device):
+    """Nor is what scales the weights: their product is rounded, once."""
+    boxes, ptr = box_grid(9, 200, step=0.25), ragged(4, 0, 5)
+    x, weight = normal(9, 3).bfloat16(), normal(5, 3, 4, seed=1).bfloat16()
+    for bandwidth in (50.0, 50.1):  # one number in bfloat16
+        learned = torch.tensor(bandwidth, device=device)
+        got = regions(impl, device, x, boxes, ptr, weight, bandwidth=learned)
+        assert bits_equal(got, regions(impl, device, x, boxes, ptr, weight, bandwidth=bandwidth))
+    scale = torch.full((5,), 1.001, device=device)
+    scaled = regions(impl, device, x, boxes, ptr, weight, scale=scale)
+    assert bits_equal(scaled, regions(impl, device, x, boxes, ptr, (weight.float() * 1.001).bfloat16()))
+    fine = regions(impl, device, x.float(), boxes, ptr, weight.float(), bandwidth=torch.tensor(50.1, device=device))
+    assert not bits_equal(fine, regions(impl, device, x.float(), boxes, ptr, weight.float(), bandwidth=50.0))
 
 
 @each_device
@@ -419,6 +448,20 @@ X, W, W5, B, P = torch.zeros(3, 4), torch.zeros(1, 4, 2), torch.zeros(5, 4, 2), 
             r"bandwidth must be a number or floating \[\]",
         ),
         (lambda: propagate_regions(X, B, P, W5, bandwidth=torch.tensor(3)), "bandwidth must be a number or floating"),
+        (
+            lambda: propagate_regions(X, B, P, W5, bandwidth=torch.ones((), device="meta")),
+            "wants one device, got .*bandw",
+        ),
+        (lambda: propagate_regions(X, B, P, W5, bandwidth=1e-50), "bandwidth must be positive, got 1e-50"),
+        (lambda: propagate_regions(X, B, P, W5, scale=torch.ones(5, device="meta")), "wants one device, got scale on"),
+        (
+            lambda: propagate_regions(X, B, P, W, scale=torch.ones(5)),
+            r"weight must be \[5, 4, D_out\], got \[1, 4, 2\]",
+        ),
+        (
+            lambda: propagate_regions(X, B, P, W5[0], scale=torch.ones(5)),
+            r"weight must be \[5, 4, D_out\], got \[4, 2\]",
+        ),
         (lambda: propagate_regions(X, B, P, W5, scale=torch.ones(4)), r"scale must be floating \[5\], got .*\[4\]"),
         (lambda: propagate_regions(X, B, P.to("meta"), W5), "propagate_regions: wants one device, got .*ptr on meta"),
         (

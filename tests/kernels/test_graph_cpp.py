@@ -54,7 +54,7 @@ def test_every_order_keeps_the_budget(shape, dtype):
 @pytest.mark.parametrize("receivers", [3000, 200])
 @pytest.mark.parametrize("senders", [3000, 200])
 def test_memory_is_one_buffer_of_sums(receivers, senders):
-    """Beyond its results a call holds no more than a [N, T D] tensor, forward and backward."""
+    """Beyond its results a call holds tensors no larger than [N, T D] in all, forward and backward."""
     nodes, types = 3000, 5
     edges = graph(nodes, types, receivers, senders, 8000)
     x, weight = normal(1, nodes, 64).float(), normal(types, 64, 64).float()
@@ -108,6 +108,18 @@ def test_sums_over_edges_do_not_depend_on_threads(dtype):
         assert all(map(bits_equal, run(1), wanted))
         twice = run(2)
         assert all(map(bits_equal, run(2), twice))
+        # With an identity for weights the sums over edges are seen as they are.
+        only = [graph(300, 1, *nodes, 2000) for nodes in ((300, 300), (40, 300), (300, 40))]
+        identity = torch.eye(48, dtype=dtype)[None]
+        sums = {}
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            sums[count] = [propagate(x, edges, identity, impl="cpp") for edges in only]
+            for kind in range(5):
+                alone = torch.zeros(5, 48, 48, dtype=dtype)
+                alone[kind] = identity[0]
+                sums[count].append(propagate_regions(heard, boxes, ptr, alone, impl="cpp"))
+        assert all(map(bits_equal, sums[1], sums[2]))
     finally:
         torch.set_num_threads(threads)
     # Matrix products are PyTorch's: how they split their sums may depend on threads, but by no more than rounding.
@@ -171,3 +183,22 @@ def test_edges_that_are_no_edge_set_are_refused(starts, indices, values):
             torch.ops.irnet.propagate.cpp(X, *edges, W)
         with pytest.raises(ValueError, match="propagate_backward: "):
             torch.ops.irnet.propagate_backward.cpp(torch.zeros(1, 3, 5), X, *edges, W)
+
+
+def test_a_transpose_of_other_edges_reads_nothing_from_outside():
+    """Few send, by the transpose; the edges name others: sums after the products find no product."""
+    edges = EdgeSet.from_edges([(torch.tensor([7, 7, 7]), torch.tensor([0, 1, 2]), torch.ones(3))], 8)
+    other = EdgeSet.from_edges([(torch.tensor([0]), torch.tensor([5]), torch.ones(1))], 8)
+    x, weight = torch.ones(1, 8, 4), torch.ones(1, 4, 4)
+    for both in ((edges, other), (other, edges)):
+        rows = both[0].tensors()[:3] + both[1].tensors()[3:]
+        out = torch.ops.irnet.propagate.cpp(x, *rows, weight)
+        assert set(out.unique().tolist()) <= {0.0, 4.0}
+
+
+def test_an_empty_ptr_is_refused():
+    nothing = torch.zeros(0, dtype=torch.int64)
+    with pytest.raises(ValueError, match="propagate_regions: ptr must be"):
+        torch.ops.irnet.propagate_regions.cpp(
+            torch.zeros(0, 3), torch.zeros(0, 4), nothing, torch.zeros(5, 3, 2), torch.tensor(50.0)
+        )

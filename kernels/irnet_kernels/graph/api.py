@@ -16,8 +16,9 @@ def propagate(x: Tensor, edges: EdgeSet, weight: Tensor, *, impl: str = "auto") 
     weight  [T, D_in, D_out], of x's dtype
     impl    "auto", or one of "cuda", "triton", "cpp", "reference"
     Returns [N, D_out] or [B, N, D_out]; differentiable once in x and weight. Under autocast both take its dtype.
-    Accumulates in float32 (float64 for float64). The formula is that of relational graph convolutions, as in Chen et
-    al., CVPR 2018, section 3.2.
+    Accumulates in float32 (float64 for float64); in 16 bits, what products take and give is rounded to the dtype: the
+    sums over edges, and the products that are added up. The formula is that of relational graph convolutions, as in
+    Chen et al., CVPR 2018, section 3.2.
 
     Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
     """
@@ -29,6 +30,7 @@ def propagate(x: Tensor, edges: EdgeSet, weight: Tensor, *, impl: str = "auto") 
         lambda: f"x must be [{edges.num_nodes}, D] or [B, {edges.num_nodes}, D], got {list(x.shape)}",
     )
     _check_weight(name, x, weight, edges.num_types)
+    library.check_floats(name, x=x, weight=weight)
     library.check_device(name, x=x, edges=edges.indptr)
     chosen = library.choose(name, impl, x.device.type)
     batch = x if x.dim() == 3 else x[None]
@@ -52,9 +54,10 @@ def propagate_regions(
     boxes      float32 [R, 4], (x1, y1, x2, y2) in image pixels
     ptr        int64 [B + 1]; image b owns the regions ptr[b]:ptr[b + 1], possibly none
     weight     [5, D_in, D_out], of x's dtype: left, right, above, below, overlap
-    bandwidth  pixels over which the influence of a region falls to 1/e; a floating tensor [] may be learned, its value
-               must be positive and is not looked at
-    scale      None, or a floating tensor [5], by which the types are multiplied; it may be learned
+    bandwidth  pixels over which the influence of a region falls to 1/e, above 0; a floating tensor [] on x's device may
+               be learned, and its value is not looked at
+    scale      None, or a floating tensor [5], by which the types' weights are multiplied before they are rounded to
+               weight's dtype; it may be learned
     impl       "auto", or one of "cuda", "triton", "cpp", "reference"
     Returns [R, D_out]; differentiable once in x, weight, bandwidth and scale. Under autocast x and weight take its
     dtype.
@@ -62,12 +65,15 @@ def propagate_regions(
     The sum over types of scale_t A_t x W_t. With kappa = exp(-|c_i - c_j| / bandwidth) of the box centres,
     A_left[i, j] = kappa where c_j is left of c_i; right, above and below likewise; A_overlap[i, j] = IoU(i, j), j != i.
     Every row of every A_t is divided by its sum (rows of zeros stay zero). Regions of different images never see each
-    other; boxes with a NaN or an infinity have no edges. Accumulates in float32 (float64 for float64). After Chen et
-    al., CVPR 2018, section 3.2.
+    other; boxes with a NaN or an infinity have no edges. A NaN in x may reach any region of its image. Accumulates in
+    float32 (float64 for float64), and rounds in 16 bits as propagate does. After Chen et al., CVPR 2018, section 3.2.
 
-    Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
+    Raises ValueError for other shapes, dtypes or devices and for a number that is no bandwidth,
+    ImplementationUnavailable where `impl` is not there. A ptr that does not rise from 0 to R is a ValueError on a CPU;
+    on a GPU it is not looked at, and regions that no image owns are not written.
     """
     name, types = "propagate_regions", len(reference.REGION_TYPES)
+    _check_weight(name, x, weight, types)
     if scale is not None:
         library.check(
             scale.shape == (types,) and scale.is_floating_point(),
@@ -80,17 +86,19 @@ def propagate_regions(
     library.check(x.dim() == 2, name, lambda: f"x must be [R, D], got {list(x.shape)}")
     library.check_ragged(name, boxes, ptr)
     library.check(len(x) == len(boxes), name, lambda: f"{len(x)} rows of x, but {len(boxes)} boxes")
-    _check_weight(name, x, weight, types)
+    library.check_floats(name, x=x, weight=weight)
+    real = library.accumulator(x.dtype)
     if isinstance(bandwidth, Tensor):
         library.check(
             bandwidth.dim() == 0 and bandwidth.is_floating_point(),
             name,
             lambda: f"bandwidth must be a number or floating [], got {bandwidth.dtype} {list(bandwidth.shape)}",
         )
-        bandwidth = bandwidth.to(library.accumulator(x.dtype))
+        bandwidth = bandwidth.to(real)
     else:
-        library.check(bandwidth > 0, name, lambda: f"bandwidth must be positive, got {bandwidth}")
-        bandwidth = torch.full((), bandwidth, dtype=library.accumulator(x.dtype), device=x.device)
+        least = torch.finfo(real).tiny
+        library.check(bandwidth >= least, name, lambda: f"bandwidth must be positive, got {bandwidth}")
+        bandwidth = torch.full((), bandwidth, dtype=real, device=x.device)
     library.check_device(name, x=x, boxes=boxes, ptr=ptr, bandwidth=bandwidth)
     chosen = library.choose(name, impl, x.device.type)
     return library.overload(name, chosen)(x, boxes, ptr, weight, bandwidth)
@@ -102,7 +110,6 @@ def _check_weight(name: str, x: Tensor, weight: Tensor, types: int) -> None:
         name,
         lambda: f"weight must be [{types}, {x.shape[-1]}, D_out], got {list(weight.shape)}",
     )
-    library.check_floats(name, x=x, weight=weight)
 
 
 def _save(ctx, inputs, output) -> None:

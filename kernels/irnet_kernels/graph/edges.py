@@ -19,6 +19,9 @@ class EdgeSet:
     transpose_indptr   int64 [T N + 1]; row t N + src holds the edges of type t out of src
     transpose_indices  int32 [E], their dst, rising within a row
     transpose_values   like values
+
+    `from_edges` makes sound ones. What is put together by hand is trusted: that indices are in range and that both
+    halves hold the same edges. Raises ValueError where indptr or transpose_indptr has another length.
     """
 
     num_nodes: int

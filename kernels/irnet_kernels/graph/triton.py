@@ -11,7 +11,7 @@ BLOCK_K: it makes a tile of the adjacency from boxes and multiplies it with rows
 stored. What a row of the adjacency is divided by, one kernel sums before; the transpose needs that of other regions.
 
 There are no atomics, nothing is read on the host. Sums go in an order that follows from the shapes and `ptr` alone.
-Whatever boxes and `ptr` hold, nothing outside the tensors is touched.
+Whatever boxes and `ptr` hold, nothing outside the tensors is touched; edges are trusted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -345,6 +345,7 @@ def propagate_backward(
         sums = _sums(grad[some], edges, len(weight))
         d_x[some].flatten(0, 1).copy_(_product(sums, stacked))
         d_weight += _product(x[some].flatten(0, 1).T, sums)
+        del sums  # before the next one is made
     return d_x, _by_type(d_weight, weight)
 
 
@@ -359,10 +360,11 @@ def propagate_regions_backward(
     grad: Tensor, x: Tensor, boxes: Tensor, ptr: Tensor, weight: Tensor, bandwidth: Tensor, bandwidth_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     graph = boxes.contiguous(), ptr.contiguous(), bandwidth
-    sums = _region_sums(*graph, MEAN=bandwidth_grad)
+    sums = _region_sums(*graph, mean=bandwidth_grad)
     products = _region_products(grad, *graph, sums, "columns").flatten(1)
     d_x = _product(products, weight.mT.flatten(0, 1)).to(x.dtype)
     d_weight = _by_type(_product(x.T, products), weight)
+    del products  # before the slopes are made
     d_bandwidth = torch.zeros_like(bandwidth)
     if bandwidth_grad:
         real = bandwidth.dtype
@@ -390,12 +392,12 @@ def _sums(x: Tensor, edges: tuple[Tensor, Tensor, Tensor], types: int) -> Tensor
     return out
 
 
-def _region_sums(boxes: Tensor, ptr: Tensor, bandwidth: Tensor, MEAN: bool = False) -> Tensor:
+def _region_sums(boxes: Tensor, ptr: Tensor, bandwidth: Tensor, mean: bool = False) -> Tensor:
     """What every row of the adjacency is divided by, and more: [COLUMNS, regions] of the bandwidth's dtype."""
     images, regions = len(ptr) - 1, len(boxes)
     sums = bandwidth.new_empty((COLUMNS.value, regions))
     if regions:
-        constants, options = _sum_constants(bandwidth.dtype, MEAN)
+        constants, options = _sum_constants(bandwidth.dtype, mean)
         grid = (regions // constants["BLOCK_M"] + images,)
         propagate_regions_sums_kernel[grid](boxes, ptr, bandwidth, sums, images, regions, **constants, **options)
     return sums

@@ -37,7 +37,8 @@ def conv_gru(inputs: Tensor, state: Tensor, weights: ConvGRUWeights, *, impl: st
     convolutions have no bias, as in the authors' code). `paste_mean` adds the result to the memory. Under autocast all
     arguments take its dtype. Accumulates in float32 (float64 for float64); r.h is rounded to the dtype, as what weights
     are multiplied with. For the gradient n and the gates are kept, one patch tensor and two small ones. An infinite
-    number may give a NaN where its neighbours' results are infinite; it reaches no other patch.
+    number may give a NaN where its neighbours' results are infinite; it reaches no other patch. In bfloat16 the gates
+    may take subnormal numbers for zero.
 
     Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
     """

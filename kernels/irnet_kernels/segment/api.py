@@ -17,7 +17,9 @@ def segment_matmul(x: Tensor, other: Tensor, ptr: Tensor, *, impl: str = "auto")
     Returns [R, N]: x[ptr[b]:ptr[b + 1]] @ other[b]. Differentiable any number of times in x and other. Under autocast
     both take its dtype. Accumulates in float32 (float64 for float64).
 
-    Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
+    Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there. A ptr
+    that does not rise from 0 to R is a ValueError on a CPU; on a GPU it is not looked at, and rows that no image owns
+    are not written.
     """
     name = "segment_matmul"
     x, other = library.autocast(x, other)
@@ -42,7 +44,9 @@ def segment_outer(x: Tensor, y: Tensor, ptr: Tensor, *, impl: str = "auto") -> T
     Returns [B, K, N]: x[ptr[b]:ptr[b + 1]].T @ y[ptr[b]:ptr[b + 1]], zero for an image without rows. Differentiable any
     number of times in x and y. Under autocast both take its dtype. Accumulates in float32 (float64 for float64).
 
-    Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
+    Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there. A ptr
+    that does not rise from 0 to R is a ValueError on a CPU; on a GPU it is not looked at, and rows that no image owns
+    count for nothing.
     """
     name = "segment_outer"
     x, y = library.autocast(x, y)
