@@ -8,7 +8,6 @@
 #include <limits>
 #include <vector>
 
-#include "cpu/vectors.h"
 #include "cpu/weighted_sum.h"
 
 namespace irnet::cpu {

@@ -3,7 +3,6 @@ compiled ahead of time where there is none. Launchers are called as they are, wi
 """
 
 import itertools
-import os
 from collections.abc import Sequence
 
 import pytest
@@ -25,6 +24,7 @@ from tests.kernels.helpers import (
     ragged,
     random_edges,
 )
+from tests.kernels.triton_modules import Noted, copy_on, guarded, load
 from tests.tools import here
 
 NAN = float("nan")
@@ -34,26 +34,11 @@ TRITON_NAMES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|overflow|divide by zero) encountered:RuntimeWarning")
 
 
-def load(interpret: bool):
-    return here(compiled.load, "irnet_kernels.graph.triton", interpret=interpret)
-
-
 @pytest.fixture(scope="module", params=["interpreted", "cuda"])
 def graph(request):
     """A fresh copy of the module with its launchers; they run on `graph.device`."""
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    if request.param == "cuda" and os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip("TRITON_INTERPRET=1: nothing is compiled in this process")
-    module = load(interpret=request.param == "interpreted")
-    module.device = "cpu" if request.param == "interpreted" else "cuda"
-    try:
-        run(module, "propagate", Typed(1, [1], 1, 1).calls(torch.float32)["propagate"])
-    except Exception as error:
-        if "only 0-dimensional arrays" in str(error):
-            pytest.skip("the interpreter of Triton 3.6 cannot loop with NumPy 2.4 (take a later Triton or NumPy 2.3)")
-        raise
-    return module
+    first = Typed(1, [1], 1, 1).calls(torch.float32)["propagate"]
+    return copy_on(request.param, "graph", lambda module: run(module, "propagate", first))
 
 
 class Typed:
@@ -145,13 +130,6 @@ def check(module, scene, dtype: torch.dtype = torch.float32) -> None:
                 assert_exact(g, e)
             else:
                 assert_within_budget(g, e, p, f"{name} {index}")
-
-
-def guarded(t: Tensor, filler: float) -> Tensor:
-    """The tensor between two zones of `filler`."""
-    whole = torch.full((t.numel() + 128,), filler, dtype=t.dtype, device=t.device)
-    whole[64 : 64 + t.numel()] = t.flatten()
-    return whole[64 : 64 + t.numel()].view(t.shape)
 
 
 # ----------------------------------------------------------------------------------------------------------- propagate
@@ -318,7 +296,7 @@ def test_unsound_ptr_stays_within_the_tensors(graph, ptr):
     scene = Regions((3, 2), channels=3, outputs=2)
     scene.ptr = torch.tensor(ptr)
     for name, arguments in scene.calls(torch.float32).items():
-        placed = [guarded(a, 2**33 if a is scene.ptr else NAN) if isinstance(a, Tensor) else a for a in arguments]
+        placed = [guarded(a, 2**33 if a is scene.ptr else NAN)[0] if isinstance(a, Tensor) else a for a in arguments]
         run(graph, name, tuple(placed))
 
 
@@ -364,16 +342,6 @@ def test_any_strides_give_the_same_bits(graph, scene):
             assert all(map(bits_equal, run(graph, name, tuple(moved)), wanted)), (name, layout)
 
 
-class Noted:
-    """A kernel that only notes how it is launched."""
-
-    def __init__(self, kernel, launches: list):
-        self.__name__, self.arg_names, self.launches = kernel.__name__, kernel.arg_names, launches
-
-    def __getitem__(self, grid):
-        return lambda *given, **named: self.launches.append((self.__name__, grid, given, named))
-
-
 def noted(module, scene, dtype: torch.dtype) -> list[tuple]:
     """The launches (kernel, grid, arguments, named arguments) of all launchers, on tensors without values: looking at
     one on the host raises."""
@@ -390,7 +358,7 @@ def noted(module, scene, dtype: torch.dtype) -> list[tuple]:
 
 def test_launches_follow_from_shapes_alone():
     """No launch more for more images, types or edges; what tensors hold is not known here (see noted)."""
-    module, counts = load(interpret=False), set()
+    module, counts = load("graph", interpret=False), set()
     for images, types in ((1, 1), (1, 4), (9, 2)):
         scene = Typed(20, [30 * images] * types, channels=4, outputs=3, images=images)
         counts.add(len(noted(module, scene, torch.bfloat16)))
@@ -403,14 +371,14 @@ def test_launches_follow_from_shapes_alone():
 
 
 def test_kernels_compile_for_every_target_without_spills():
-    for kernel in load(interpret=False).kernels():
+    for kernel in load("graph", interpret=False).kernels():
         for row in here(compiled.triton_resources, TritonKernel(**kernel)):
             assert row.spill_bytes == 0, row
 
 
 def test_odd_channels_and_float64_compile():
     """Of a single channel Triton makes a constant, the interpreter does not; 24 are no multiple of a block."""
-    module = load(interpret=False)
+    module = load("graph", interpret=False)
     for kernel in module.kernels(channels=1):
         types = {name: type_ for name, type_ in kernel["types"].items() if name != "channels"}
         if types == kernel["types"]:
@@ -425,7 +393,7 @@ def test_odd_channels_and_float64_compile():
 
 
 def test_what_is_compiled_ahead_is_what_is_launched():
-    module = load(interpret=False)
+    module = load("graph", interpret=False)
     shipped, seen = module.kernels(), set()
     for dtype in (torch.float32, torch.bfloat16):
         scenes = Typed(4, [9, 0, 3], channels=512, outputs=512, images=2), Regions((4, 3), channels=512, outputs=512)
@@ -446,7 +414,7 @@ def test_what_is_compiled_ahead_is_what_is_launched():
 
 def test_launchers_have_the_operators_signatures():
     """Parameters in the order of the schemas: they are registered as they are."""
-    module = load(interpret=False)
+    module = load("graph", interpret=False)
     for name in ("propagate", "propagate_backward", "propagate_regions", "propagate_regions_backward"):
         wanted = [argument.name for argument in library.overload(name, "triton")._schema.arguments]
         assert list(getattr(module, name).__annotations__) == [*wanted, "return"]

@@ -15,6 +15,7 @@ from irnet_kernels import ConvGRUWeights, library
 from irnet_kernels.gru import configurations, reference
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_exact, assert_within_budget, each_dtype, gru_weights, normal
+from tests.kernels.triton_modules import Noted, copy_on, guarded, load
 from tests.tools import here
 
 FORWARD = ("out", "new", "reset", "update")
@@ -23,10 +24,6 @@ SIXTEEN = {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16, "num_warps": 4, "num_sta
 # NumPy's, where the interpreter computes with infinite values, which is meant.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 each_width = pytest.mark.parametrize("wide", [False, True], ids=["narrow", "wide"])
-
-
-def load(interpret: bool):
-    return here(compiled.load, "irnet_kernels.gru.triton", interpret=interpret)
 
 
 @pytest.fixture(autouse=True)
@@ -41,19 +38,7 @@ def nothing_is_tuned(monkeypatch, tmp_path):
 @pytest.fixture(params=["interpreted", "cuda"])
 def gru(request):
     """A fresh copy of the module with its launchers; they run on `gru.device`."""
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    if request.param == "cuda" and os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip("TRITON_INTERPRET=1: nothing is compiled in this process")
-    module = load(interpret=request.param == "interpreted")
-    module.device = "cpu" if request.param == "interpreted" else "cuda"
-    try:
-        forward(module, Scene(1, 1, 1, 1).inputs(torch.float32))
-    except Exception as error:
-        if "only 0-dimensional arrays" in str(error):
-            pytest.skip("the interpreter of Triton 3.6 cannot loop with NumPy 2.4 (take a later Triton or NumPy 2.3)")
-        raise
-    return module
+    return copy_on(request.param, "gru", lambda module: forward(module, Scene(1, 1, 1, 1).inputs(torch.float32)))
 
 
 class Scene:
@@ -206,14 +191,6 @@ def test_a_nan_stays_one(gru):
 # ------------------------------------------------------------------------------------------------------ memory and bits
 
 
-def guarded(t: Tensor, filler: float) -> tuple[Tensor, Tensor]:
-    """The tensor in channels_last between two zones of `filler`; and the whole memory."""
-    zone = 64
-    whole = torch.full((t.numel() + 2 * zone,), filler, dtype=t.dtype, device=t.device)
-    packed = torch.empty(t.shape, memory_format=torch.channels_last if t.dim() == 4 else torch.contiguous_format)
-    return whole.as_strided(t.shape, packed.stride(), zone).copy_(t), whole
-
-
 @each_width
 def test_all_of_the_output_is_written_and_nothing_else(gru, monkeypatch, wide):
     """Of intermediate patches, too; other memory is NaN at first. NaN around the inputs would show in the output."""
@@ -286,14 +263,14 @@ def spilled(kernel: dict, targets) -> list:
 
 def test_kernels_compile_for_every_target_without_spills():
     """For all of them what the model launches in bfloat16; the rest, which takes long, for one: the gate takes all."""
-    for kernel in load(interpret=False).kernels():
+    for kernel in load("gru", interpret=False).kernels():
         default = "*bf16" in kernel["types"].values() and not kernel["constexprs"].get("WIDE")
         assert not spilled(kernel, compiled.TARGETS if default else [90]), kernel
 
 
 def test_products_of_tf32_and_odd_channels_compile():
     """Of a single channel Triton makes a constant, the interpreter does not; 24 are no multiple of a block."""
-    module = load(interpret=False)
+    module = load("gru", interpret=False)
     multiply = [k for k in module.kernels() if "PRECISION" in k["constexprs"] and "*bf16" not in k["types"].values()]
     assert len(multiply) == 11
     for kernel in multiply:
@@ -314,18 +291,8 @@ def test_products_of_tf32_and_odd_channels_compile():
             assert here(compiled.triton_resources, TritonKernel(**changed), [90])
 
 
-class Noted:
-    """A kernel that only notes how it is launched."""
-
-    def __init__(self, kernel, launches: list):
-        self.__name__, self.arg_names, self.launches = kernel.__name__, kernel.arg_names, launches
-
-    def __getitem__(self, grid):
-        return lambda *given, **named: self.launches.append((self.__name__, given, named))
-
-
 def noted(module, scene: Scene, dtype: torch.dtype) -> list[tuple]:
-    """The launches (kernel, arguments, named arguments) of both launchers."""
+    """The launches (kernel, grid, arguments, named arguments) of both launchers."""
     launches = []
     patches, weights = [t.to(dtype) for t in scene.patches], [w.to(dtype) for w in scene.weights]
     gates = patches[0][:, : len(weights[-1])]
@@ -338,13 +305,13 @@ def noted(module, scene: Scene, dtype: torch.dtype) -> list[tuple]:
 
 
 def test_what_is_compiled_ahead_is_what_is_launched():
-    module = load(interpret=False)
+    module = load("gru", interpret=False)
     shipped = module.kernels()
     triton_names = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
     seen = []
     for dtype in triton_names:
         for gates in (1, 512):
-            for name, given, named in noted(module, Scene(1, 512, gates, 7), dtype):
+            for name, _, given, named in noted(module, Scene(1, 512, gates, 7), dtype):
                 arguments = dict(zip(getattr(module, name).arg_names, given, strict=False)) | named
                 types = {
                     key: triton_names[value.dtype] if isinstance(value, Tensor) else "i32"
@@ -366,13 +333,13 @@ def test_what_is_compiled_ahead_is_what_is_launched():
 
 @pytest.mark.parametrize(("allowed", "wanted"), [("tf32", "tf32"), ("ieee", "ieee"), ("none", "ieee")])
 def test_float32_is_rounded_to_tf32_where_pytorch_may(allowed, wanted):
-    module = load(interpret=False)
+    module = load("gru", interpret=False)
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = allowed
     try:
         for dtype, expected in ((torch.float32, wanted), (torch.bfloat16, "ieee")):
             launches = noted(module, Scene(1, 16, 1, 2), dtype)
-            found = {named["PRECISION"] for _, _, named in launches if "PRECISION" in named}
+            found = {named["PRECISION"] for *_, named in launches if "PRECISION" in named}
             assert found == {expected}
     finally:
         torch.backends.cuda.matmul.fp32_precision = before
@@ -380,7 +347,7 @@ def test_float32_is_rounded_to_tf32_where_pytorch_may(allowed, wanted):
 
 def test_launchers_have_the_operators_signatures():
     """Parameters in the order of the schemas: they are registered as they are."""
-    module = load(interpret=False)
+    module = load("gru", interpret=False)
     for name in ("conv_gru", "conv_gru_backward"):
         wanted = [argument.name for argument in library.overload(name, "triton")._schema.arguments]
         assert list(getattr(module, name).__annotations__) == [*wanted, "return"]
@@ -398,8 +365,8 @@ def written(file, kernel="conv_gru_forward_kernel", dtype="float32", device="cpu
 def blocks() -> int:
     """BLOCK_M of the forward kernel, as a fresh copy of the module launches it."""
     configurations.tuned.cache_clear()  # as in a new process
-    launches = noted(load(interpret=False), Scene(1, 16, 1, 2), torch.float32)
-    return next(named["BLOCK_M"] for name, _, named in launches if name == "conv_gru_forward_kernel")
+    launches = noted(load("gru", interpret=False), Scene(1, 16, 1, 2), torch.float32)
+    return next(named["BLOCK_M"] for name, *_, named in launches if name == "conv_gru_forward_kernel")
 
 
 def test_tuned_files_are_read(monkeypatch, tmp_path):

@@ -3,7 +3,6 @@ of time where there is none. Launchers are called as they are, without the dispa
 """
 
 import itertools
-import os
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from irnet_kernels import library
 from irnet_kernels.roi import reference
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_exact, assert_within_budget, box_grid, each_dtype, normal, ragged
+from tests.kernels.triton_modules import Noted, copy_on, guarded, load
 from tests.tools import here
 
 INF, NAN = float("inf"), float("nan")
@@ -24,26 +24,11 @@ BORDERS = ("zero", "clamp")
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|overflow|divide by zero) encountered:RuntimeWarning")
 
 
-def load(interpret: bool):
-    return here(compiled.load, "irnet_kernels.roi.triton", interpret=interpret)
-
-
 @pytest.fixture(scope="module", params=["interpreted", "cuda"])
 def roi(request):
     """A fresh copy of the module with its launchers; they run on `roi.device`."""
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    if request.param == "cuda" and os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip("TRITON_INTERPRET=1: nothing is compiled in this process")
-    module = load(interpret=request.param == "interpreted")
-    module.device = "cpu" if request.param == "interpreted" else "cuda"
-    try:
-        run(module, "crop_resize", (torch.ones(1, 1, 1, 1), box(0, 0, 0, 0), ragged(1), 1, "zero"))
-    except Exception as error:
-        if "only 0-dimensional arrays" in str(error):
-            pytest.skip("the interpreter of Triton 3.6 cannot loop with NumPy 2.4 (take a later Triton or NumPy 2.3)")
-        raise
-    return module
+    first = torch.ones(1, 1, 1, 1), box(0, 0, 0, 0), ragged(1), 1, "zero"
+    return copy_on(request.param, "roi", lambda module: run(module, "crop_resize", first))
 
 
 def box(*corners: float) -> Tensor:
@@ -295,14 +280,6 @@ def test_what_is_not_touched_is_not_read(roi):
 # ------------------------------------------------------------------------------------------------------ memory and bits
 
 
-def guarded(t: Tensor, filler: float) -> tuple[Tensor, Tensor]:
-    """The tensor between two zones of `filler`, maps and patches in channels_last; and the whole memory."""
-    zone = 64
-    whole = torch.full((t.numel() + 2 * zone,), filler, dtype=t.dtype, device=t.device)
-    packed = torch.empty(t.shape, memory_format=torch.channels_last if t.dim() == 4 else torch.contiguous_format)
-    return whole.as_strided(t.shape, packed.stride(), zone).copy_(t), whole
-
-
 @pytest.fixture
 def zones(roi, monkeypatch):
     """Outputs lie between guard zones, and all is 77 at first; a list of what was allocated."""
@@ -403,14 +380,14 @@ def test_gradients_are_adjoints(roi):
 
 
 def test_kernels_compile_for_every_target_without_spills():
-    for kernel in load(interpret=False).kernels():
+    for kernel in load("roi", interpret=False).kernels():
         for row in here(compiled.triton_resources, TritonKernel(**kernel)):
             assert row.spill_bytes == 0, row
 
 
 def test_a_single_channel_compiles():
     """Triton makes a constant of an argument that is 1; the interpreter does not."""
-    for kernel in load(interpret=False).kernels(channels=1)[:6]:
+    for kernel in load("roi", interpret=False).kernels(channels=1)[:6]:
         constants, types = dict(kernel["constexprs"]), dict(kernel["types"])
         constants["channels"] = 1
         del types["channels"]
@@ -420,25 +397,18 @@ def test_a_single_channel_compiles():
 
 def test_what_is_compiled_ahead_is_what_is_launched(monkeypatch):
     """The launchers with 512 channels, and kernels that only note how they are launched."""
-    module, launches = load(interpret=False), []
+    module, launches = load("roi", interpret=False), []
     shipped = [(kernel["function"].__name__, kernel["constexprs"]) for kernel in module.kernels()]
     arguments = {kernel["function"].__name__: len(kernel["types"]) for kernel in module.kernels()}
 
-    class Noted:
-        def __init__(self, kernel):
-            self.name, self.arg_names = kernel.__name__, kernel.arg_names
-
-        def __getitem__(self, grid):
-            return lambda *given, **options: launches.append((self.name, given, options))
-
     for name in arguments:
-        monkeypatch.setattr(module, name, Noted(getattr(module, name)))
+        monkeypatch.setattr(module, name, Noted(getattr(module, name), launches))
     for dtype in (torch.float32, torch.bfloat16):
         for name, given in Scene((1,), channels=512, height=2, width=2, size=2).calls(dtype).items():
             getattr(module, name.split()[0])(*given)
     every = module.SCHEDULE | module.OPTIONS
     assert every["enable_fp_fusion"] is False
-    for name, given, options in launches:
+    for name, _, given, options in launches:
         assert len(given) == arguments[name]
         shipped.remove((name, {key: value for key, value in options.items() if key not in every}))
         assert every.items() <= options.items()
@@ -447,7 +417,7 @@ def test_what_is_compiled_ahead_is_what_is_launched(monkeypatch):
 
 def test_launchers_have_the_operators_signatures():
     """Parameters in the order of the schemas: they are registered as they are."""
-    module = load(interpret=False)
+    module = load("roi", interpret=False)
     for name in ("crop_resize", "crop_resize_backward", "paste_mean", "paste_mean_backward"):
         wanted = [argument.name for argument in library.overload(name, "triton")._schema.arguments]
         assert list(getattr(module, name).__annotations__) == [*wanted, "return"]

@@ -3,7 +3,6 @@ compiled ahead of time where there is none. Launchers are called as they are, wi
 """
 
 import itertools
-import os
 from collections.abc import Sequence
 
 import pytest
@@ -17,6 +16,7 @@ from irnet_kernels import library
 from irnet_kernels.segment import reference
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_exact, assert_within_budget, each_dtype, normal, ragged
+from tests.kernels.triton_modules import Noted, copy_on, guarded, load
 from tests.tools import here
 
 NAN, INF = float("nan"), float("inf")
@@ -26,26 +26,11 @@ TRITON_NAMES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 
 
-def load(interpret: bool):
-    return here(compiled.load, "irnet_kernels.segment.triton", interpret=interpret)
-
-
 @pytest.fixture(scope="module", params=["interpreted", "cuda"])
 def segment(request):
     """A fresh copy of the module with its launchers; they run on `segment.device`."""
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    if request.param == "cuda" and os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip("TRITON_INTERPRET=1: nothing is compiled in this process")
-    module = load(interpret=request.param == "interpreted")
-    module.device = "cpu" if request.param == "interpreted" else "cuda"
-    try:
-        run(module, "segment_outer", Rows((1,), 1, 1).calls(torch.float32)["segment_outer"])
-    except Exception as error:
-        if "only 0-dimensional arrays" in str(error):
-            pytest.skip("the interpreter of Triton 3.6 cannot loop with NumPy 2.4 (take a later Triton or NumPy 2.3)")
-        raise
-    return module
+    first = Rows((1,), 1, 1).calls(torch.float32)["segment_outer"]
+    return copy_on(request.param, "segment", lambda module: run(module, "segment_outer", first))
 
 
 class Rows:
@@ -202,13 +187,8 @@ def test_unsound_ptr_stays_within_the_tensors(segment, ptr):
     scene = Rows((3, 2), depth=3, width=4)
     scene.ptr = torch.tensor(ptr)
 
-    def guarded(t: Tensor, filler: float) -> Tensor:
-        whole = torch.full((t.numel() + 128,), filler, dtype=t.dtype)
-        whole[64 : 64 + t.numel()] = t.flatten()
-        return whole[64 : 64 + t.numel()].view(t.shape)
-
     for name, (a, b, bounds) in scene.calls(torch.float32).items():
-        arguments = guarded(a, NAN), guarded(b, NAN), guarded(bounds, 2**33)
+        arguments = guarded(a, NAN)[0], guarded(b, NAN)[0], guarded(bounds, 2**33)[0]
         got = run(segment, name, arguments)
         assert name != "segment_outer" or got.isfinite().all()
 
@@ -217,14 +197,14 @@ def test_unsound_ptr_stays_within_the_tensors(segment, ptr):
 
 
 def test_kernels_compile_for_every_target_without_spills():
-    for kernel in load(interpret=False).kernels():
+    for kernel in load("segment", interpret=False).kernels():
         for row in here(compiled.triton_resources, TritonKernel(**kernel)):
             assert row.spill_bytes == 0, row
 
 
 def test_products_of_tf32_odd_channels_and_float64_compile():
     """Of a single channel Triton makes a constant, the interpreter does not; 24 are no multiple of a block."""
-    module = load(interpret=False)
+    module = load("segment", interpret=False)
     for kernel in module.kernels(dtypes=(torch.float32,)):
         tf32 = kernel | {"constexprs": kernel["constexprs"] | {"PRECISION": "tf32"}}
         assert all(not row.spill_bytes for row in here(compiled.triton_resources, TritonKernel(**tf32), [80, 90]))
@@ -237,16 +217,6 @@ def test_products_of_tf32_odd_channels_and_float64_compile():
         assert here(compiled.triton_resources, TritonKernel(**(kernel | {"multiples_of_16": ()})), [90])
     for kernel in module.kernels(dtypes=(torch.float64,)):
         assert all(not row.spill_bytes for row in here(compiled.triton_resources, TritonKernel(**kernel), [80, 90]))
-
-
-class Noted:
-    """A kernel that only notes how it is launched."""
-
-    def __init__(self, kernel, launches: list):
-        self.__name__, self.arg_names, self.launches = kernel.__name__, kernel.arg_names, launches
-
-    def __getitem__(self, grid):
-        return lambda *given, **named: self.launches.append((self.__name__, grid, given, named))
 
 
 def noted(module, scene: Rows, dtype: torch.dtype) -> list[tuple]:
@@ -265,13 +235,13 @@ def noted(module, scene: Rows, dtype: torch.dtype) -> list[tuple]:
 
 def test_launches_follow_from_shapes_alone():
     """One each, for any number of images and rows; what tensors hold is not known here (see noted)."""
-    module = load(interpret=False)
+    module = load("segment", interpret=False)
     for images in (1, 5, 40):
         assert len(noted(module, Rows([images] * images, 4, 3), torch.bfloat16)) == 3
 
 
 def test_what_is_compiled_ahead_is_what_is_launched():
-    module = load(interpret=False)
+    module = load("segment", interpret=False)
     shipped, seen = module.kernels(), []
     for dtype in (torch.float32, torch.bfloat16):
         for name, _, given, named in noted(module, Rows((512, 3), 512, 512), dtype):
@@ -288,7 +258,7 @@ def test_what_is_compiled_ahead_is_what_is_launched():
 
 @pytest.mark.parametrize(("allowed", "wanted"), [("tf32", "tf32"), ("ieee", "ieee"), ("none", "ieee")])
 def test_float32_is_rounded_to_tf32_where_pytorch_may(allowed, wanted):
-    module = load(interpret=False)
+    module = load("segment", interpret=False)
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = allowed
     try:
@@ -301,7 +271,7 @@ def test_float32_is_rounded_to_tf32_where_pytorch_may(allowed, wanted):
 
 def test_launchers_have_the_operators_signatures():
     """Parameters in the order of the schemas: they are registered as they are."""
-    module = load(interpret=False)
+    module = load("segment", interpret=False)
     for name in ("segment_matmul", "segment_outer"):
         wanted = [argument.name for argument in library.overload(name, "triton")._schema.arguments]
         assert list(getattr(module, name).__annotations__) == [*wanted, "return"]
