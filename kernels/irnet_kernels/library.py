@@ -106,8 +106,11 @@ def available() -> dict[str, dict[str, list[str]]]:
 
 
 def autocasting(device: str) -> bool:
-    """Whether autocast is on for a device type; meta tensors know no autocast."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    """Whether autocast is on for a device type: meta tensors know no autocast.
+
+    torch.amp.is_autocast_available would say which do, but Dynamo cannot trace it before torch 2.12.
+    """
+    return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
 
 
 def autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
