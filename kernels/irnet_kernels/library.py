@@ -21,6 +21,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton kernels run on
 
 _library = torch.library.Library("irnet", "DEF")
 _operators: list[str] = []
+_triton_modules: dict[str, str] = {}  # of every operator that has a Triton implementation
 
 
 class ImplementationUnavailable(RuntimeError):
@@ -59,7 +60,14 @@ def define(
         )
     _library.impl(f"{name}.reference", _exactly(reference), "CompositeExplicitAutograd")
     if triton and _has_triton():
+        _triton_modules[name] = triton
         _library.impl(f"{name}.triton", _imported(triton, name), "CPU" if INTERPRETED else "CUDA")
+
+
+def register_triton_on_cpu() -> None:
+    """Let the Triton implementations take CPU tensors, too: for aot/driver.py, which compiles and launches nothing."""
+    for name, module in _triton_modules.items():
+        _library.impl(f"{name}.triton", _imported(module, name), "CPU")
 
 
 def overload(name: str, impl: str) -> Callable:
@@ -202,7 +210,7 @@ def _exists(name: str, impl: str, device: str) -> bool:
 
 def _fit(impl: str, device: str) -> bool:
     """Whether "auto" may take an implementation that exists."""
-    return not (impl == "triton" and device == "cpu" and INTERPRETED)
+    return not (impl == "triton" and device == "cpu")
 
 
 def _why(impl: str, device: str) -> str:
