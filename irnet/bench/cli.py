@@ -39,7 +39,9 @@ def _measure_options(parser: argparse.ArgumentParser, suite: str) -> None:
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), help="in place of each case's own")
     parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--without", default="", metavar="TEXT", help="no contestants whose name contains TEXT")
-    parser.add_argument("--pace-only", action="store_true", help="of the peers only the one that the gate holds time to")
+    parser.add_argument(
+        "--pace-only", action="store_true", help="of the peers only the one that the gate holds time to"
+    )
     parser.add_argument("--seconds", type=float, default=0.5, help="how long a contestant is timed in each mode")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch")

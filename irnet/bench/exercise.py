@@ -25,7 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", default="", metavar="TEXT", help="cases whose name contains TEXT come first")
     parser.add_argument("--cases", action="append", default=[], metavar="FILE", help="a Python file with further cases")
     parser.add_argument("--implementation", nargs="+", metavar="NAME", help="only these, such as cuda")
-    parser.add_argument("--shape", choices=("gate", "cpu", "cuda"), default="gate", help="a case's shape: gate is small")
+    parser.add_argument(
+        "--shape", choices=("gate", "cpu", "cuda"), default="gate", help="a case's shape: gate is small"
+    )
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["float32"])
     parser.add_argument("--profile", action="store_true", help="call twice, and switch a profiler on the second time")
     options = parser.parse_args(arguments)

@@ -64,10 +64,10 @@ def define(
         _library.impl(f"{name}.triton", _imported(triton, name), "CPU" if INTERPRETED else "CUDA")
 
 
-def register_triton_on_cpu() -> None:
-    """Let the Triton implementations take CPU tensors, too: for aot/driver.py, which compiles and launches nothing."""
+def register_triton_on_cpu(around: Callable[[str, Callable], Callable]) -> None:
+    """Let the Triton implementations take CPU tensors, too: `around(name, launcher)` is what then runs."""
     for name, module in _triton_modules.items():
-        _library.impl(f"{name}.triton", _imported(module, name), "CPU")
+        _library.impl(f"{name}.triton", around(name, _imported(module, name)), "CPU")
 
 
 def overload(name: str, impl: str) -> Callable:

@@ -1,13 +1,12 @@
-"""Triton's real way from a launch to machine code, with a driver that launches nothing: the binder, the specialisation of
-arguments, the compiler and its cache are Triton's own, the GPU is not there. What a kernel should have written stays
-whatever it was.
+"""Triton's real way from a launch to machine code, with a driver that launches nothing: the binder, the specialisation
+of arguments, the compiler and its cache are Triton's own, the GPU is not there.
 
     python -m irnet_kernels.aot.driver MODULE [ARGUMENT ...]
 
 runs a module as `python -m` does, with the Triton implementations taking CPU tensors, and prints how much was launched.
-The cache in TRITON_CACHE_DIR then serves a machine with such a GPU, with the same Python, PyTorch and Triton, and under
-the same absolute path, which the cache's own files name. `pytest -p irnet_kernels.aot.driver` does the same in every
-worker of a test run.
+What a kernel should have written stays whatever it was. With `pytest -p irnet_kernels.aot.driver` the reference answers
+after every launch, so that tests go on to their last one. The cache in TRITON_CACHE_DIR then serves a machine with such
+a GPU, with the same Python, PyTorch and Triton, and under the same absolute path, which the cache's own files name.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,10 +40,11 @@ class Launches(list[Launch]):
         return f"{len(self)} launches of {len({launch.kernel for launch in self})} kernels"
 
 
-def install(capability: int = CAPABILITY) -> Launches:
+def install(capability: int = CAPABILITY, answer: bool = False) -> Launches:
     """Make the driver Triton's own in this process, once and for good; returns the list to which it notes launches.
 
     capability  that kernels are compiled for: 90 for sm_90
+    answer      give the reference's result in place of what was not computed
     Raises RuntimeError where Triton interprets, which compiles nothing; AssertionError is raised by a launch whose grid
     no GPU takes.
     """
@@ -96,14 +96,21 @@ def install(capability: int = CAPABILITY) -> Launches:
         def get_active_torch_device(self):
             return torch.device("cpu")
 
+    def around(name: str, launcher: Callable) -> Callable:
+        def run(*arguments):
+            result = launcher(*arguments)
+            return library.overload(name, "reference")(*arguments) if answer else result
+
+        return run
+
     driver.set_active(Driver())
-    library.register_triton_on_cpu()
+    library.register_triton_on_cpu(around)
     return launches
 
 
 def pytest_configure(config) -> None:
     """pytest's hook: the driver is there before a test module is imported."""
-    install()
+    install(answer=True)
 
 
 @contextlib.contextmanager
