@@ -54,7 +54,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended: a word or two, its seconds, and those of all processors, which tell what another machine needs."""
+    """How a step ended: a word or two, its seconds, those of all processors together, and its limit."""
 
     name: str
     words: str
