@@ -101,6 +101,12 @@ def _convolved(
 
     source [regions, size, size, channels], weight [outputs, 3, 3, channels]; rows and columns beyond the last repeat it
     """
+    # Where the dtype is the accumulator's own, the order of a sum shows: each convolution has one of its own, as in the
+    # reference. In 16 bits it does not, and a second accumulator would cost a tile's worth of registers.
+    OWN: tl.constexpr = source.dtype.element_ty == total.dtype
+    before = total
+    if OWN:
+        total = tl.zeros_like(before)
     top, left = tl.maximum(y - 1, 0), tl.maximum(x - 1, 0)
     across = tl.minimum(x + 1, size - 1) - left + 1
     taps = (tl.minimum(y + 1, size - 1) - top + 1) * across
@@ -115,7 +121,7 @@ def _convolved(
         a = _load(sources + ((v * size + w) * channels + first), inside[None, :], EVEN)
         b = _load(weights + (((v - y + 1) * 3 + w - x + 1) * channels + first), inside[:, None], EVEN)
         total = _dot(a, b, total, PRECISION)
-    return total
+    return before + total if OWN else total
 
 
 @triton.jit
@@ -279,11 +285,11 @@ def conv_gru_update_backward_kernel(
         pre = g * u * (n > 0).to(REAL)
         sums = tl.program_id(0).to(tl.int64) * channels + column
         tl.store(pre_new + at, _rounded(pre, pre_new.dtype.element_ty), mask=wanted)
-        tl.store(new_sums + sums, tl.sum(pre, 0), mask=column < channels)
+        tl.store(new_sums + sums, tl.sum(pre.to(new_sums.dtype.element_ty), 0), mask=column < channels)
         if WIDE:
             pre = g * (n - h) * u * (1 - u)
             tl.store(gates + at + (row + 1)[:, None] * channels, _rounded(pre, gates.dtype.element_ty), mask=wanted)
-            tl.store(gate_sums + sums, tl.sum(pre, 0), mask=column < channels)
+            tl.store(gate_sums + sums, tl.sum(pre.to(gate_sums.dtype.element_ty), 0), mask=column < channels)
         else:
             total += tl.sum(g * (n - h), 1)
     if not WIDE:
@@ -310,7 +316,7 @@ def conv_gru_reset_backward_kernel(
             pre = d_reset * r * (1 - r)
             sums = tl.program_id(0).to(tl.int64) * channels + column
             tl.store(gates + at + row[:, None] * channels, _rounded(pre, gates.dtype.element_ty), mask=wanted)
-            tl.store(gate_sums + sums, tl.sum(pre, 0), mask=column < channels)
+            tl.store(gate_sums + sums, tl.sum(pre.to(gate_sums.dtype.element_ty), 0), mask=column < channels)
         else:
             total += tl.sum(d_reset, 1)
     if not WIDE:
@@ -543,13 +549,17 @@ def _launch(kernel, tensors, *, regions: int, channels: int, size: int, outputs:
 
 
 def _launch_rows(kernel, tensors, *, sums: int, regions: int, channels: int, size: int, WIDE: bool) -> list[Tensor]:
-    """Run a kernel whose programs have some rows of memory each. Sums per channel of what it computes, in order."""
-    like, rows, real = (tensors[0].dtype, tensors[0].device), regions * size * size, accumulator(tensors[0].dtype)
+    """Run a kernel whose programs have some rows of memory each. Sums per channel of what it computes, in order.
+
+    Of 16 bits a program adds its rows in float32; of float32 in float64, as a bias is the small rest of large terms.
+    """
+    like, rows = (tensors[0].dtype, tensors[0].device), regions * size * size
+    dtype = torch.float32 if like[0].itemsize == 2 else torch.float64
     constants, options = _constants(kernel, like, channels, channels, WIDE=WIDE)
     programs = triton.cdiv(rows, constants["BLOCK_M"])
     # The last ones are those of wide gates.
     sizes = [programs] * (sums if WIDE else sums - 1) + [0] * (not WIDE)
-    parts = [tensors[0].new_empty((count, channels), dtype=real) for count in sizes]
+    parts = [tensors[0].new_empty((count, channels), dtype=dtype) for count in sizes]
     kernel[(programs,)](*tensors, *parts, rows=rows, channels=channels, **constants, **options)
     return [part.sum(0, dtype=torch.float64) for part in parts]
 
@@ -603,9 +613,8 @@ def kernels(channels: int = 512) -> list[dict]:
             (conv_gru_weight_backward_kernel, {"TAPS": 1}, GATE_COLUMNS.value),
         ):
             constants, options = _constants(kernel, (dtype, torch.device("cpu")), outputs, channels, 7, **flags)
-            others = dict.fromkeys(sizes, "i32") | dict.fromkeys(
-                ("d_product", "parts", "new_sums", "gate_sums"), "*fp32"
-            )
+            others = dict.fromkeys(sizes, "i32") | dict.fromkeys(("d_product", "parts"), "*fp32")
+            others |= dict.fromkeys(("new_sums", "gate_sums"), "*fp32" if dtype.itemsize == 2 else "*fp64")
             if "forward" in kernel.__name__:
                 others |= {"reset": "*fp32", "update": "*fp32"}
             if "rows" in kernel.arg_names and flags is narrow:
