@@ -18,21 +18,17 @@ from .errors import InputError
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    for at, (word, following) in enumerate(pairwise(words)):
-        if word == "--resume" and "=" in following and not os.path.exists(following):
-            words[at] = "--resume=auto"  # argparse would take KEY=VALUE for the PATH
-    parser = _parser(words)
-    options, rest = parser.parse_known_args(words)
-    if rest:  # argparse takes KEY=VALUE words from one place only; here they may stand between options
-        if not hasattr(options, "overrides") or any(word.startswith("-") or "=" not in word for word in rest):
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        options.overrides += rest
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        options = _options(sys.argv[1:] if arguments is None else list(arguments))
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         return options.run(options) or 0
     except InputError as error:
         print(f"irnet: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        print("irnet: torch: is not installed; pip install torch", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,6 +39,20 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+
+
+def _options(words: list[str]) -> argparse.Namespace:
+    """The command line as options; argparse ends the program where it is wrong."""
+    for at, (word, following) in enumerate(pairwise(words)):
+        if word == "--resume" and "=" in following and not os.path.exists(following):
+            words[at] = "--resume=auto"  # argparse would take KEY=VALUE for the PATH
+    parser = _parser(words)
+    options, rest = parser.parse_known_args(words)
+    if rest:  # argparse takes KEY=VALUE words from one place only; here they may stand between options
+        if not hasattr(options, "overrides") or any(word.startswith("-") or "=" not in word for word in rest):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.overrides += rest
+    return options
 
 
 def _demo(options: argparse.Namespace) -> None:
