@@ -20,7 +20,7 @@ from tests.tools import here
 
 FORWARD = ("out", "new", "reset", "update")
 BACKWARD = ("d_inputs", "d_state", *ConvGRUWeights._fields)
-SIXTEEN = {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16, "num_warps": 4, "num_stages": 2}
+SIXTEEN = {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16, "DESCRIPTORS": 0, "num_warps": 4, "num_stages": 2}
 # NumPy's, where the interpreter computes with infinite values, which is meant.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 each_width = pytest.mark.parametrize("wide", [False, True], ids=["narrow", "wide"])
@@ -103,10 +103,10 @@ def check(gru, scene: Scene, dtype: torch.dtype = torch.float32, only_forward: b
             assert_within_budget(result, exact[name], plain[name], name)
 
 
-def small_blocks(gru, monkeypatch) -> None:
+def small_blocks(monkeypatch, **changes) -> None:
     """Several blocks of everything, with few regions and channels."""
     sizes = {
-        name: {bytes_: {key: SIXTEEN[key] for key in wanted} for bytes_, wanted in dtypes.items()}
+        name: {bytes_: {key: (SIXTEEN | changes)[key] for key in wanted} for bytes_, wanted in dtypes.items()}
         for name, dtypes in configurations.CONFIGURATIONS.items()
     }
     monkeypatch.setattr(configurations, "CONFIGURATIONS", sizes)
@@ -148,8 +148,74 @@ def test_narrow_gates_of_patches_that_fill_a_program(gru):
 
 @each_width
 def test_several_blocks_of_everything(gru, monkeypatch, wide):
-    small_blocks(gru, monkeypatch)
+    small_blocks(monkeypatch)
     check(gru, Scene(18, 20, 20, 1) if wide else Scene(18, 20, 1, 2))
+
+
+def described(gru, monkeypatch) -> list:
+    """The tiles of the descriptors that the launchers make from here on."""
+    made, descriptor = [], gru.TensorDescriptor
+
+    def noted_descriptor(base, shape, strides, tile):
+        made.append(tile)
+        return descriptor(base, shape, strides, tile)
+
+    monkeypatch.setattr(gru, "TensorDescriptor", noted_descriptor)
+    return made
+
+
+@each_width
+@pytest.mark.parametrize("size", [(18, 32, 1), (1, 16, 2)], ids=lambda s: "R{}-C{}-P{}".format(*s))
+def test_descriptors_give_the_same_bits(gru, monkeypatch, wide, size):
+    """Tiles end at the last region, and meet the edges of patches."""
+    regions, channels, cells = size
+    scene, got = Scene(regions, channels, channels if wide else 1, cells), []
+    made = described(gru, monkeypatch)
+    for descriptors in (0, 1):
+        small_blocks(monkeypatch, DESCRIPTORS=descriptors)
+        assert not made
+        got.append(forward(gru, scene.inputs(torch.bfloat16)) | backward(gru, scene.kept(torch.bfloat16)))
+    assert len(made) == (24 if wide else 16)  # the operands of all convolutions and gradients of weights
+    for name, result in got[0].items():
+        assert bits_equal(result, got[1][name]), name
+
+
+@each_width
+def test_wide_tiles_are_stored_in_parts(gru, wide):
+    check(gru, Scene(1, 130, 130 if wide else 1, 1), torch.bfloat16)
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(17, torch.bfloat16), (20, torch.float16), (16, torch.float32)])
+def test_what_no_descriptor_serves_is_computed_without(gru, monkeypatch, channels, dtype):
+    """Rows of the weights' gradient are long enough to have some with 16 bits and 24, not with 17 or 20 channels."""
+    small_blocks(monkeypatch, DESCRIPTORS=1)
+    made = described(gru, monkeypatch)
+    check(gru, Scene(2, channels, 1, 2), dtype)
+    assert not made
+
+
+def test_a_base_that_is_not_aligned_gets_no_descriptor(gru, monkeypatch):
+    small_blocks(monkeypatch, DESCRIPTORS=1)
+    x, h, weights = placed(Scene(2, 16, 1, 2).inputs(torch.bfloat16), lambda t: t.to(gru.device))
+    wanted = gru.conv_gru(x, h, weights)
+    packed, whole = guarded(x, 0)
+    moved = whole.roll(1).as_strided(x.shape, packed.stride(), packed.storage_offset() + 1)
+    made = described(gru, monkeypatch)
+    got = gru.conv_gru(moved, h, weights)
+    assert not made
+    assert all(map(bits_equal, got, wanted))
+
+
+@each_width
+def test_wide_offsets_give_the_same_bits(gru, monkeypatch, wide):
+    """Of tiles that span 2^31 elements and more."""
+    small_blocks(monkeypatch)
+    scene, got = Scene(17, 4, 4 if wide else 1, 1), []
+    for most in (gru.MOST_OFFSET, 0):
+        monkeypatch.setattr(gru, "MOST_OFFSET", most)
+        got.append(forward(gru, scene.inputs(torch.float32)) | backward(gru, scene.kept(torch.float32)))
+    for name, result in got[0].items():
+        assert bits_equal(result, got[1][name]), name
 
 
 def test_large_patches_take_the_way_of_wide_gates(gru, monkeypatch):
@@ -218,7 +284,7 @@ def test_all_of_the_output_is_written_and_nothing_else(gru, monkeypatch, wide):
 
 @each_width
 def test_a_patch_does_not_depend_on_the_batch(gru, monkeypatch, wide):
-    small_blocks(gru, monkeypatch)
+    small_blocks(monkeypatch)
     x, h, weights = Scene(18, 3, 3 if wide else 1, 2).inputs(torch.bfloat16)
     together = forward(gru, (x, h, weights))
     for one in (0, 15, 17):
@@ -399,6 +465,7 @@ def test_tuned_files_are_read(monkeypatch, tmp_path):
         ({"BLOCK_M": "16"}, "BLOCK_M cannot be '16'"),
         ({"BLOCK_M": 24}, "BLOCK_M cannot be 24"),
         ({"num_stages": 0}, "num_stages cannot be 0"),
+        ({"DESCRIPTORS": 2}, "DESCRIPTORS cannot be 2"),
         ({"num_warps": True}, "num_warps cannot be True"),
     ],
     ids=str,
