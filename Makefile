@@ -24,7 +24,8 @@ TROUBLE = $(shell \
     (*) echo "$(PYTHON) is Python $(VERSION), irnet needs 3.11, 3.12 or 3.13: name one, as in make PYTHON=python3.12" ;; \
   esac)
 
-.PHONY: help demo test lint fuzz sanitize cuda-build cuda-extension regress baseline bench measure speed gpu-check clean
+.PHONY: help demo test lint fuzz sanitize cuda-build cuda-extension compat \
+  compat-tests gpu-prepare gpu-pack gpu-check regress baseline bench measure report speed clean
 help:
 	@echo "make demo    write a small report of the program at work to runs/demo"
 	@echo "make test    run the tests"
@@ -32,11 +33,14 @@ help:
 	@echo "make fuzz    a thousand random cases of the operators, others on every run"
 	@echo "make sanitize  the tests of the C++ kernels under the sanitizers of addresses and of undefined behaviour"
 	@echo "make cuda-build  compile and link the extension with CUDA for all architectures; needs nvcc, but no GPU"
+	@echo "make compat  the operators' tests with the oldest PyTorch promised and with that of a machine with an H100"
 	@echo "make regress hold memory, launches, instructions and registers against benchmarks/baseline.json"
 	@echo "make baseline  take what is measured here as the baseline, and show the change"
 	@echo "make bench   measure everything on the CPU; write benchmarks/results, the report and the README's tables"
+	@echo "make report  write the report and the README's tables from the records in benchmarks/results"
 	@echo "make speed   time the operators and the model with pytest-benchmark, and keep the history in .benchmarks"
-	@echo "make gpu-check  build, tests, fuzzer, sanitizer, gate and benchmarks on a GPU; installs nothing"
+	@echo "make gpu-prepare  build the extension and fill a Triton cache for gpu-check, in build/gpu; needs nvcc, but no GPU"
+	@echo "make gpu-check  the first minutes on a GPU: OUT=FOLDER CALL=1, then CALL=2; installs nothing"
 	@echo "make clean   remove $(VENV) and all that was built; runs/ stays"
 	@echo "All but gpu-check first make $(VENV) with the versions of constraints.txt. PYTHON=python3.12 chooses the interpreter."
 
@@ -97,6 +101,29 @@ raise SystemExit(f"not registered: {', '.join(absent)}" if absent else print("re
 endef
 export CUDA_CHECK
 
+# Python 3.12 is what the machine with the GPU has. Each environment is of its own and takes about 4 GB.
+PYTHON312 ?= python3.12
+
+compat:
+	$(MAKE) VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt PYTHON=$(PYTHON312) compat-tests
+	$(MAKE) VENV=.venv-gpu CONSTRAINTS=constraints-gpu.txt PYTHON=$(PYTHON312) compat-tests
+
+# The extension of the tree stays as it is.
+COMPAT = build/compat$(VENV)
+compat-tests: $(READY)
+	$(PIP) install -c $(CONSTRAINTS) numpy pytest pytest-xdist hypothesis
+	rm -rf $(COMPAT)/lib
+	FORCE_CUDA=0 IRNET_REQUIRE_EXT=1 $(BIN)/python setup.py -q build \
+	  --build-base $(COMPAT) --build-temp $(COMPAT)/temp --build-lib $(COMPAT)/lib
+	$(BIN)/python -m pytest -q -n auto -o pythonpath="$(COMPAT)/lib ." tests/kernels
+
+gpu-prepare:
+	$(MAKE) VENV=.venv-gpu CONSTRAINTS=constraints-gpu.txt PYTHON=$(PYTHON312) gpu-pack
+
+gpu-pack: $(READY)
+	$(PIP) install -c $(CONSTRAINTS) numpy pytest pytest-xdist hypothesis Pillow PyYAML safetensors tqdm matplotlib
+	$(BIN)/python benchmarks/gpu_prepare.py pack
+
 # The toys are test-only kernels: they prove on this machine that the gate catches what it is there for.
 GATE = $(BIN)/irnet bench gate --cases tests/bench/toy/toy_cases.py
 
@@ -121,15 +148,18 @@ measure: $(STAMP)
 	  --without torch.compile --output $(RESULTS)/cpu.jsonl
 	$(REPORT)
 
+report: $(STAMP)
+	$(REPORT)
+
 speed: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks/test_speed.py --benchmark-autosave --benchmark-compare \
 	  --benchmark-columns=median,iqr,rounds --benchmark-warmup=off
 
 gpu-check:
-	$(PYTHON) benchmarks/gpu_check.py
+	$(PYTHON) benchmarks/gpu_check.py --out $(or $(OUT),runs/gpu-check) --call $(or $(CALL),1)
 
 clean:
-	rm -rf $(VENV) .venv-peers build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .venv-peers .venv-gpu .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
 	rm -f kernels/irnet_kernels/*.so
 	find irnet kernels tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 

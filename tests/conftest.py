@@ -52,6 +52,30 @@ for line in sys.stdin:
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--failures", type=Path, metavar="FILE", help="print failures, and write their ids, as they come")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    file = config.getoption("--failures")
+    if file and not hasattr(config, "workerinput"):  # pytest-xdist's workers report to the one process that writes
+        config.pluginmanager.register(Failures(file))
+
+
+class Failures:
+    """Tells of every failure as it comes, so that a run which is ended has told of those before its end."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        file.write_text("")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            print(f"\nFAILED {report.nodeid}\n{report.longreprtext}", flush=True)
+            with open(self.file, "a") as file:
+                print(report.nodeid, file=file)
+
+
 class Process:
     """One `irnet` process; `out` and `err` are what it has written so far."""
 

@@ -21,11 +21,12 @@ def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
     for suite in (*SUITES, "all"):
         _measure_options(command(suite, _measure, f"measure {abouts[suite]}"), suite)
 
-    from . import compare, gate, report
+    from . import compare, gate, machine_code, report
 
     compare.add_arguments(command("compare", compare.run, "hold one file of records against another"))
     report.add_arguments(command("report", report.run, "write records as an HTML page and as Markdown tables"))
     gate.add_arguments(command("gate", gate.run, "hold what does not wobble against the committed baselines"))
+    machine_code.add_arguments(command("machine-code", machine_code.run, "read what compiled kernels consist of"))
 
 
 def _measure_options(parser: argparse.ArgumentParser, suite: str) -> None:
@@ -39,6 +40,9 @@ def _measure_options(parser: argparse.ArgumentParser, suite: str) -> None:
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), help="in place of each case's own")
     parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--without", default="", metavar="TEXT", help="no contestants whose name contains TEXT")
+    parser.add_argument(
+        "--pace-only", action="store_true", help="of the peers only the one that the gate holds time to"
+    )
     parser.add_argument("--seconds", type=float, default=0.5, help="how long a contestant is timed in each mode")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch")
@@ -66,6 +70,7 @@ def _measure(options: argparse.Namespace) -> int:
         modes=options.mode,
         seconds=options.seconds,
         without=options.without,
+        pace_only=options.pace_only,
         seed=options.seed,
         fresh=options.fresh,
     )

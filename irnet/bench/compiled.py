@@ -12,6 +12,7 @@ import contextlib
 import functools
 import importlib.util
 import io
+import math
 import os
 import re
 import shutil
@@ -25,8 +26,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from .occupancy import occupancy
+
 FRAME = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
 NOP = 0x918  # the opcode, the lowest 12 bits of an instruction
+SIZED, THREADS = 4, (0x05, 0x10)  # a format and two attributes of .nv.info: at most, or exactly so many threads
+NO_CONTENT = 8  # the type of an ELF section that only takes memory
 TARGETS = (80, 90, 100)  # compute capabilities; Triton compiles 90 and 100 as sm_90a and sm_100a
 
 
@@ -77,6 +82,7 @@ class Resources:
     stack_bytes   of a thread's stack frame; spills live there, too
     instructions  of the machine code, whether executed or not
     version       of what compiled it: "triton 3.7.1", "nvcc 13.0"
+    block_warps   of a block: the most that the kernel may be launched with, None where nothing bounds them
     A device function that is not inlined has a row without registers and instructions: they count with its callers'.
     """
 
@@ -89,19 +95,35 @@ class Resources:
     stack_bytes: int
     instructions: int | None
     version: str
+    block_warps: int | None = None
+
+    @property
+    def sm_warps(self) -> int | None:
+        """Warps that a multiprocessor keeps at a time, as far as they follow from the other figures."""
+        if self.registers is None or self.block_warps is None:
+            return None
+        return occupancy(int(self.target[3:]), self.registers, self.shared_bytes, self.block_warps).warps
 
     def figures(self) -> dict[str, int]:
-        """The numbers, by name."""
+        """The numbers that the gate holds, by name."""
         names = ("registers", "shared_bytes", "spill_bytes", "stack_bytes", "instructions")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
+@dataclass(frozen=True)
+class Binary:
+    """A compiled file for one target: its bytes, and its kernels' rows by the names that they have in it."""
+
+    cubin: bytes
+    rows: Mapping[str, Resources]
+
+
 def table(rows: Iterable[Resources]) -> str:
     """The rows as aligned text."""
-    names = [f.name for f in fields(Resources)]
+    names = [*(f.name for f in fields(Resources)), "sm_warps"]
     cells = [names, *(["-" if (v := getattr(row, n)) is None else str(v) for n in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numbers = [name in ("registers", "instructions") or name.endswith("_bytes") for name in names]
+    numbers = [name in ("registers", "instructions") or name.endswith(("_bytes", "_warps")) for name in names]
     lines = ([c.rjust(w) if n else c.ljust(w) for c, w, n in zip(r, widths, numbers, strict=True)] for r in cells)
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
@@ -151,6 +173,11 @@ def load(where: str | os.PathLike, interpret: bool) -> types.ModuleType:
 
 def triton_resources(kernel: TritonKernel, targets: Iterable[int] = TARGETS) -> list[Resources]:
     """Compile for each target, with no GPU; Triton's cache is left alone. Raises NotHere where there is no Triton."""
+    return [row for binary in triton_binaries(kernel, targets) for row in binary.rows.values()]
+
+
+def triton_binaries(kernel: TritonKernel, targets: Iterable[int] = TARGETS) -> Iterator[Binary]:
+    """What a kernel compiles to for each target, as triton_resources does it."""
     triton, version = _triton(), triton_version()
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -162,7 +189,6 @@ def triton_resources(kernel: TritonKernel, targets: Iterable[int] = TARGETS) -> 
         raise ValueError(f"{kernel}: {', '.join(sorted(unknown))} must be an argument with a type or a value")
     multiples = [n for n, type_ in kernel.types.items() if type_.startswith("*") or n in kernel.multiples_of_16]
     attributes = {(function.arg_names.index(name),): [["tt.divisibility", 16]] for name in multiples}
-    rows = []
     for target in targets:
         log = io.StringIO()
         with tempfile.TemporaryDirectory() as cache, triton.knobs.cache.scope(), triton.knobs.nvidia.scope():
@@ -174,12 +200,12 @@ def triton_resources(kernel: TritonKernel, targets: Iterable[int] = TARGETS) -> 
                     target=GPUTarget("cuda", target, 32),
                     options={"num_warps": kernel.num_warps, "num_stages": kernel.num_stages, **kernel.options},
                 )
-        found = _rows(log.getvalue(), binary.asm["cubin"], "triton", f"sm_{target}", version)
-        for row in found:
+        cubin, rows = binary.asm["cubin"], {}
+        for row in _rows(log.getvalue(), cubin, "triton", f"sm_{target}", version):
             name = str(kernel) if row.registers is not None else f"{row.kernel} in {kernel}"
             shared = row.shared_bytes + (binary.metadata.shared if row.registers is not None else 0)
-            rows.append(replace(row, kernel=name, shared_bytes=shared))
-    return rows
+            rows[row.kernel] = replace(row, kernel=name, shared_bytes=shared)
+        yield Binary(cubin, rows)
 
 
 def _triton() -> types.ModuleType:
@@ -266,7 +292,12 @@ def nvcc_version() -> str:
 
 def cuda_resources(source: CudaSource, targets: Iterable[int] = TARGETS) -> list[Resources]:
     """Compile for each target, with no GPU. Raises NotHere where there is no nvcc."""
-    compiler, version, rows = nvcc(), nvcc_version(), []
+    return [row for binary in cuda_binaries(source, targets) for row in binary.rows.values()]
+
+
+def cuda_binaries(source: CudaSource, targets: Iterable[int] = TARGETS) -> Iterator[Binary]:
+    """What a source compiles to for each target, as cuda_resources does it."""
+    compiler, version = nvcc(), nvcc_version()
     with tempfile.TemporaryDirectory() as folder:
         for target in targets:
             binary = Path(folder) / f"{target}.cubin"
@@ -274,9 +305,9 @@ def cuda_resources(source: CudaSource, targets: Iterable[int] = TARGETS) -> list
             done = subprocess.run([*command, "-o", str(binary), str(source.path)], capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(f"{' '.join(command)} {source.path}:\n{done.stderr}")
-            found = _rows(done.stderr, binary.read_bytes(), "nvcc", f"sm_{target}", version)
-            rows += [replace(row, kernel=_readable(row.kernel)) for row in found]
-    return rows
+            cubin = binary.read_bytes()
+            rows = _rows(done.stderr, cubin, "nvcc", f"sm_{target}", version)
+            yield Binary(cubin, {row.kernel: replace(row, kernel=_readable(row.kernel)) for row in rows})
 
 
 def nvcc() -> str:
@@ -307,7 +338,7 @@ def _readable(name: str) -> str:
 
 def _rows(log: str, cubin: bytes, source: str, target: str, version: str) -> list[Resources]:
     """From what `ptxas -v` says and the machine code, functions in the order of their names."""
-    instructions = _instructions(cubin)
+    instructions, warps = _instructions(cubin), _block_warps(cubin)
     rows = []
     # "Compiling entry function 'k' for 'sm_80'", or nothing; "Function properties for k"; a line with stack and spills;
     # for an entry "Used 16 registers, used 1 barriers, 512 bytes smem".
@@ -327,6 +358,7 @@ def _rows(log: str, cubin: bytes, source: str, target: str, version: str) -> lis
                 stack_bytes=stack,
                 instructions=instructions.get(name),
                 version=version,
+                block_warps=warps.get(name),
             )
         )
     if not rows:
@@ -336,13 +368,36 @@ def _rows(log: str, cubin: bytes, source: str, target: str, version: str) -> lis
 
 def _instructions(cubin: bytes) -> dict[str, int]:
     """Machine instructions of every function in an ELF file for a GPU, without the NOPs that pad it."""
-    table, size, count, names = struct.unpack_from("<Q10xHHH", cubin, 0x28)
-    sections = [struct.unpack_from("<I20xQQ", cubin, table + i * size) for i in range(count)]
     found = {}
-    for name, start, length in sections:
-        begin = sections[names][1] + name
-        title = cubin[begin : cubin.index(b"\0", begin)].decode()
+    for title, content in _sections(cubin):
         if title.startswith(".text."):
-            words = struct.unpack_from("<" + "QQ" * (length // 16), cubin, start)  # 128 bits each, from sm_70 on
+            words = struct.unpack("<" + "QQ" * (len(content) // 16), content)  # 128 bits each, from sm_70 on
             found[title.removeprefix(".text.")] = sum(word & 0xFFF != NOP for word in words[::2])
     return found
+
+
+def _block_warps(cubin: bytes) -> dict[str, int]:
+    """The warps of a block of every kernel that was compiled for a number of threads, at most or exactly."""
+    found = {}
+    for title, content in _sections(cubin):
+        if not title.startswith(".nv.info."):
+            continue
+        at = 0
+        while at < len(content):  # a format, an attribute, and 16 bits: a value, or the size of what follows
+            form, attribute, size = struct.unpack_from("<BBH", content, at)
+            at += 4
+            if form == SIZED and attribute in THREADS:
+                threads = math.prod(struct.unpack_from("<III", content, at))
+                found[title.removeprefix(".nv.info.")] = -(-threads // 32)
+            at += size if form == SIZED else 0
+    return found
+
+
+def _sections(cubin: bytes) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every section of an ELF file."""
+    table, size, count, names = struct.unpack_from("<Q10xHHH", cubin, 0x28)
+    headers = [struct.unpack_from("<II16xQQ", cubin, table + i * size) for i in range(count)]
+    for name, kind, start, length in headers:
+        begin = headers[names][2] + name
+        content = b"" if kind == NO_CONTENT else cubin[start : start + length]
+        yield cubin[begin : cubin.index(b"\0", begin)].decode(), content

@@ -1,9 +1,13 @@
-"""Calls every compiled implementation of the chosen cases once, small and unmeasured: what a sanitizer watches.
+"""Calls every compiled implementation of the chosen cases once, unmeasured: what a sanitizer or a profiler watches, and
+what fills Triton's cache where a driver launches nothing.
 
 compute-sanitizer --tool memcheck python -m irnet.bench.exercise --device cuda
+ncu --profile-from-start off python -m irnet.bench.exercise --device cuda --shape cuda --profile
+python -m irnet_kernels.aot.driver irnet.bench.exercise --device cpu --shape cuda --implementation triton
 """
 
 import argparse
+import contextlib
 import sys
 
 import torch
@@ -18,21 +22,45 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only cases whose name contains TEXT")
+    parser.add_argument("--first", default="", metavar="TEXT", help="cases whose name contains TEXT come first")
     parser.add_argument("--cases", action="append", default=[], metavar="FILE", help="a Python file with further cases")
+    parser.add_argument("--implementation", nargs="+", metavar="NAME", help="only these, such as cuda")
+    parser.add_argument(
+        "--shape", choices=("gate", "cpu", "cuda"), default="gate", help="a case's shape: gate is small"
+    )
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["float32"])
+    parser.add_argument("--profile", action="store_true", help="call twice, and switch a profiler on the second time")
     options = parser.parse_args(arguments)
     device = choose_device(options.device)
-    for case in cases("kernels", options.filter, options.cases):
-        for dtype in options.dtype if case.shapes["gate"] else []:
-            work = case.build(Setup(case.shapes["gate"], DTYPES[dtype], device))
+    chosen = cases("kernels", options.filter, options.cases)
+    for case in sorted(chosen, key=lambda case: options.first not in case.name):  # stable
+        for dtype in options.dtype if case.shapes[options.shape] else []:
+            work = case.build(Setup(case.shapes[options.shape], DTYPES[dtype], device))
             for name, contestant in work.contestants.items():
                 if contestant.peer or contestant.call is None or name == work.reference:  # PyTorch's own kernels
                     continue
-                for mode in work.modes:
-                    mode_call(work, contestant, mode)()
+                if options.implementation and name not in options.implementation:
+                    continue
+                for mode in ("step",) if options.profile else work.modes:
+                    call = mode_call(work, contestant, mode)
+                    if options.profile:
+                        call()
                     synchronize(device)
+                    with profiled() if options.profile else contextlib.nullcontext():
+                        call()
+                        synchronize(device)
                 print(f"{case.name} {name} {dtype}: {', '.join(work.modes)}", flush=True)
     return 0
+
+
+@contextlib.contextmanager
+def profiled():
+    """What a profiler that was told to wait looks at."""
+    torch.cuda.profiler.start()
+    try:
+        yield
+    finally:
+        torch.cuda.profiler.stop()
 
 
 if __name__ == "__main__":

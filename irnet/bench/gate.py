@@ -82,11 +82,13 @@ def measure(
     baseline: Figures,
     case_files: list[str],
     thorough: bool = False,
+    tick: Callable[[Measured], None] = lambda found: None,
 ) -> Measured:
     """Measure the figures of these kinds.
 
     baseline  says which times deserve another attempt
     thorough  take as many for times that it does not hold, because they are to become the baseline
+    tick      told after every case what has been found so far
     """
     found, jobs = Measured(), []
     threads = torch.get_num_threads()
@@ -104,6 +106,7 @@ def measure(
                         _pace(case, dtype, work, device, found, baseline, thorough)
                     if "cpp" in work.contestants and work.contestants["cpp"].call:
                         jobs += [instructions.Job(case.name, "cpp", mode, dtype) for mode in work.modes]
+                tick(found)
     finally:
         torch.set_num_threads(threads)
     if "compiled" in kinds:
@@ -166,18 +169,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only cases whose name contains TEXT")
     parser.add_argument("--cases", action="append", default=[], metavar="FILE", help="a Python file with further cases")
-    parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS), help="what to measure")
+    parser.add_argument("--kind", nargs="+", choices=KINDS, help="what to measure: all, on a GPU counts")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure, compare, print; 1 where anything differs or is wrong."""
     from ..engine.setup import choose_device
 
-    baseline = read(options.baseline)
+    baseline, device = read(options.baseline), choose_device(options.device)
     chosen = cases("all", options.filter, options.cases)
-    whole = not options.filter and set(options.kind) == set(KINDS)
+    kinds = options.kind or (["counts"] if device.type == "cuda" else KINDS)  # a GPU is lent for minutes
+    whole = not options.filter and set(kinds) == set(KINDS)
     thorough = options.update or options.add
-    found = measure(chosen, choose_device(options.device), options.kind, baseline, options.cases, thorough)
+
+    def keep(found: Measured) -> None:
+        """Write what is known so far, so that a run that is ended leaves it."""
+        if options.add and found.figures:
+            write(options.baseline, found.figures | baseline)
+
+    found = measure(chosen, device, kinds, baseline, options.cases, thorough, keep)
     changes, unknown = differences(found.figures, baseline, all_of=whole)
     # What cannot be measured here is not gone.
     changes = [c for c in changes if c.now is not None or not c.name.startswith(tuple(found.absent))]
@@ -189,7 +199,7 @@ def run(options: argparse.Namespace) -> int:
         *changes,
     ]:
         print(line)
-    if thorough and found.troubles:
+    if options.update and found.troubles:
         print(f"{options.baseline} stays as it is: what is wrong is no baseline")
         return 1
     for group in unknown:
@@ -200,8 +210,7 @@ def run(options: argparse.Namespace) -> int:
         write(options.baseline, updated(baseline, found.figures, whole, tuple(found.absent)))
         print(f"{options.baseline} is up to date")
         return 0
-    if options.add and unknown:
-        write(options.baseline, baseline | {group: found.figures[group] for group in unknown})
+    keep(found)
     held = sum(len(figures) for group, figures in found.figures.items() if group not in unknown)
     print(f"{held} figures held, {len(changes)} differ, {len(found.troubles)} wrong")
     if changes:
@@ -241,6 +250,7 @@ def _count(case: Case, dtype: str, work: Work, device: torch.device, found: Meas
         call = mode_call(work, work.contestants[name], mode)
         if not _same_bits(call(), call()):
             found.troubles.append(f"{label}: the same call gave other bits")
+            continue
         for figure in COUNTS:
             if figure in result.figures:
                 found.put(group, f"{label}/{figure}", result.figures[figure])

@@ -99,7 +99,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, side: int | None = Non
     """Floating-point operations per second of a large matrix product, in the precision that torch is set to."""
     side = side or (8192 if device.type == "cuda" else 1024)
     # Random numbers: products of zeros run faster than real ones on some GPUs.
-    a, b = torch.randn(2, side, side).to(device, dtype)
+    a, b = torch.randn(2, side, side, device=device).to(dtype)
     return 2 * side**3 / _best(lambda: a @ b, device)
 
 

@@ -55,13 +55,15 @@ def measure(
     modes: Iterable[str] = MODES,
     seconds: float = 0.5,
     without: str = "",
+    pace_only: bool = False,
     tick: Callable[[str], None] = lambda text: None,
 ) -> dict[tuple[str, str], Result]:
     """Results of all contestants of a case, by (contestant, mode).
 
-    seconds  how long each contestant is timed in each mode
-    without  a text: contestants whose name contains it are left out, but for the reference
-    tick     told what is being done, for a progress bar
+    seconds    how long each contestant is timed in each mode
+    without    a text: contestants whose name contains it are left out, but for the reference
+    pace_only  of the peers take only the one to which the gate holds the time
+    tick       told what is being done, for a progress bar
     A contestant whose result is outside its error budget has the status "error" and no speed.
     """
     tick("set-up")
@@ -71,6 +73,8 @@ def measure(
         return {("reference", mode): Result(False, failure.status, f"set-up: {failure.reason}") for mode in modes}
     if without:
         work.contestants = {n: c for n, c in work.contestants.items() if without not in n or n == work.reference}
+    if pace_only:
+        work.contestants = {n: c for n, c in work.contestants.items() if not c.peer or n == work.pace}
     if not work.leaves:  # nothing of it runs on the device
         device = torch.device("cpu")
     modes = [mode for mode in modes if mode in work.modes]
@@ -149,10 +153,15 @@ def mode_call(work: Work, contestant: Contestant, mode: str, leaves: list[Tensor
 
 
 def upstream(result: Tensor, seed: int = 7) -> Tensor:
-    """The gradient that is sent into a result: the same random numbers for every contestant, rounded to its dtype."""
-    values = torch.randn(result.shape, generator=torch.Generator().manual_seed(seed))
+    """The gradient that is sent into a result: the same random values for every contestant, rounded to its dtype."""
     # At least channels_last results get what a layer behind them would send: the same layout.
-    return torch.empty_like(result).copy_(values.to(result.dtype))
+    return torch.empty_like(result).copy_(_random(result.shape, result.dtype, result.device, seed))
+
+
+@functools.lru_cache(maxsize=1)
+def _random(shape: torch.Size, dtype: torch.dtype, device: torch.device, seed: int) -> Tensor:
+    """Drawn once for all calls of a case, on its device: a CPU takes most of a second for 50 million values."""
+    return torch.randn(shape, generator=torch.Generator(device).manual_seed(seed), device=device).to(dtype)
 
 
 class Judge:

@@ -89,17 +89,19 @@ def run(
     seconds: float = 0.5,
     seed: int = 0,
     without: str = "",
+    pace_only: bool = False,
     fresh: bool = False,
 ) -> list[Record]:
     """Measure the groups, append each to `output` as it is done, and return the run's records of these groups.
 
-    without  a text: contestants whose name contains it are left out
+    without    a text: contestants whose name contains it are left out
+    pace_only  of the peers take only the one to which the gate holds the time
     Where the file's last run was to measure the same, of the same source on the same machine, and lacks some of the
     groups, it goes on; `fresh` starts a new one all the same.
     """
     facts = machine.facts(device)
     modes = [mode for mode in MODES if mode in set(modes)]
-    wanted = json.dumps([[group.key for group in groups], modes, seconds, seed, without])
+    wanted = json.dumps([[group.key for group in groups], modes, seconds, seed, without, pace_only])
     digest = hashlib.sha256(wanted.encode()).hexdigest()[:12]
     earlier = _unfinished(output, groups, facts, digest) if not fresh else []
     if earlier:
@@ -119,7 +121,16 @@ def run(
             if group.dtype not in rates:
                 rates[group.dtype] = machine.matmul_rate(device, DTYPES[group.dtype])
             found = measure(
-                group.case, group.shape, group.dtype, device, seed, modes, seconds, without, bar.set_postfix_str
+                group.case,
+                group.shape,
+                group.dtype,
+                device,
+                seed,
+                modes,
+                seconds,
+                without,
+                pace_only,
+                bar.set_postfix_str,
             )
             stamp = {"run": identity, "seed": seed, "plan": digest, "machine": facts | machine.condition(device)}
             records.append(output, [record(group, *key, result, rates, stamp) for key, result in found.items()])

@@ -1,7 +1,8 @@
 """How operators are declared, implemented and chosen; no operator's mathematics lives here.
 
 Each operator is declared once per implementation, as an overload: `irnet::crop_resize.reference`, `.cpp`, `.cuda`,
-`.triton`. PyTorch's dispatcher is the only registry: an implementation exists where its overload has a kernel.
+`.triton`; and once without a name, `irnet::crop_resize`, which dispatches by device. PyTorch's dispatcher is the only
+registry: an implementation exists where its overload has a kernel.
 """
 
 import functools
@@ -21,6 +22,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton kernels run on
 
 _library = torch.library.Library("irnet", "DEF")
 _operators: list[str] = []
+_triton_modules: dict[str, str] = {}  # of every operator that has a Triton implementation
 
 
 class ImplementationUnavailable(RuntimeError):
@@ -47,6 +49,9 @@ def define(
     """
     if public:
         _operators.append(name)
+    # First, because TorchScript forgets the name of an overload and takes the first of equal signature.
+    _library.define(name + schema)
+    _library.impl(name, functools.partial(_by_device, name), "CompositeImplicitAutograd")
     for impl in IMPLEMENTATIONS:
         qualified = f"{name}.{impl}"
         _library.define(qualified + schema)
@@ -59,7 +64,20 @@ def define(
         )
     _library.impl(f"{name}.reference", _exactly(reference), "CompositeExplicitAutograd")
     if triton and _has_triton():
+        _triton_modules[name] = triton
         _library.impl(f"{name}.triton", _imported(triton, name), "CPU" if INTERPRETED else "CUDA")
+
+
+def register_triton_on_cpu(around: Callable[[str, Callable], Callable]) -> None:
+    """Let the Triton implementations take CPU tensors, too: `around(name, launcher)` is what then runs."""
+    for name, module in _triton_modules.items():
+        _library.impl(f"{name}.triton", around(name, _imported(module, name)), "CPU")
+
+
+def _by_device(name: str, *arguments, **named):
+    """The operator without the name of an implementation: the one that "auto" takes for the tensors' device."""
+    device = next(a.device.type for a in (*arguments, *named.values()) if isinstance(a, torch.Tensor))
+    return overload(name, choose(name, "auto", device))(*arguments, **named)
 
 
 def overload(name: str, impl: str) -> Callable:
@@ -106,8 +124,11 @@ def available() -> dict[str, dict[str, list[str]]]:
 
 
 def autocasting(device: str) -> bool:
-    """Whether autocast is on for a device type; meta tensors know no autocast."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    """Whether autocast is on for a device type: meta tensors know no autocast.
+
+    torch.amp.is_autocast_available would say which do, but Dynamo cannot trace it before torch 2.12.
+    """
+    return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
 
 
 def autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -199,7 +220,7 @@ def _exists(name: str, impl: str, device: str) -> bool:
 
 def _fit(impl: str, device: str) -> bool:
     """Whether "auto" may take an implementation that exists."""
-    return not (impl == "triton" and device == "cpu" and INTERPRETED)
+    return not (impl == "triton" and device == "cpu")
 
 
 def _why(impl: str, device: str) -> str:

@@ -308,9 +308,10 @@ def test_two_kernels_of_one_name_are_refused(cuda_rows):
 
 
 def test_table_is_aligned():
-    row = Resources("kernel", "nvcc", "sm_90", 24, 1024, 0, 0, 300, "nvcc 13.0")
+    row = Resources("kernel", "nvcc", "sm_90", 24, 1024, 0, 0, 300, "nvcc 13.0", 4)
     head, *lines = compiled.table([row, dataclasses.replace(row, kernel="k", registers=None)]).splitlines()
-    assert lines[1].split() == ["k", "nvcc", "sm_90", "-", "1024", "0", "0", "300", "nvcc", "13.0"]
+    assert lines[1].split() == ["k", "nvcc", "sm_90", "-", "1024", "0", "0", "300", "nvcc", "13.0", "4", "-"]
+    assert (head.split()[-1], lines[0].split()[-1]) == ("sm_warps", "64")
     assert {line.index("nvcc") for line in lines} == {head.index("source")}
     assert {line.index("1024") + 4 for line in lines} == {head.index("shared_bytes") + len("shared_bytes")}
     assert "registers" in row.figures() and "registers" not in dataclasses.replace(row, registers=None).figures()

@@ -115,6 +115,27 @@ def test_what_another_version_measured_is_not_held_and_stays(gated, tmp_path):
     assert code == 1 and json.loads(path.read_text()) == held
 
 
+def test_adding_takes_up_what_is_right_beside_what_is_wrong(gated, tmp_path):
+    code, out = gated("y = y + calls % 2 * 1e-7 * y.detach()", "--add")
+    assert code == 1 and "the same call gave other bits" in out
+    (figures,) = json.loads((tmp_path / "b.json").read_text()).values()
+    names = {name.rpartition("/")[0] for name in figures}
+    wrong = {line.split()[1].rstrip(":") for line in out.splitlines() if line.startswith("WRONG")}
+    assert names and wrong and not names & wrong
+
+
+def test_adding_writes_after_every_case(gated, tmp_path, monkeypatch):
+    """A run that is ended in the middle leaves what it has measured."""
+
+    def ended(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gate, "_read_resources", ended)  # comes after the counts
+    with pytest.raises(KeyboardInterrupt):
+        gated("pass", "--add", "--kind", "counts", "compiled")
+    assert json.loads((tmp_path / "b.json").read_text())
+
+
 def test_a_damaged_baseline_is_bad_input(gated, tmp_path):
     for text in ("{", "[1]", '{"torch": {"a": "b"}}'):
         (tmp_path / "b.json").write_text(text)

@@ -117,9 +117,12 @@ def build(setup: Setup, variant: str, trunk: nn.Module | None = None) -> IRNet:
         graph_channels=setup.channels,
     )
     validate(Config(config), "the case's shape")
-    with torch.random.fork_rng(devices=[]):
+    gpus = [setup.device] if setup.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(setup.seed)
-        model = IRNet(config, setup.classes, random_class_graph(setup.classes), trunk=trunk)
+        class_graph = random_class_graph(setup.classes)
+        with setup.device:  # 100 million weights are drawn in no time on a GPU, in seconds on a CPU
+            model = IRNet(config, setup.classes, class_graph, trunk=trunk)
         for name, weight in model.named_parameters():
             if not name.startswith("backbone"):
                 fan_in = weight[0].numel() if weight.dim() > 1 else 4
