@@ -4,6 +4,8 @@ where there is none. Launchers are called as they are, without the dispatcher of
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -23,6 +25,10 @@ BACKWARD = ("d_inputs", "d_state", *ConvGRUWeights._fields)
 SIXTEEN = {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16, "DESCRIPTORS": 0, "num_warps": 4, "num_stages": 2}
 # NumPy's, where the interpreter computes with infinite values, which is meant.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+KERNELS_OF_NARROW_GATES = {
+    f"conv_gru_{name}_kernel"
+    for name in ("forward", "inputs_backward", "product_backward", "weight_backward", "state_backward")
+}
 each_width = pytest.mark.parametrize("wide", [False, True], ids=["narrow", "wide"])
 
 
@@ -478,21 +484,132 @@ def test_malformed_tuned_files_are_refused(monkeypatch, tmp_path, content, messa
         blocks()
 
 
-def test_tuning_keeps_the_fastest(gru, monkeypatch):
-    """By a clock that favours the second candidate; what was written is what the launchers read."""
-    candidates = [SIXTEEN, SIXTEEN | {"BLOCK_M": 32}, SIXTEEN | {"BLOCK_M": 64}]
-    times = iter([2.0, 1.0, 3.0] * 100)
+class Clock:
+    """Time that passes with every measurement: a second each."""
 
-    def do_bench(call, return_mode):
-        call()
-        return next(times)
+    def __init__(self, times):
+        self.times, self.now = iter(times), 0.0
 
-    tune = pytest.importorskip("irnet_kernels.gru.tune")
-    monkeypatch.setattr(tune, "launchers", gru)
-    monkeypatch.setattr(tune, "CANDIDATES", {4: candidates})
-    monkeypatch.setattr(tune.triton.testing, "do_bench", do_bench)
-    file = tune.tune(1, 2, 1, torch.float32, device=gru.device)
+    def do_bench(self, call, **options):
+        assert callable(call)
+        assert options["return_mode"] == "median"
+        self.now += 1
+        took = next(self.times)
+        if isinstance(took, BaseException):
+            raise took
+        return took
+
+    def __call__(self) -> float:
+        return self.now
+
+
+SHIPPED = SIXTEEN | {"BLOCK_M": 128}
+TRIED = [SIXTEEN, SIXTEEN | {"BLOCK_M": 32}, SIXTEEN | {"BLOCK_M": 64}]
+
+
+@pytest.fixture
+def tune(gru, monkeypatch):
+    """The module with three candidates beside the shipped configuration, and launchers that compute next to nothing."""
+    module = pytest.importorskip("irnet_kernels.gru.tune")
+    monkeypatch.setattr(module, "launchers", gru)
+    monkeypatch.setattr(module, "CANDIDATES", {4: TRIED})
+    for name, dtypes in configurations.CONFIGURATIONS.items():
+        if "BLOCK_N" in dtypes[4]:
+            monkeypatch.setitem(configurations.CONFIGURATIONS, name, dtypes | {4: SHIPPED})
+
+    def run(times, **options):
+        clock = Clock(times)
+        monkeypatch.setattr(module.triton.testing, "do_bench", clock.do_bench)
+        return module.tune(1, 2, 1, torch.float32, device=gru.device, clock=clock, **options)
+
+    run.module = module
+    return run
+
+
+def fastest(file, kernel: str = "conv_gru_forward_kernel") -> dict:
+    (table,) = json.loads(file.read_text()).values()
+    return table[kernel]["float32"]
+
+
+def test_tuning_keeps_the_fastest(tune):
+    """What was written is what the launchers read, of all kernels; how long each took is beside it."""
+    file = tune([4.0, 2.0, 1.0, 3.0] * 9)
     (table,) = json.loads(file.read_text()).values()
     tiled = {name for name, sizes in configurations.CONFIGURATIONS.items() if "BLOCK_N" in sizes[4]}
-    assert table == {name: {"float32": candidates[1]} for name in tiled}
+    assert table == {name: {"float32": TRIED[1]} for name in tiled}
     assert configurations.read(file)
+    (log,) = json.loads(file.with_suffix(".times.json").read_text()).values()
+    assert [entry["ms"] for entry in log["conv_gru_forward_kernel"]["float32"]] == [4.0, 2.0, 1.0, 3.0]
+
+
+def test_a_candidate_that_fails_is_lost_with_its_reason(tune, monkeypatch, gru):
+    """By an error when it runs, by an error of its compiler, by a wrong result; a slow shipped configuration stays."""
+    whole, calls = gru.conv_gru, []
+
+    def conv_gru(x, h, weights):
+        sizes = configurations.configuration("conv_gru_forward_kernel", x.dtype, x.device)
+        calls.append(sizes["BLOCK_M"])
+        if sizes == TRIED[0]:
+            raise RuntimeError("no registers")
+        out, *rest = whole(x, h, weights)
+        return (out + 1 if sizes == TRIED[1] else out, *rest)
+
+    monkeypatch.setattr(gru, "conv_gru", conv_gru)
+    file = tune([9.0, ValueError("lost when it is timed")] + [9.0, 1.0, 1.0, 1.0] * 8, gates=["narrow"])
+    assert fastest(file) == SHIPPED
+    assert {16, 32, 64, 128} <= set(calls)
+    (log,) = json.loads(file.with_suffix(".times.json").read_text()).values()
+    lost = [entry.get("lost", "") for entry in log["conv_gru_forward_kernel"]["float32"]]
+    assert lost[0] == ""
+    assert lost[1] == "RuntimeError: no registers"
+    assert "wrong by" in lost[2]
+    assert lost[3] == "ValueError: lost when it is timed"
+    assert fastest(file, "conv_gru_weight_backward_kernel") == TRIED[0]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit()], ids=["interrupted", "ended"])
+def test_what_was_found_stays_when_tuning_is_stopped(tune, stop):
+    """In the second kernel, of which one candidate has been tried; the rest keep what they had."""
+    with pytest.raises(type(stop)):
+        tune([4.0, 2.0, 1.0, 3.0, 4.0, 3.0, stop])
+    file = configurations.tuned_file("cpu")
+    if not file.is_file():
+        (file,) = file.parent.glob("conv_gru-*.json")
+    assert fastest(file) == TRIED[1]
+    assert fastest(file, "conv_gru_inputs_backward_kernel") == TRIED[0]
+    (table,) = configurations.read(file).values()
+    assert len(table) == 2
+    assert not list(file.parent.glob(".*"))
+
+
+def test_tuning_ends_in_time(tune, capsys):
+    """Five seconds: all of the first kernel, one measurement of the second. A later run begins with what is there."""
+    file = tune([4.0, 2.0, 1.0, 3.0, 4.0], until=5.0)
+    (table,) = configurations.read(file).values()
+    assert list(table) == ["conv_gru_forward_kernel", "conv_gru_inputs_backward_kernel"]
+    assert "out of time at conv_gru_inputs_backward_kernel" in capsys.readouterr().out
+    assert tune([4.0, 2.0, 3.0, 1.0], until=4.0) == file
+    assert fastest(file) == TRIED[2]
+    assert fastest(file, "conv_gru_inputs_backward_kernel") == SHIPPED
+
+
+def test_candidates_are_compiled_beforehand(tmp_path):
+    """By processes that have no GPU, into Triton's cache; a candidate that cannot be compiled is lost alone."""
+    here(compiled.triton_version)
+    program = """
+import torch
+from irnet_kernels.gru import tune
+tune.CANDIDATES = {2: [tune.sizes(16, 16, 16, 4, 2), tune.sizes(3, 16, 16, 4, 2)]}
+tune._no_gpu(90)
+for index in range(2):
+    for name, reason in tune._compile(torch.bfloat16, "narrow", index, 16, 2).items():
+        print(index, name, reason.split(":")[0])
+"""
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("TRITON_INTERPRET", None)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lost = [line.split() for line in done.stdout.splitlines()]
+    assert {index for index, *_ in lost} == {"1"}
+    assert {name for _, name, _ in lost} == KERNELS_OF_NARROW_GATES
+    assert {file.stem for file in tmp_path.rglob("*.cubin")} >= KERNELS_OF_NARROW_GATES
