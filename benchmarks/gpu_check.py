@@ -4,8 +4,8 @@
 
 Needs no network and installs nothing. What `make gpu-prepare` has left in build/gpu (a built extension, a warm Triton
 cache) is taken, else made. Everything is written to FOLDER as it comes, at most eight files: summary.md, results.tar.gz
-with the log of every finished step, current.log of the running one, records.jsonl, baseline.json, tuned.json,
-failed.txt. A step over its limit is interrupted, given a few seconds, then killed. Exits with 1 where a step failed.
+with the log of every finished step, current.log of the running one, records.jsonl, baseline.json, tuned.json and
+tuned.times.json, failed.txt. A step over its limit is interrupted, given a few seconds, then killed. Exits with 1 where a step failed.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -89,7 +90,7 @@ def steps(device: str, out: Path, python: str = sys.executable) -> dict[int, lis
     profile = [ncu or "ncu", "--clock-control", "none", "--profile-from-start", "off", "-k", f"regex:{PROFILED}"]
     profile += [word for section in SECTIONS for word in ("--section", section)]
     tuned = {"IRNET_TUNED": str(out / "tuned.json")}
-    tune = [python, "-m", "irnet_kernels.gru.tune", "--file", str(out / "tuned.json"), "--dtype", "bfloat16"]
+    tune = [python, "-m", "irnet_kernels.gru.tune", "--file", str(out / "tuned.json"), *gpu_prepare.TUNED]
     gate = ["--add", "--baseline", str(out / "baseline.json"), "--cases", "tests/bench/toy/toy_cases.py"]
     first = Step("setup", setup, 15 if gpu_prepare.EXTENSION.is_file() or cpu else 75, fatal=True)
     return {
@@ -156,22 +157,20 @@ def run(step: Step, log: Path, seconds: float) -> Outcome:
 
 def check(chosen: Sequence[Step], out: Path, budget: float) -> list[Outcome]:
     """Run the steps in order and keep FOLDER up to date; ends after a fatal step that failed."""
-    start = time.monotonic()
-    logs, current = out / "logs.part", out / "current.log"
-    logs.mkdir(exist_ok=True)
+    start, current = time.monotonic(), out / "current.log"
     outcomes: list[Outcome] = []
-    for number, step in enumerate(chosen, 1):
-        print(f"{step.name} ...", flush=True)
-        outcomes.append(run(step, current, budget - (time.monotonic() - start)))
-        print(f"{step.name}: {outcomes[-1].words}, {outcomes[-1].seconds:.0f} s", flush=True)
-        if outcomes[-1].failed:
-            print(*current.read_text(errors="replace").splitlines()[-25:], sep="\n", flush=True)
-        current.replace(logs / f"{number:02}-{step.name}.log")
-        _write(out, logs, outcomes)
-        if step.fatal and outcomes[-1].failed:
-            print(f"{step.name} failed: what comes after it would tell nothing", flush=True)
-            break
-    shutil.rmtree(logs)
+    with tempfile.TemporaryDirectory() as logs:  # not in FOLDER, of which only so many files are brought back
+        for number, step in enumerate(chosen, 1):
+            print(f"{step.name} ...", flush=True)
+            outcomes.append(run(step, current, budget - (time.monotonic() - start)))
+            print(f"{step.name}: {outcomes[-1].words}, {outcomes[-1].seconds:.0f} s", flush=True)
+            if outcomes[-1].failed:
+                print(*current.read_text(errors="replace").splitlines()[-25:], sep="\n", flush=True)
+            shutil.move(current, Path(logs, f"{number:02}-{step.name}.log"))
+            _write(out, logs, outcomes)
+            if step.fatal and outcomes[-1].failed:
+                print(f"{step.name} failed: what comes after it would tell nothing", flush=True)
+                break
     return outcomes
 
 
@@ -182,7 +181,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write(out: Path, logs: Path, outcomes: Sequence[Outcome]) -> None:
+def _write(out: Path, logs: str, outcomes: Sequence[Outcome]) -> None:
     """The table and the archive of logs, each replaced as a whole."""
     part = out / "results.part"
     with tarfile.open(part, "w:gz") as archive:
