@@ -5,7 +5,8 @@
 Needs no network and installs nothing. What `make gpu-prepare` has left in build/gpu (a built extension, a warm Triton
 cache) is taken, else made. Everything is written to FOLDER as it comes, at most eight files: summary.md, results.tar.gz
 with the log of every finished step, current.log of the running one, records.jsonl, baseline.json, tuned.json and
-tuned.times.json, failed.txt. A step over its limit is interrupted, given a few seconds, then killed. Exits with 1 where a step failed.
+tuned.times.json, failed.txt. A step over its limit is interrupted, given a few seconds, then killed. Exits with 1 where
+a step failed.
 """
 
 import argparse
