@@ -130,7 +130,8 @@ def segment_matmul_kernel(
             total = _dot(a, b, total, PRECISION)
         out_width = wide if ALIGNED else width
         within = owned[:, None] & (column < out_width)[None, :]
-        tl.store(out + row[:, None] * out_width + column[None, :], _rounded(total, out.dtype.element_ty), mask=within)
+        target = out + first * out_width + tl.arange(0, BLOCK_M).to(tl.int64)[:, None] * out_width + column[None, :]
+        tl.store(target, _rounded(total, out.dtype.element_ty), mask=within)
 
 
 @triton.jit(do_not_specialize=("images", "rows", "height", "width"))
@@ -148,7 +149,8 @@ def segment_outer_kernel(
     program = tl.program_id(0)
     image = program // across // down
     begin, end = _owned(image, ptr, images, rows)
-    i = program // across % down * BLOCK_M + tl.arange(0, BLOCK_M)
+    top = program // across % down * BLOCK_M
+    i = top + tl.arange(0, BLOCK_M)
     j = program % across * BLOCK_N + tl.arange(0, BLOCK_N)
     total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
     for start in range(begin, end, BLOCK_K):
@@ -158,8 +160,9 @@ def segment_outer_kernel(
         b = tl.load(y + row[:, None] * wide + j[None, :], mask=owned[:, None] & (j < wide)[None, :], other=0.0)
         total = _dot(a, b, total, PRECISION)
     out_width = wide if ALIGNED else width
-    target = out + (image.to(tl.int64) * height + i[:, None]) * out_width + j[None, :]
-    within = (i < height)[:, None] & (j < out_width)[None, :]
+    first = image.to(tl.int64) * height + top
+    target = out + first * out_width + tl.arange(0, BLOCK_M).to(tl.int64)[:, None] * out_width + j[None, :]
+    within = _first(height - top, BLOCK_M)[:, None] & (j < out_width)[None, :]
     tl.store(target, _rounded(total, out.dtype.element_ty), mask=within)
 
 
