@@ -200,6 +200,15 @@ def test_what_no_descriptor_serves_is_computed_without(gru, monkeypatch, channel
     assert not made
 
 
+@pytest.mark.parametrize(("size", "wide"), [(7, False), (64, False), (91, True)])
+def test_offsets_are_wide_where_a_tile_spans_more(size, wide):
+    """256 rows, a tile's longest side, of both gates' maps of 512 channels have 2^31 elements with patches of 91 x 91."""
+    module = load("gru", interpret=False)
+    like = torch.bfloat16, torch.device("cpu")
+    constants, _ = module._constants(module.conv_gru_forward_kernel, like, 512, 512, size, WIDE=False)
+    assert constants["OFFSET"] == (module.tl.int64 if wide else module.tl.int32)
+
+
 def test_a_base_that_is_not_aligned_gets_no_descriptor(gru, monkeypatch):
     small_blocks(monkeypatch, DESCRIPTORS=1)
     x, h, weights = placed(Scene(2, 16, 1, 2).inputs(torch.bfloat16), lambda t: t.to(gru.device))
