@@ -202,7 +202,7 @@ def test_what_no_descriptor_serves_is_computed_without(gru, monkeypatch, channel
 
 @pytest.mark.parametrize(("size", "wide"), [(7, False), (64, False), (91, True)])
 def test_offsets_are_wide_where_a_tile_spans_more(size, wide):
-    """256 rows, a tile's longest side, of both gates' maps of 512 channels have 2^31 elements with patches of 91 x 91."""
+    """256 rows, a tile's longest side, of both gates' maps have 2^31 elements with patches of 91 x 91 x 512."""
     module = load("gru", interpret=False)
     like = torch.bfloat16, torch.device("cpu")
     constants, _ = module._constants(module.conv_gru_forward_kernel, like, 512, 512, size, WIDE=False)
