@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from irnet.bench import compiled
+from irnet.bench import compiled, machine_code
 from irnet.bench.compiled import TritonKernel
 from irnet_kernels import ConvGRUWeights, library
 from irnet_kernels.gru import configurations, reference
@@ -200,6 +200,15 @@ def test_what_no_descriptor_serves_is_computed_without(gru, monkeypatch, channel
     assert not made
 
 
+@pytest.mark.parametrize(("size", "wide"), [(7, False), (64, False), (91, True)])
+def test_offsets_are_wide_where_a_tile_spans_more(size, wide):
+    """256 rows, a tile's longest side, of both gates' maps have 2^31 elements with patches of 91 x 91 x 512."""
+    module = load("gru", interpret=False)
+    like = torch.bfloat16, torch.device("cpu")
+    constants, _ = module._constants(module.conv_gru_forward_kernel, like, 512, 512, size, WIDE=False)
+    assert constants["OFFSET"] == (module.tl.int64 if wide else module.tl.int32)
+
+
 def test_a_base_that_is_not_aligned_gets_no_descriptor(gru, monkeypatch):
     small_blocks(monkeypatch, DESCRIPTORS=1)
     x, h, weights = placed(Scene(2, 16, 1, 2).inputs(torch.bfloat16), lambda t: t.to(gru.device))
@@ -338,6 +347,32 @@ def test_kernels_compile_for_every_target_without_spills():
     for kernel in load("gru", interpret=False).kernels():
         default = "*bf16" in kernel["types"].values() and not kernel["constexprs"].get("WIDE")
         assert not spilled(kernel, compiled.TARGETS if default else [90]), kernel
+
+
+@pytest.mark.parametrize("descriptors", [0, 1])
+def test_tiles_are_multiplied_by_wgmma_and_copied_in_bulk(monkeypatch, descriptors):
+    """In sm_90's machine code: the widest matrix instruction, and loads of 16 bytes or the copy engine's."""
+    for name, dtypes in configurations.CONFIGURATIONS.items():
+        if "DESCRIPTORS" in dtypes[2]:
+            changed = dtypes | {2: dtypes[2] | {"DESCRIPTORS": descriptors}}
+            monkeypatch.setitem(configurations.CONFIGURATIONS, name, changed)
+    module, seen = load("gru", interpret=False), 0
+    for kernel in module.kernels():
+        if kernel["constexprs"].get("BLOCK_N") != 256 or kernel["constexprs"].get("WIDE") or kernel["num_warps"] < 8:
+            continue
+        if kernel["constexprs"].get("TAPS") == 1:  # 32 rows are too few for it
+            continue
+        (code,) = here(machine_code.read, TritonKernel(**kernel), [90])
+        assert not code.resources.spill_bytes, kernel
+        loops = [loop.mix for loop in code.loops if loop.mix.matrix]
+        assert loops, kernel
+        for mix in loops:
+            assert set(mix.matrix) == {"HGMMA.64x256x16.F32.BF16"}, kernel
+            assert mix.matrix["HGMMA.64x256x16.F32.BF16"] == 4
+            assert mix.instructions < 200
+            assert set(mix.loads) == ({"UTMALDG bulk"} if descriptors else {"LDGSTS 128"}), kernel
+        seen += 1
+    assert seen == 5
 
 
 def test_products_of_tf32_and_odd_channels_compile():

@@ -284,7 +284,7 @@ def main() -> int:
         if given.jobs:
             seconds = given.seconds if given.compile_only else given.seconds / 2
             prepare(dtypes, given.gates, given.channels, given.size, capability, given.jobs, seconds)
-            print(f"compiled; {until - time.monotonic():.0f} s are left", flush=True)
+            print("candidates are compiled", flush=True)
         for dtype in [] if given.compile_only else dtypes:
             shape = given.regions, given.channels, given.size
             print(tune(*shape, dtype, given.file, gates=given.gates, until=until), flush=True)
