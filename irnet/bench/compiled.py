@@ -18,6 +18,7 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 import types
 from collections import Counter
@@ -25,6 +26,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .occupancy import occupancy
 
@@ -48,6 +51,7 @@ class TritonKernel:
     constexprs      the values of all other arguments
     multiples_of_16 integer arguments that are; pointers count as such, PyTorch's allocators see to it
     options         the launch's further ones, such as {"enable_fp_fusion": False}
+    targets         the compute capabilities for which it is launched in this configuration
     """
 
     function: Any
@@ -57,6 +61,7 @@ class TritonKernel:
     num_stages: int = 3
     multiples_of_16: Sequence[str] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    targets: Sequence[int] = TARGETS
 
     def __str__(self) -> str:
         values = [f"{name}={value}" for name, value in self.constexprs.items()]
@@ -66,10 +71,11 @@ class TritonKernel:
 
 @dataclass(frozen=True)
 class CudaSource:
-    """A .cu file that needs no header of PyTorch, and further arguments of nvcc."""
+    """A .cu file that needs no header of PyTorch, further arguments of nvcc, and what it is compiled for."""
 
     path: Path
     flags: Sequence[str] = ()
+    targets: Sequence[int] = TARGETS
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,7 @@ def load(where: str | os.PathLike, interpret: bool) -> types.ModuleType:
     interpret  its kernels run in Triton's interpreter, on CPU tensors; otherwise they can be compiled
     The copy is not in `sys.modules`, and a running kernel leaves nothing of Triton changed: both kinds of copies work
     side by side. What a module does when it is imported happens again, so it should only define kernels and launchers.
+    So it is with the modules of kernels that it imports: they are copies of the same kind.
     """
     triton = _triton()
     spec = importlib.util.find_spec(where) if isinstance(where, str) and not where.endswith(".py") else None
@@ -165,18 +172,47 @@ def load(where: str | os.PathLike, interpret: bool) -> types.ModuleType:
     if spec is None or not Path(path).is_file():
         raise ImportError(f"there is no Triton module {where}")
     module = importlib.util.module_from_spec(spec)
-    with _interpreting() if interpret else triton.knobs.runtime.scope():
+    with _afresh(), _interpreting() if interpret else triton.knobs.runtime.scope():
         triton.knobs.runtime.interpret = interpret
         spec.loader.exec_module(module)
     return module
 
 
-def triton_resources(kernel: TritonKernel, targets: Iterable[int] = TARGETS) -> list[Resources]:
-    """Compile for each target, with no GPU; Triton's cache is left alone. Raises NotHere where there is no Triton."""
+@contextlib.contextmanager
+def _afresh() -> Iterator[None]:
+    """Within, modules that have imported Triton, but those of Triton and PyTorch, are imported anew; then they are what
+    they were."""
+
+    def take_away() -> dict[str, types.ModuleType]:
+        names = [name for name, module in sys.modules.items() if _has_triton(name, module)]
+        return {name: sys.modules.pop(name) for name in names}
+
+    before = take_away()
+    try:
+        yield
+    finally:
+        take_away()
+        sys.modules.update(before)
+        for name, module in before.items():  # importing a module makes it an attribute of its package, too
+            parent, _, last = name.rpartition(".")
+            if parent:
+                setattr(sys.modules[parent], last, module)
+
+
+def _has_triton(name: str, module: types.ModuleType) -> bool:
+    has = getattr(getattr(module, "__dict__", {}).get("triton"), "__name__", "") == "triton"
+    return has and name.partition(".")[0] not in ("triton", "torch")
+
+
+def triton_resources(kernel: TritonKernel, targets: Iterable[int] | None = None) -> list[Resources]:
+    """Compile for each target (the kernel's own by default), with no GPU; Triton's cache is left alone.
+
+    Raises NotHere where there is no Triton, RuntimeError where its compiler made a kernel that does nothing but trap.
+    """
     return [row for binary in triton_binaries(kernel, targets) for row in binary.rows.values()]
 
 
-def triton_binaries(kernel: TritonKernel, targets: Iterable[int] = TARGETS) -> Iterator[Binary]:
+def triton_binaries(kernel: TritonKernel, targets: Iterable[int] | None = None) -> Iterator[Binary]:
     """What a kernel compiles to for each target, as triton_resources does it."""
     triton, version = _triton(), triton_version()
     from triton.backends.compiler import GPUTarget
@@ -189,7 +225,7 @@ def triton_binaries(kernel: TritonKernel, targets: Iterable[int] = TARGETS) -> I
         raise ValueError(f"{kernel}: {', '.join(sorted(unknown))} must be an argument with a type or a value")
     multiples = [n for n, type_ in kernel.types.items() if type_.startswith("*") or n in kernel.multiples_of_16]
     attributes = {(function.arg_names.index(name),): [["tt.divisibility", 16]] for name in multiples}
-    for target in targets:
+    for target in kernel.targets if targets is None else targets:
         log = io.StringIO()
         with tempfile.TemporaryDirectory() as cache, triton.knobs.cache.scope(), triton.knobs.nvidia.scope():
             triton.knobs.cache.dir = cache  # nothing is there yet, so ptxas runs and its report is printed
@@ -200,6 +236,9 @@ def triton_binaries(kernel: TritonKernel, targets: Iterable[int] = TARGETS) -> I
                     target=GPUTarget("cuda", target, 32),
                     options={"num_warps": kernel.num_warps, "num_stages": kernel.num_stages, **kernel.options},
                 )
+        body = binary.asm["ptx"].rpartition("$L__func_begin0:")[2].partition("$L__func_end0:")[0]
+        if re.search(r"^\s*trap;", body, re.MULTILINE) and "ret;" not in body:
+            raise RuntimeError(f"for sm_{target} {version} makes nothing but a trap of {kernel}")
         cubin, rows = binary.asm["cubin"], {}
         for row in _rows(log.getvalue(), cubin, "triton", f"sm_{target}", version):
             name = str(kernel) if row.registers is not None else f"{row.kernel} in {kernel}"
@@ -248,12 +287,15 @@ def _interpreting() -> Iterator[None]:
             with _interpreting():
                 return super().run(*args, **kwargs)
 
-    changed = [interpreter, JITFunction, tl, tl.core, tl.math, tl.tensor, tl.dtype, tl.core.tensor_descriptor_base]
+    builder = interpreter.InterpreterBuilder
+    changed = [interpreter, builder, JITFunction]
+    changed += [tl, tl.core, tl.math, tl.tensor, tl.dtype, tl.core.tensor_descriptor_base]
     before = [(owner, dict(vars(owner))) for owner in changed]
     try:
         with knobs.runtime.scope():
             knobs.runtime.interpret = True
             interpreter.InterpretedFunction = Interpreted
+            builder.create_fma = _fused
             JITFunction.__call__ = lambda self, *args, **kwargs: _interpretable(self.fn)(*args, **kwargs)
             JITFunction.__get__ = _bind
             yield
@@ -269,6 +311,14 @@ def _interpreting() -> Iterator[None]:
 def _bind(function: Any, instance: Any, owner: type | None = None) -> Any:
     """For `x.sum()`: `tl.tensor` has compiled functions in place of methods."""
     return function if instance is None else functools.partial(function, instance)
+
+
+def _fused(builder: Any, x: Any, y: Any, z: Any) -> Any:
+    """`tl.fma` rounded once, as a GPU does; Triton's interpreter rounds the product, too. Not in float64."""
+    from triton.runtime.interpreter import TensorHandle
+
+    dtype = np.promote_types(z.data.dtype, np.float64)
+    return TensorHandle((x.data.astype(dtype) * y.data + z.data).astype(z.data.dtype), z.dtype.scalar)
 
 
 @functools.cache
@@ -290,16 +340,16 @@ def nvcc_version() -> str:
     return "nvcc " + re.search(r"release (\d+\.\d+)", said)[1]
 
 
-def cuda_resources(source: CudaSource, targets: Iterable[int] = TARGETS) -> list[Resources]:
+def cuda_resources(source: CudaSource, targets: Iterable[int] | None = None) -> list[Resources]:
     """Compile for each target, with no GPU. Raises NotHere where there is no nvcc."""
     return [row for binary in cuda_binaries(source, targets) for row in binary.rows.values()]
 
 
-def cuda_binaries(source: CudaSource, targets: Iterable[int] = TARGETS) -> Iterator[Binary]:
+def cuda_binaries(source: CudaSource, targets: Iterable[int] | None = None) -> Iterator[Binary]:
     """What a source compiles to for each target, as cuda_resources does it."""
     compiler, version = nvcc(), nvcc_version()
     with tempfile.TemporaryDirectory() as folder:
-        for target in targets:
+        for target in source.targets if targets is None else targets:
             binary = Path(folder) / f"{target}.cubin"
             command = [compiler, "-cubin", f"-arch=sm_{target}", "-Xptxas", "-v", *source.flags]
             done = subprocess.run([*command, "-o", str(binary), str(source.path)], capture_output=True, text=True)

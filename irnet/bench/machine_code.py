@@ -183,8 +183,11 @@ class MachineCode:
         return "\n    ".join(lines)
 
 
-def read(kernel: TritonKernel | CudaSource, targets: Iterable[int] = compiled.TARGETS) -> list[MachineCode]:
-    """Compile for each target and read the machine code of every kernel. Raises NotHere where a tool is absent."""
+def read(kernel: TritonKernel | CudaSource, targets: Iterable[int] | None = None) -> list[MachineCode]:
+    """Compile for each target (its own by default) and read the machine code of every kernel.
+
+    Raises NotHere where a tool is absent.
+    """
     binaries = compiled.triton_binaries if isinstance(kernel, TritonKernel) else compiled.cuda_binaries
     return [code for binary in binaries(kernel, targets) for code in read_binary(binary)]
 
@@ -376,7 +379,7 @@ def run(options: argparse.Namespace) -> int:
                 for kernel in getattr(module, kind, list)():
                     if isinstance(kernel, TritonKernel) and options.filter not in str(kernel):
                         continue  # its name is known before it is compiled
-                    for code in read(kernel, options.target):
+                    for code in read(kernel, [target for target in options.target if target in kernel.targets]):
                         if options.filter in code.resources.kernel:
                             print(code, flush=True)
                             count += 1

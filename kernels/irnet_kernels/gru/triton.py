@@ -20,6 +20,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 # Absolute: this file also runs as a copy outside of its package.
 from irnet_kernels.gru.configurations import configuration
 from irnet_kernels.library import accumulator, empty_map
+from irnet_kernels.triton_shared import divide, exp
 
 GATE_COLUMNS = tl.constexpr(32)  # of both narrow gates: 2 * 9, and zeros up to what a matrix product takes
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
@@ -55,9 +56,8 @@ def _rounded(value, dtype: tl.constexpr):
 
 @triton.jit
 def _sigmoid(x):
-    """Divided as IEEE rounds it, which `/` does for float64 only; 0 and 1 where exp overflows and vanishes."""
-    below = 1 + tl.exp(-x)
-    return 1 / below if x.dtype == tl.float64 else tl.div_rn(tl.full(x.shape, 1, tl.float32), below)
+    """0 and 1 where exp overflows and vanishes."""
+    return divide(tl.full(x.shape, 1, x.dtype), 1 + exp(-x))
 
 
 @triton.jit
