@@ -39,7 +39,7 @@ struct RegionsOfTile {
 
     struct Sums {
         Sum<C> sum;
-        int64_t count = 0;  // of regions
+        unsigned count = 0;  // of regions
     };
 
     const RoiShape& shape;

@@ -138,6 +138,14 @@ def test_more_regions_than_a_block_lists(kernels, count, size):
     check_all(kernels, torch.float32, box_grid(count + 2, 9), ragged(count, 2), 4, 9, 10, size)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("vectors", [1, 32, 64])
+def test_more_terms_than_a_block_keeps(kernels, dtype, vectors):
+    """All samples of all patches lie in few cells."""
+    boxes = box_grid(9, 9, seed=5) * 0.02 + 3
+    check_all(kernels, dtype, torch.cat([boxes, boxes.flip(1)]), ragged(18), vectors * 16 // dtype.itemsize, 7, 8, 8)
+
+
 @pytest.mark.parametrize(("height", "width"), [(60, 70), (3, 300), (300, 3), (1, 1), (1, 9), (9, 1)])
 def test_maps_of_every_shape(kernels, height, width):
     """Regions of more cells, rows and columns than are kept at once; a single row, column or cell."""
@@ -302,6 +310,40 @@ def test_the_stand_in_for_cuda_finds_faults(folder, capfd):
     for synchronized in (32, 63):
         assert library.reverse(numbers, out, synchronized) == 719
         assert "wait for others that do not come" in capfd.readouterr().err
+
+
+EXCHANGES = """
+#include <cuda_runtime.h>
+
+__global__ void exchange_kernel(const int* in, int* out) {
+    const int before = __shfl_up_sync(~0u, in[threadIdx.x], 2, 8);
+    const int after = __shfl_up_sync(~0u, before, 1, 32);  // while other threads still read what was sent before
+    out[threadIdx.x] = before;
+    out[64 + threadIdx.x] = after;
+    out[128 + threadIdx.x] = __syncthreads_or(in[threadIdx.x] == 63);
+    out[192 + threadIdx.x] = __syncthreads_or(in[threadIdx.x] == 64);
+}
+
+extern "C" void set_order(unsigned order) { cuda_on_cpu::order = order; }
+extern "C" int exchange(const int* in, int* out) {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(1);
+    config.blockDim = dim3(64);
+    return cudaLaunchKernelEx(&config, exchange_kernel, in, out);
+}
+"""
+
+
+def test_the_stand_in_for_cuda_exchanges_between_threads(folder):
+    (folder / "exchange.cpp").write_text(EXCHANGES)
+    library = ctypes.CDLL(str(calls.build(folder / "exchange.cpp", folder / "exchange.so", "-O1")))
+    numbers, out = (ctypes.c_int * 64)(*range(64)), (ctypes.c_int * 256)()
+    before = [i - 2 if i % 8 >= 2 else i for i in range(64)]
+    after = [before[i - 1] if i % 32 else before[i] for i in range(64)]
+    for order in calls.ORDERS:
+        library.set_order(order)
+        assert library.exchange(numbers, out) == 0
+        assert list(out) == before + after + [1] * 64 + [0] * 64
 
 
 # ---------------------------------------------------------------------------------------------------------------- nvcc
