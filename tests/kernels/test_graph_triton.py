@@ -234,7 +234,7 @@ def test_every_image_has_the_programs_that_it_needs(graph, block):
         x, weight = 1 + torch.arange(regions, dtype=torch.float32)[:, None], torch.zeros(5, 1, 1)
         weight[0] = 1
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(graph, "TABLE", graph.TABLE | {"BLOCK_M": block})
+            patch.setattr(graph, "TABLE", {4: graph.TABLE[4] | {"BLOCK_M": block}})
             patch.setattr(graph, "FORWARD", {4: graph.FORWARD[4] | {"BLOCK_M": block}})
             (got,) = run(graph, "propagate_regions", (x, boxes, ragged(*counts), weight, torch.tensor(50.0)))
         assert torch.equal(got, torch.where(place[:, None] > 0, x - 1, 0)), counts

@@ -42,8 +42,12 @@ GROUP = 16384  # rows of the buffer of sums that images of a batch share; one im
 # What is launched, by the bytes of the dtype; nothing is tuned at run time.
 EDGES = tl.constexpr(8)  # rows that are on their way from memory at the same time
 CHANNELS = {2: (512, 2), 4: (512, 4), 8: (256, 4)}  # of a program of propagate, and its warps: 16 bytes a lane
-TABLE = {"BLOCK_M": 16, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1}
-BOUND = {False: 128, True: 168}  # registers of TABLE's kernel, by MEAN: without it ptxas spills to have more at once
+TABLE = {
+    4: {"BLOCK_M": 16, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1},
+    8: {"BLOCK_M": 16, "BLOCK_K": 8, "num_warps": 4, "num_stages": 1},
+}
+# Registers of that kernel, by MEAN: without a bound ptxas spills to have more programs at once.
+BOUND = {4: {False: 128, True: 168}, 8: {False: 168, True: 168}}
 FORWARD = {
     2: {"BLOCK_M": 64, "BLOCK_N": 256, "BLOCK_K": 16, "num_warps": 4, "num_stages": 2},
     4: {"BLOCK_M": 32, "BLOCK_N": 128, "BLOCK_K": 16, "num_warps": 8, "num_stages": 2},
@@ -612,10 +616,12 @@ def _constants(dtype: torch.dtype, channels: int) -> tuple[dict, dict]:
 
 def _table_constants(acc_dtype: torch.dtype, mean: bool) -> tuple[dict, dict]:
     """The same for propagate_regions_table_kernel."""
-    options = {name: TABLE[name] for name in ("num_warps", "num_stages")}
-    constants = {name: size for name, size in TABLE.items() if name not in options}
+    sizes = TABLE[acc_dtype.itemsize]
+    options = {name: sizes[name] for name in ("num_warps", "num_stages")}
+    options["maxnreg"] = BOUND[acc_dtype.itemsize][mean]
+    constants = {name: size for name, size in sizes.items() if name not in ("num_warps", "num_stages")}
     acc_dtype = tl.float64 if acc_dtype == torch.float64 else tl.float32
-    return {"ACC_DTYPE": acc_dtype, "MEAN": mean} | constants, options | {"maxnreg": BOUND[mean]}
+    return {"ACC_DTYPE": acc_dtype, "MEAN": mean} | constants, options
 
 
 def _forward_constants(dtype: torch.dtype, channels: int, capability: int, slope: bool) -> tuple[dict, dict]:
