@@ -4,6 +4,10 @@ lives here: library.py registers the launchers.
 Matrix products of the images' rows in one launch: the host does not know how many rows an image has, so there are as
 many programs as any `ptr` can need. There are no atomics. Sums go in an order that follows from the shapes and the rows
 of the image alone. Whatever `ptr` holds, nothing outside the tensors is touched.
+
+Operands are loaded 16 bytes at a time, so their rows have to begin at multiples of 16 bytes. Where they do not (in 16
+bits a width that is no multiple of 8) the operand is copied to rows that do, with zeros at their ends: that takes its
+bytes once more in memory until the product is made, and twice in traffic. Results have rows of their own width.
 """
 
 import torch
@@ -18,7 +22,7 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 TILES = {
     2: {"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 3},
     4: {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16, "num_warps": 8, "num_stages": 3},
-    8: {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 4, "num_warps": 4, "num_stages": 1},
+    8: {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 4, "num_warps": 8, "num_stages": 1},
 }
 
 
@@ -162,7 +166,7 @@ def segment_outer_kernel(
     out_width = wide if ALIGNED else width
     first = image.to(tl.int64) * height + top
     target = out + first * out_width + tl.arange(0, BLOCK_M).to(tl.int64)[:, None] * out_width + j[None, :]
-    within = _first(height - top, BLOCK_M)[:, None] & (j < out_width)[None, :]
+    within = (i < height)[:, None] & (j < out_width)[None, :]
     tl.store(target, _rounded(total, out.dtype.element_ty), mask=within)
 
 
