@@ -374,3 +374,13 @@ def test_toy_is_right_on_a_gpu(monkeypatch):
     work = toy().scale_add.build(Setup({"n": 4099}, torch.float32, device))
     for (name, _mode), result in examine(work, device).items():
         assert result.status == OK or work.contestants[name].missing, (name, result.reason)
+
+
+@pytest.mark.parametrize(
+    ("body", "nothing"),
+    [("trap;", True), ("ret;", False), ("@%p1 trap;\n\tst.global.b32 [%rd1], %r1;\n\tret;", False)],
+    ids=["trap", "return", "both"],
+)
+def test_a_kernel_that_does_nothing_but_trap_is_told(body, nothing):
+    ptx = f".entry kernel()\n{{\n$L__func_begin0:\n\t{body}\n$L__func_end0:\n}}\n"
+    assert compiled.only_traps(ptx) is nothing

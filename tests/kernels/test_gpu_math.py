@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from irnet.bench import compiled
-from irnet.bench.compiled import TritonKernel
 from tests.kernels import test_graph_triton, test_gru_triton, test_roi_triton, test_segment_triton
 from tests.kernels.gpu_math import gpu_math
 from tests.kernels.triton_modules import load
@@ -137,13 +136,3 @@ def test_copies_of_shared_functions_are_of_their_kind():
         module = load("graph", interpret)
         assert type(module.divide) is type(module.propagate_kernel)
         assert module.INTERPRETED.value is interpret
-
-
-def test_a_kernel_that_only_traps_is_refused():
-    """Triton 3.7 makes one for sm_100 where matrix products of a loop take more tensor memory than there is."""
-    kernels = load("graph", interpret=False).kernels(dtypes=(torch.bfloat16,))
-    (kernel,) = (k for k in kernels if "forward" in k["function"].__name__ and k["targets"] == (90,))
-    if compiled.triton_version().startswith("triton 3.6"):
-        pytest.skip("not in Triton 3.6")
-    with pytest.raises(RuntimeError, match="nothing but a trap"):
-        here(compiled.triton_resources, TritonKernel(**kernel), [100])
