@@ -55,8 +55,12 @@ class DataConfig:
 
     name: str = "coco"  # coco, or scenes (a generated set in the same layout)
     root: str = ""
-    train_split: str = ""  # empty: train2017 for coco, train for scenes
-    val_split: str = ""  # empty: val2017 for coco, val for scenes
+    train_split: str = ""  # a name, or a JSON file within ROOT; empty: what is there, see irnet/data/layouts.py
+    val_split: str = ""
+    val_share: float = 0.1  # held out by image where one file holds everything and no val_split is named
+    split_seed: int = 0  # which images those are
+    orientation: str = "auto"  # of photographs with an EXIF orientation: stored, turned, or auto, by the annotated size
+    max_pixels: int = 178_956_970  # of an image; a larger one may be an attack on the memory
     class_graph: str = ""  # empty: ROOT/class_graph.json where it is, else derived from the training annotations
     word_vectors: str = ""  # a safetensors file with `vectors` [C, V] in class order; empty: learned class features
     short_side: int = 600  # pixels; 0 keeps images as they are
@@ -207,6 +211,7 @@ def validate(config: Config, where: str | Path = "command line") -> None:
         ("model.assignment", model.assignment, ("own", "mean")),
         ("model.region_start", model.region_start, ("feature", "zero")),
         ("data.name", config.data.name, ("coco", "scenes")),
+        ("data.orientation", data.orientation, ("auto", "stored", "turned")),
         ("train.optimizer", train.optimizer, ("sgd", "adamw")),
         ("train.amp", train.amp, ("off", "bf16", "fp16")),
     ]
@@ -227,6 +232,8 @@ def validate(config: Config, where: str | Path = "command line") -> None:
         ("data.short_side", data.short_side, 0),
         ("data.long_side", data.long_side, 0),
         ("data.max_regions", data.max_regions, 0),
+        ("data.max_pixels", data.max_pixels, 1),
+        ("data.split_seed", data.split_seed, 0),
         ("train.steps", train.steps, 0),
         ("train.batch_size", train.batch_size, 1),
         ("train.grad_accum_steps", train.grad_accum_steps, 1),
@@ -241,12 +248,16 @@ def validate(config: Config, where: str | Path = "command line") -> None:
         ("train.eval_every", train.eval_every, 0),
         ("train.log_every", train.log_every, 1),
         ("train.limit_batches", train.limit_batches, 0),
+        ("train.vis", train.vis, 0),
+        *(("train.lr_steps", step, 0) for step in train.lr_steps),
     ]
     for key, value, lowest in least:
         if not lowest <= value < math.inf:  # false for NaN
             raise InputError(where, f"{key} is {value}", f"give at least {lowest}")
     if not 0 < model.bandwidth < math.inf:
         raise InputError(where, f"model.bandwidth is {model.bandwidth}", "give a number of pixels above 0")
+    if not 0 < data.val_share < 1:
+        raise InputError(where, f"data.val_share is {data.val_share}", "give a part of the images between 0 and 1")
     if not 0 < loss.beta <= 1:  # at 0 an image whose regions are all right would have no weights to normalise
         raise InputError(where, f"loss.beta is {loss.beta}", "give a number above 0 and at most 1")
     if model.gate_channels not in (0, 1, model.memory_channels):

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from irnet.cli import main
-from irnet.data.sample import Sample, read_image
+from irnet.data.images import read_image
+from irnet.data.sample import Sample
 from irnet.engine import checkpoint, predict
 from irnet.engine.setup import open_dataset, restore_model
 

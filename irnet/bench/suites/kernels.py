@@ -198,7 +198,7 @@ def segment_outer(s: Setup) -> Work:
         return irnet_kernels.segment_outer(x, y, ptr, impl=impl)
 
     return Work(
-        [s.normal(count, s.classes, scale=s.regions**-0.5), s.normal(count, s.features)],
+        [s.normal(count, s.classes, scale=max(1, s.regions) ** -0.5), s.normal(count, s.features)],
         implementations("segment_outer", s.device, call) | peers.segment_outer(s, ptr),
         pace="loop over images",
         **segment_limits(s, count),
