@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from . import __version__
-from .errors import InputError
+from .errors import InputError, check_bounds
 
 _SETTING = re.compile(r"(model|loss|data|train)\.\w+=")
 
@@ -84,6 +84,7 @@ def _eval(options: argparse.Namespace) -> None:
     from .engine import checkpoint, evaluate, predict
     from .engine.setup import choose_device, open_dataset, restore_model, same_classes, some_regions
 
+    check_bounds("--vis", options.vis, 0)
     saved = checkpoint.find(options.checkpoint, checkpoint.BEST if options.best else checkpoint.LAST)
     config, device = _config(options, base=copy.deepcopy(saved.config)), choose_device(options.device)
     _same_model(config, saved.config)
@@ -168,6 +169,7 @@ def _graph(options: argparse.Namespace) -> None:
     from .data.graphs import save_class_graph
     from .engine.setup import class_graph, open_dataset
 
+    check_bounds("--show", options.show, 0)
     config = _config(options)
     graph = class_graph(config.data, open_dataset(config.data, "train"))
     for name, (src, dst, weight) in graph.relations.items():

@@ -80,10 +80,12 @@ class CocoDataset(Dataset):
         tables = coco_file.read_tables(self.path)
         self._read_categories(tables["categories"])
         self._read_images(tables["images"])
-        self._read_annotations(tables["annotations"], max_regions)
+        # Names are looked for before a share is taken: whether their last parts differ is judged on the whole file.
+        self._annotated_names = self.file_names
         self.folder, self.file_names, self.missing = layouts.image_folder(
-            self.root, split, self.file_names, self.path, require_images
+            self.root, split, self._annotated_names, self.path, require_images
         )
+        self._read_annotations(tables["annotations"], max_regions)
         self._log()
 
     def _read_categories(self, rows: list[dict]) -> None:
@@ -174,9 +176,11 @@ class CocoDataset(Dataset):
         """
         if len(self.file_names) < 2:
             raise InputError(self.path, "its one image cannot be trained on and held out", "add images or a val split")
-        chosen = self.share.select(self.file_names)
+        chosen = self.share.select(self._annotated_names)
         self.image_ids, self._sizes = self.image_ids[chosen], self._sizes[chosen]
         self.file_names = [name for name, keep in zip(self.file_names, chosen, strict=True) if keep]
+        left = set(self.file_names)
+        self.missing = [name for name in self.missing if name in left]
         rows = np.flatnonzero(chosen[image])
         return (np.cumsum(chosen) - 1)[image[rows]], rows
 
