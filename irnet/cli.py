@@ -44,6 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # of a file that somebody named: out of reach, a name too long, a loop of links
+        if error.filename is None:
+            raise
+        told = InputError(
+            os.fsdecode(error.filename), error.strerror or str(error), "check the path and its permissions"
+        )
+        print(f"irnet: {' '.join(str(told).splitlines())}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(
             "irnet: interrupted; what is done is kept: train goes on with --resume, demo and bench by themselves",
@@ -143,7 +151,6 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _data(options: argparse.Namespace) -> None:
     from .data import scenes
-    from .engine.check import check
 
     if options.what == "scenes":
         facts = scenes.generate(
@@ -156,6 +163,8 @@ def _data(options: argparse.Namespace) -> None:
                 f"{100 * bounds['instance_accuracy']:.2f}% accuracy, {100 * bounds['class_ap']:.2f}% class AP"
             )
         return
+    from .engine.check import check
+
     findings = check(_config(options), options.images, print)
     for error in findings:
         print(f"  {' '.join(str(error).splitlines())}")
