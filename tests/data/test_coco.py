@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from irnet.config import DataConfig
 from irnet.data.coco import CocoDataset
 from irnet.data.graphs import derive_class_graph
+from irnet.engine.setup import open_dataset
 from irnet.errors import InputError
 
 TINY = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "coco_tiny"
@@ -47,7 +49,7 @@ def make(root, data, split="train", folder=None):
     for row in data["images"] if isinstance(data, dict) else []:
         if isinstance(row.get("file_name"), str) and row.get("width", 0) > 0 and row.get("height", 0) > 0:
             (folder / row["file_name"]).parent.mkdir(parents=True, exist_ok=True)
-            pixels = np.full((row["height"], row["width"], 3), row["id"] % 256, dtype=np.uint8)
+            pixels = np.full((row["height"], row["width"], 3), int(row["id"]) % 256, dtype=np.uint8)
             Image.fromarray(pixels).save(folder / row["file_name"])
     return path
 
@@ -346,3 +348,83 @@ def test_tiny_agrees_with_its_annotation_file(split, images, crowds, empty):
     src, dst, weight = graph.relations["co_occurs"]
     assert ((weight > 0) & (weight <= 1)).all()
     assert (src != dst).all()
+
+
+# ------------------------------------------------------------------------------- photographs with an EXIF orientation
+
+
+def photo(path, orientation):
+    """Stored lying, 60 x 40, the left half white."""
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:, :30] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, exif=exif, quality=95)
+
+
+def photos(root, orientation, width, height, suffix="jpg"):
+    """Two such photographs annotated as `width` x `height`; the box covers the white half as stored."""
+    rows = [image_row(i, width, height, f"{i}.{suffix}") for i in (1, 2)]
+    path = make(root, tables([box_row(i, i, [0, 0, 30, 40]) for i in (1, 2)], rows))
+    for i in (1, 2):
+        photo(root / f"images/train/{i}.{suffix}", orientation)
+    return path
+
+
+def open_train(root, **more):
+    return open_dataset(DataConfig(root=str(root), train_split="train", val_split="train", **more), "train")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("orientation", [2, 3, 4, 6, 8])
+def test_photographs_annotated_as_stored_are_read_as_stored(tmp_path, orientation, suffix, caplog):
+    photos(tmp_path, orientation, 60, 40, suffix)
+    image = open_train(tmp_path)[0].image
+    assert image.shape == (3, 40, 60) and image[:, :, :29].float().mean() > 254
+    settled = orientation in (6, 8)  # the turned image would have another size
+    assert ("2 of 2 images looked at carry an EXIF orientation" in caplog.text) == (not settled)
+    assert "data.orientation=turned" in caplog.text or settled
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_photographs_annotated_as_viewers_show_them_are_turned(tmp_path, orientation, suffix, caplog):
+    path = photos(tmp_path, orientation, 40, 60, suffix)
+    image = open_train(tmp_path)[0].image
+    assert image.shape == (3, 60, 40)
+    assert (image[:, :29] if orientation in (5, 6) else image[:, 31:]).float().mean() > 254
+    assert "EXIF" not in caplog.text
+    with pytest.raises(InputError) as caught:
+        open_train(tmp_path, orientation="stored")[0]
+    assert f"is 60 x 40, but {path.name} says 40 x 60, and it carries the EXIF orientation" in caught.value.trouble
+    assert "choose data.orientation, which is stored" in caught.value.cure
+
+
+def test_upside_down_photographs_can_be_turned_on_purpose(tmp_path, caplog):
+    photos(tmp_path, 3, 60, 40)
+    data = open_train(tmp_path, orientation="turned")
+    assert data[0].image[:, :, 31:].float().mean() > 254 and "EXIF" not in caplog.text
+    assert [data.examine(i, True) for i in (0, 1)] == [(None, False)] * 2
+
+
+@pytest.mark.parametrize("group", ["none", "None", " none ", "", None, "null", "N/A", "undefined"])
+def test_no_supercategory_is_no_group(tmp_path, group):
+    rows = [box_row(i, 1, [1, 2, 3, 4], category=i) for i in (1, 2)]
+    make(tmp_path, tables(rows, categories=[(1, "a", group), (2, "b", group), (3, "c", group)]))
+    data = CocoDataset(tmp_path, "train")
+    assert data.supercategories == ["", "", ""]
+    graph = derive_class_graph(data)
+    assert len(graph.relations["same_supercategory"][0]) == 0 and len(graph.relations["co_occurs"][0]) == 2
+
+
+def test_a_mark_of_utf_8_is_read_over(tmp_path):
+    path = make(tmp_path, tables([box_row(1, 1, [1, 2, 3, 4])]))
+    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+        path.write_bytes(json.dumps(json.loads(path.read_bytes())).encode(encoding))
+        assert len(CocoDataset(tmp_path, "train")) == 1
+
+
+def test_the_first_row_that_cannot_be_read_is_named(tmp_path):
+    images = [image_row(1), image_row(2) | {"id": 2.0}, image_row(3)]
+    make(tmp_path, tables(images=images) | {"annotations": [{"bbox": [1] * 4}] * 6})
+    assert refused(tmp_path).trouble == "annotation 0 (of 6) has no id"
