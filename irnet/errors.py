@@ -1,5 +1,7 @@
-"""The one exception for bad input. The command line prints it as a single line and exits with code 2."""
+"""The one exception for bad input, and for what a machine cannot give. The command line prints it as a single line and
+exits with code 2."""
 
+import errno
 import os
 
 
@@ -16,3 +18,43 @@ class InputError(Exception):
     def __reduce__(self):
         # Exception's own pickling would call __init__ with the one finished message; loader workers send these home.
         return type(self), (self.where, self.trouble, self.cure)
+
+
+SMALLER = "take less at once (a smaller -b, smaller images, fewer boxes), or a machine with more memory"
+# What PyTorch, oneDNN and C++ say where memory ends; torch.OutOfMemoryError is a RuntimeError with such a text, too.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc", "calculation overflowed")
+
+
+def explain(error: BaseException, smaller: str = SMALLER) -> InputError | None:
+    """What the user can do about a failure of the machine; None where the error says something else.
+
+    smaller  the cure where memory is short
+    """
+    text = str(error)
+    code = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, InputError):
+        return error
+    if isinstance(error, MemoryError) or code == errno.ENOMEM or _has(error, _NO_MEMORY):
+        return InputError("memory", f"there is too little ({_line(text, _NO_MEMORY)})", smaller)
+    if _has(error, ("DataLoader worker",)):
+        trouble = f"a loader process ended before its time ({_line(text, ('killed by signal', 'exited'))})"
+        return InputError("--workers", trouble, "take fewer with -j, or a machine with more memory")
+    if code in (errno.EMFILE, errno.EAGAIN) or _has(error, ("Too many open files",)):
+        trouble = f"the system's limit is reached ({_line(text, ('Too many', 'unavailable'))})"
+        return InputError("--workers", trouble, "take fewer with -j, or raise the limit (ulimit -n, ulimit -u)")
+    if any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
+        marks = ("No working C++ compiler", "riton", "rror")
+        cure = "install a C++ compiler (g++) or name one in CXX, or leave out --compile"
+        return InputError("--compile", f"cannot compile the model ({_line(text, marks)})", cure)
+    return None
+
+
+def _has(error: BaseException, marks: tuple[str, ...]) -> bool:
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in marks)
+
+
+def _line(text: str, marks: tuple[str, ...]) -> str:
+    """The line of an error's text that says most, shortened."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no more is known"]
+    telling = (line for mark in marks for line in lines if mark in line)
+    return next(telling, lines[0])[:200]

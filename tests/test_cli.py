@@ -1,11 +1,8 @@
 """The command line: every command runs, and bad input is one line that names the file, the trouble and the cure."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import time
 
 import pytest
 import torch
@@ -124,19 +121,6 @@ def test_resume_directly_before_a_setting(train_arguments, tmp_path):
     run(*words)
     run(*words, "--resume", "train.steps=2")
     assert checkpoint.find(tmp_path / "run").step == 2
-
-
-def test_interrupt_is_one_line(train_arguments, irnet, tmp_path):
-    """SIGINT to a real process: what Ctrl-C sends."""
-
-    output = tmp_path / "run"
-    process = irnet.start(train_arguments(output, "train.checkpoint_every=1", steps=100_000))
-    while not checkpoint.exists(output):
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGINT)
-    assert process.wait() == 130
-    assert "Traceback" not in process.err and process.err.splitlines()[-1].startswith("irnet: interrupted;")
-    assert checkpoint.find(output).step >= 1
 
 
 # ------------------------------------------------------------------------------------------------------ bad input
