@@ -286,7 +286,7 @@ def validate(config: Config, where: str | Path = "command line") -> None:
 
 
 def _short(value: float) -> str:
-    """A number for a message; Python writes no integer of more than 4,300 digits."""
+    """A number for a message, which a few thousand digits would drown."""
     if isinstance(value, int) and abs(value) >= 2**70:
         return "below -2^70" if value < 0 else "beyond 2^70"
     return str(value)

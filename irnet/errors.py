@@ -43,7 +43,7 @@ def explain(error: BaseException, smaller: str = SMALLER) -> InputError | None:
         trouble = f"the system's limit is reached ({_line(text, ('Too many', 'unavailable'))})"
         return InputError("--workers", trouble, "take fewer with -j, or raise the limit (ulimit -n, ulimit -u)")
     if any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
-        marks = ("No working C++ compiler", "riton", "rror")
+        marks = ("No working C++ compiler", "Triton", "triton", "Error", "error")
         cure = "install a C++ compiler (g++) or name one in CXX, or leave out --compile"
         return InputError("--compile", f"cannot compile the model ({_line(text, marks)})", cure)
     return None

@@ -1,8 +1,12 @@
 """The command line: every command runs, and bad input is one line that names the file, the trouble and the cure."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -121,6 +125,26 @@ def test_resume_directly_before_a_setting(train_arguments, tmp_path):
     run(*words)
     run(*words, "--resume", "train.steps=2")
     assert checkpoint.find(tmp_path / "run").step == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [
+        ({}, "passive"),
+        ({"OMP_WAIT_POLICY": "active"}, "active"),
+        ({"GOMP_SPINCOUNT": "1000"}, None),
+        ({"KMP_BLOCKTIME": "200"}, None),
+    ],
+    ids=str,
+)
+def test_threads_wait_passively_unless_the_user_says_otherwise(given, policy):
+    """Set before torch, which reads it, is loaded; the worker pool would spin on a busy machine."""
+    code = "import os, sys; import irnet.cli; print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))"
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_WAIT", "GOMP_", "KMP_"))}
+    root = Path(settings.__file__).parents[1]
+    env |= {"PYTHONPATH": f"{root}:{root / 'kernels'}"} | given
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", str(policy)]
 
 
 # ------------------------------------------------------------------------------------------------------ bad input
