@@ -60,10 +60,12 @@ def _run(words: list[str]) -> int:
 
 def _demo(options: argparse.Namespace) -> None:
     from .demo import demo
+    from .engine.run_folder import locked
     from .engine.setup import choose_device
 
-    config = _config(options, small=True)
-    demo(Path(options.output_dir), config, choose_device(options.device), options.train_scenes, options.val_scenes)
+    config, output = _config(options, small=True), Path(options.output_dir)
+    with locked(output):
+        demo(output, config, choose_device(options.device), options.train_scenes, options.val_scenes)
 
 
 def _train(options: argparse.Namespace) -> None:

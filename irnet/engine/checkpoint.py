@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -110,12 +110,16 @@ def _write(path: Path, text: str, tensors: dict[str, Tensor]) -> None:
 
 def _pieces(tensor: Tensor) -> Iterator[memoryview]:
     """The bytes of a tensor's elements in their order, some rows at a time."""
-    if not tensor.numel():
-        return
-    rows = tensor.reshape(1) if tensor.dim() == 0 else tensor
-    count = max(1, PIECE // (rows[0].numel() * rows.element_size()))
-    for part in rows.split(count):
+    for part in _rows(tensor):
         yield memoryview(part.contiguous().cpu().view(-1).view(torch.uint8).numpy())
+
+
+def _rows(tensor: Tensor) -> Sequence[Tensor]:
+    """The tensor in parts of about `PIECE` bytes, split along its first dimension."""
+    if not tensor.numel():
+        return []
+    rows = tensor.reshape(1) if tensor.dim() == 0 else tensor
+    return rows.split(max(1, PIECE // (rows[0].numel() * rows.element_size())))
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -146,8 +150,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
 
 def not_finite(tensors: dict[str, Tensor]) -> str | None:
     """The name of a tensor that holds an infinite number or NaN."""
-    bad = (name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all())
-    return next(bad, None)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not all(part.isfinite().all() for part in _rows(tensor)):
+            return name
+    return None
 
 
 def _read_header(path: Path, text: str, cure: str) -> tuple[int, Config, list[str], dict[str, Any]]:

@@ -189,6 +189,7 @@ def test_saving_takes_little_memory(tmp_path):
     checkpoint.save(tmp_path / "warm.safetensors", made())
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = memory("VmRSS")
+    assert checkpoint.not_finite(state.model | state.optimizer) is None
     checkpoint.save(tmp_path / "x.safetensors", state)
     assert memory("VmHWM") - before < (tmp_path / "x.safetensors").stat().st_size / 10
     found = checkpoint.load(tmp_path / "x.safetensors")
