@@ -23,6 +23,7 @@ class InputError(Exception):
 SMALLER = "take less at once (a smaller -b, smaller images, fewer boxes), or a machine with more memory"
 # What PyTorch, oneDNN and C++ say where memory ends; torch.OutOfMemoryError is a RuntimeError with such a text, too.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc", "calculation overflowed")
+_WORKERS = ("DataLoader worker (pid", "Pin memory thread exited")  # not an error that was raised in one of them
 
 
 def explain(error: BaseException, smaller: str = SMALLER) -> InputError | None:
@@ -36,7 +37,7 @@ def explain(error: BaseException, smaller: str = SMALLER) -> InputError | None:
         return error
     if isinstance(error, MemoryError) or code == errno.ENOMEM or _has(error, _NO_MEMORY):
         return InputError("memory", f"there is too little ({_line(text, _NO_MEMORY)})", smaller)
-    if _has(error, ("DataLoader worker",)):
+    if _has(error, _WORKERS):
         trouble = f"a loader process ended before its time ({_line(text, ('killed by signal', 'exited'))})"
         return InputError("--workers", trouble, "take fewer with -j, or a machine with more memory")
     if code in (errno.EMFILE, errno.EAGAIN) or _has(error, ("Too many open files",)):
