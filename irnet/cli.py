@@ -15,14 +15,39 @@ from itertools import pairwise
 from pathlib import Path
 
 from . import __version__
-from .errors import InputError, check_bounds
+from .errors import InputError, check_bounds, explain
+from .interrupts import Stopped, raising
+
+# GNU OpenMP's threads spin while they wait, and on a busy machine take the cores from those that work. It reads the
+# variable when torch is loaded.
+if not {"GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _SETTING = re.compile(r"(model|loss|data|train)\.\w+=")
+log = logging.getLogger("irnet")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        with raising():
+            return _run(words)
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        known = explain(error)
+        if known is None:
+            raise
+        print(f"irnet: {' '.join(str(known).splitlines())}", file=sys.stderr)
+        return 2
+    except Stopped as error:
+        print(f"irnet: {error}", file=sys.stderr)
+        return 128 + error.number
+
+
+def _run(words: list[str]) -> int:
     for at, (word, following) in enumerate(pairwise(words)):
         if word == "--resume" and "=" in following and not os.path.exists(following):
             words[at] = "--resume=auto"  # argparse would take KEY=VALUE for the PATH
@@ -36,36 +61,17 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.overrides += rest
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        return options.run(options) or 0
-    except InputError as error:
-        print(f"irnet: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of our output, such as head, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:  # of a file that somebody named: out of reach, a name too long, a loop of links
-        if error.filename is None:
-            raise
-        told = InputError(
-            os.fsdecode(error.filename), error.strerror or str(error), "check the path and its permissions"
-        )
-        print(f"irnet: {' '.join(str(told).splitlines())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "irnet: interrupted; what is done is kept: train goes on with --resume, demo and bench by themselves",
-            file=sys.stderr,
-        )
-        return 130
+    return options.run(options) or 0
 
 
 def _demo(options: argparse.Namespace) -> None:
     from .demo import demo
+    from .engine.run_folder import locked
     from .engine.setup import choose_device
 
-    config = _config(options, small=True)
-    demo(Path(options.output_dir), config, choose_device(options.device), options.train_scenes, options.val_scenes)
+    config, output = _config(options, small=True), Path(options.output_dir)
+    with locked(output):
+        demo(output, config, choose_device(options.device), options.train_scenes, options.val_scenes)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -81,6 +87,9 @@ def _train(options: argparse.Namespace) -> None:
             resume = checkpoint.find(output)
         elif os.path.exists(output / "config.yaml"):  # stopped before its first checkpoint
             base = settings.load(output / "config.yaml")
+            log.warning("%s holds no checkpoint to go on from: the run starts anew with its settings", output)
+        else:
+            log.warning("%s holds no run to go on with: a new one starts", output)
     elif options.resume:
         resume = checkpoint.find(options.resume)
     # A copy: the checkpoint's own settings are compared with what the options make of them.
@@ -99,7 +108,7 @@ def _eval(options: argparse.Namespace) -> None:
     data = open_dataset(config.data, "val")
     same_classes(data.classes, saved.classes, data.path)
     some_regions(data)
-    model = restore_model(saved.config.model, len(saved.classes), saved.model).to(device)
+    model = restore_model(saved.config.model, len(saved.classes), saved.model, saved.source).to(device)
     with evaluate.progress_bar(data, config) as bar:
         scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, bar)
     results = evaluate.results(model, saved.step, data.split, scores)
@@ -129,7 +138,8 @@ def _predict(options: argparse.Namespace) -> None:
     _same_model(config, saved.config)
     pictures = predict.picture_paths(images, options.output)
     boxes = boxes_of(images, options.boxes)
-    model = restore_model(saved.config.model, len(saved.classes), saved.model).to(choose_device(options.device))
+    model = restore_model(saved.config.model, len(saved.classes), saved.model, saved.source)
+    model = model.to(choose_device(options.device))
     for image, picture, given in zip(images, pictures, boxes, strict=True):
         reasoning = predict.explain_given(model, image, given, saved.classes, config.data)
         pages = [str(page) for page in predict.save_pages(picture, reasoning)]
@@ -238,6 +248,7 @@ OPTIONS = {
     "deterministic": "train.deterministic",
     "max_regions": "data.max_regions",
     "limit_batches": "train.limit_batches",
+    "init_from": "train.init_from",
 }
 
 
@@ -259,6 +270,9 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     sub.add_argument("--variant", metavar="NAME", help="conv, local, global or full")
     sub.add_argument(
         "--resume", nargs="?", const="auto", metavar="auto|PATH", help="go on from a run folder or checkpoint"
+    )
+    sub.add_argument(
+        "--init-from", metavar="RUN", help="take what fits of another run's weights, on other classes, too"
     )
     _data_options(sub)
     _common(sub)

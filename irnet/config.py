@@ -12,6 +12,10 @@ import yaml
 from .errors import InputError
 
 VARIANTS = ("conv", "local", "global", "full")
+MOST = 2**31 - 1  # of anything that is counted
+# Of what is made one by one before anything can say that it is too much.
+MANY = {"model.iterations": 1000, "model.graph_layers": 1000, "train.workers": 1024}
+FLOAT32 = 3.4e38  # what weights and rates are kept in holds no larger number
 
 
 @dataclass
@@ -96,6 +100,8 @@ class TrainConfig:
     log_every: int = 20  # steps
     limit_batches: int = 0  # of evaluation; 0: all
     vis: int = 4  # held-out images drawn into vis/ at the end
+    # A run folder or checkpoint whose weights a new run starts from, as far as they fit; empty: random weights.
+    init_from: str = ""
 
 
 @dataclass
@@ -151,12 +157,27 @@ def load(path: str | Path, base: Config | None = None) -> Config:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        values = yaml.safe_load(text) or {}
+        values = _UniqueKeys(text).get_single_data() or {}
     except OSError as error:
         raise InputError(path, error.strerror or str(error), "give a readable YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise InputError(path, f"is not valid YAML ({' '.join(str(error).split())})", "correct the file") from error
     return from_dict(values, path, base)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is given twice in one mapping: PyYAML takes the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        for (key, _), name in zip(node.value, keys, strict=True):
+            if isinstance(name, str) and keys.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{name!r} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+# What PyYAML raises for text that is no YAML, and for a date, a number or a depth that Python cannot hold.
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError, OverflowError)
 
 
 def from_dict(values: Any, where: str | Path, base: Config | None = None) -> Config:
@@ -189,7 +210,7 @@ def override(config: Config, key: str, value: Any, where: str | Path = "command 
     if isinstance(value, str) and not isinstance(old, str):
         try:
             value = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except UNREADABLE:
             value = None
     if isinstance(old, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
@@ -249,12 +270,18 @@ def validate(config: Config, where: str | Path = "command line") -> None:
         ("train.log_every", train.log_every, 1),
         ("train.limit_batches", train.limit_batches, 0),
         ("train.vis", train.vis, 0),
-        *(("train.lr_steps", step, 0) for step in train.lr_steps),
     ]
     for key, value, lowest in least:
-        if not lowest <= value < math.inf:  # false for NaN
-            raise InputError(where, f"{key} is {value}", f"give at least {lowest}")
-    if not 0 < model.bandwidth < math.inf:
+        highest = MANY.get(key, MOST) if isinstance(value, int) else FLOAT32
+        if not lowest <= value <= highest:  # false for NaN
+            cure = f"give at most {highest:,}" if highest < value < math.inf else f"give at least {lowest}"
+            raise InputError(where, f"{key} is {_short(value)}", cure)
+    if not 0 <= train.seed < 2**63:
+        raise InputError(where, f"train.seed is {_short(train.seed)}", "give an integer from 0 to 2^63 - 1")
+    for step in train.lr_steps:
+        if not 0 <= step <= MOST:
+            raise InputError(where, f"train.lr_steps holds {_short(step)}", f"give steps from 0 to {MOST:,}")
+    if not 0 < model.bandwidth <= FLOAT32:
         raise InputError(where, f"model.bandwidth is {model.bandwidth}", "give a number of pixels above 0")
     if not 0 < data.val_share < 1:
         raise InputError(where, f"data.val_share is {data.val_share}", "give a part of the images between 0 and 1")
@@ -266,6 +293,13 @@ def validate(config: Config, where: str | Path = "command line") -> None:
     if train.batch_size % train.grad_accum_steps:
         trouble = f"train.batch_size {train.batch_size} cannot be split into {train.grad_accum_steps} equal parts"
         raise InputError(where, trouble, "make it a multiple of train.grad_accum_steps")
+
+
+def _short(value: float) -> str:
+    """A number for a message, which a few thousand digits would drown."""
+    if isinstance(value, int) and abs(value) >= 2**70:
+        return "below -2^70" if value < 0 else "beyond 2^70"
+    return str(value)
 
 
 def dump(config: Config) -> str:

@@ -4,8 +4,9 @@ import json
 import os
 import re
 import shutil
-import signal
-import time
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,17 +167,24 @@ def test_resume_directly_before_a_setting(train_arguments, tmp_path):
     assert checkpoint.find(tmp_path / "run").step == 2
 
 
-def test_interrupt_is_one_line(train_arguments, irnet, tmp_path):
-    """SIGINT to a real process: what Ctrl-C sends."""
-
-    output = tmp_path / "run"
-    process = irnet.start(train_arguments(output, "train.checkpoint_every=1", steps=100_000))
-    while not checkpoint.exists(output):
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGINT)
-    assert process.wait() == 130
-    assert "Traceback" not in process.err and process.err.splitlines()[-1].startswith("irnet: interrupted;")
-    assert checkpoint.find(output).step >= 1
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [
+        ({}, "passive"),
+        ({"OMP_WAIT_POLICY": "active"}, "active"),
+        ({"GOMP_SPINCOUNT": "1000"}, None),
+        ({"KMP_BLOCKTIME": "200"}, None),
+    ],
+    ids=str,
+)
+def test_threads_wait_passively_unless_the_user_says_otherwise(given, policy):
+    """Set before torch, which reads it, is loaded; the worker pool would spin on a busy machine."""
+    code = "import os, sys; import irnet.cli; print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))"
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_WAIT", "GOMP_", "KMP_"))}
+    root = Path(settings.__file__).parents[1]
+    env |= {"PYTHONPATH": f"{root}:{root / 'kernels'}"} | given
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", str(policy)]
 
 
 # ------------------------------------------------------------------------------------------------------ bad input

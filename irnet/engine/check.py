@@ -103,6 +103,7 @@ def _results(data: CocoDataset, decode: bool, workers: int, chunks: list[list[in
 
 def _start(data: CocoDataset, decode: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the program's handler, which was inherited
     _look_at(data, decode)
 
 
