@@ -289,8 +289,29 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     sub.add_argument("--vis", type=int, default=0, metavar="N", help="draw the first N images into vis/")
 
     sub = command("predict", _predict, "name the object in every box of images; writes annotated pictures")
+    _predict_options(sub)
+
+    sub = command("data", _data, "generate scenes, or check a data set and count what is in it")
+    _dataset_options(sub)
+
+    sub = command("graph", _graph, "show the class graph of a data set, or write it as JSON")
+    sub.add_argument("--show", type=int, default=5, help="strongest edges to print per relation")
+    sub.add_argument("--output", metavar="JSON", help="write the graph into this file")
+    _settings(sub)
+
+    sub = command("bench", None, "measure speed and memory, compare and report measurements, guard against regressions")
+    if words[:1] == ["bench"]:  # its options come with its modules, which import PyTorch
+        from .bench.cli import add_parsers
+
+        add_parsers(_commands(sub, "SUITE|COMMAND"))
+
+    command("info", _info, "versions, devices and the operators' implementations")
+    return parser
+
+
+def _predict_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="image files; settings such as data.max_pixels=1e9, too"
+        "images", nargs="+", metavar="IMAGE", help="image files; settings such as data.orientation=turned, too"
     )
     sub.add_argument(
         "--boxes",
@@ -307,7 +328,8 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     sub.set_defaults(overrides=[])
 
-    sub = command("data", _data, "generate scenes, or check a data set and count what is in it")
+
+def _dataset_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("what", choices=["scenes", "check"])
     sub.add_argument("--output-dir", default="data/scenes", help="of scenes")
     _scene_options(sub)
@@ -316,20 +338,6 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     sub.add_argument("--images", action="store_true", help="decode every image, where otherwise its header is read")
     sub.add_argument("-j", "--workers", type=int, metavar="N", help="processes that read images")
     _settings(sub)
-
-    sub = command("graph", _graph, "show the class graph of a data set, or write it as JSON")
-    sub.add_argument("--show", type=int, default=5, help="strongest edges to print per relation")
-    sub.add_argument("--output", metavar="JSON", help="write the graph into this file")
-    _settings(sub)
-
-    sub = command("bench", None, "measure speed and memory, compare and report measurements, guard against regressions")
-    if words[:1] == ["bench"]:  # its options come with its modules, which import PyTorch
-        from .bench.cli import add_parsers
-
-        add_parsers(_commands(sub, "SUITE|COMMAND"))
-
-    command("info", _info, "versions, devices and the operators' implementations")
-    return parser
 
 
 def _commands(parser: argparse.ArgumentParser, metavar: str) -> Callable[..., argparse.ArgumentParser]:

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import math
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -223,55 +224,59 @@ def override(config: Config, key: str, value: Any, where: str | Path = "command 
     setattr(section, name, value)
 
 
+CHOICES = {
+    "model.variant": VARIANTS,
+    "model.backbone": ("small", "resnet50", "resnet101"),
+    "model.assignment": ("own", "mean"),
+    "model.region_start": ("feature", "zero"),
+    "data.name": ("coco", "scenes"),
+    "data.orientation": ("auto", "stored", "turned"),
+    "train.optimizer": ("sgd", "adamw"),
+    "train.amp": ("off", "bf16", "fp16"),
+}
+LEAST = {
+    "model.backbone_channels": 2,
+    "model.iterations": 1,
+    "model.patch_size": 2,
+    "model.memory_channels": 1,
+    "model.memory_size": 1,
+    "model.hidden": 1,
+    "model.graph_channels": 1,
+    "model.graph_layers": 1,
+    "loss.memory": 0,
+    "loss.final": 0,
+    "data.short_side": 0,
+    "data.long_side": 0,
+    "data.max_regions": 0,
+    "data.max_pixels": 1,
+    "data.split_seed": 0,
+    "train.steps": 0,
+    "train.batch_size": 1,
+    "train.grad_accum_steps": 1,
+    "train.lr": 0,
+    "train.confidence_lr": 0,
+    "train.warmup_steps": 0,
+    "train.momentum": 0,
+    "train.weight_decay": 0,
+    "train.clip_norm": 0,
+    "train.workers": 0,
+    "train.checkpoint_every": 1,
+    "train.eval_every": 0,
+    "train.log_every": 1,
+    "train.limit_batches": 0,
+    "train.vis": 0,
+}
+
+
 def validate(config: Config, where: str | Path = "command line") -> None:
     """InputError for values that name nothing or make no sense."""
     model, loss, data, train = config.model, config.loss, config.data, config.train
-    choices = [
-        ("model.variant", model.variant, VARIANTS),
-        ("model.backbone", model.backbone, ("small", "resnet50", "resnet101")),
-        ("model.assignment", model.assignment, ("own", "mean")),
-        ("model.region_start", model.region_start, ("feature", "zero")),
-        ("data.name", config.data.name, ("coco", "scenes")),
-        ("data.orientation", data.orientation, ("auto", "stored", "turned")),
-        ("train.optimizer", train.optimizer, ("sgd", "adamw")),
-        ("train.amp", train.amp, ("off", "bf16", "fp16")),
-    ]
-    for key, value, allowed in choices:
+    for key, allowed in CHOICES.items():
+        value = attrgetter(key)(config)
         if value not in allowed:
             raise InputError(where, f"{key} is {value!r}", f"choose one of {', '.join(allowed)}")
-    least = [
-        ("model.backbone_channels", model.backbone_channels, 2),
-        ("model.iterations", model.iterations, 1),
-        ("model.patch_size", model.patch_size, 2),
-        ("model.memory_channels", model.memory_channels, 1),
-        ("model.memory_size", model.memory_size, 1),
-        ("model.hidden", model.hidden, 1),
-        ("model.graph_channels", model.graph_channels, 1),
-        ("model.graph_layers", model.graph_layers, 1),
-        ("loss.memory", loss.memory, 0),
-        ("loss.final", loss.final, 0),
-        ("data.short_side", data.short_side, 0),
-        ("data.long_side", data.long_side, 0),
-        ("data.max_regions", data.max_regions, 0),
-        ("data.max_pixels", data.max_pixels, 1),
-        ("data.split_seed", data.split_seed, 0),
-        ("train.steps", train.steps, 0),
-        ("train.batch_size", train.batch_size, 1),
-        ("train.grad_accum_steps", train.grad_accum_steps, 1),
-        ("train.lr", train.lr, 0),
-        ("train.confidence_lr", train.confidence_lr, 0),
-        ("train.warmup_steps", train.warmup_steps, 0),
-        ("train.momentum", train.momentum, 0),
-        ("train.weight_decay", train.weight_decay, 0),
-        ("train.clip_norm", train.clip_norm, 0),
-        ("train.workers", train.workers, 0),
-        ("train.checkpoint_every", train.checkpoint_every, 1),
-        ("train.eval_every", train.eval_every, 0),
-        ("train.log_every", train.log_every, 1),
-        ("train.limit_batches", train.limit_batches, 0),
-        ("train.vis", train.vis, 0),
-    ]
-    for key, value, lowest in least:
+    for key, lowest in LEAST.items():
+        value = attrgetter(key)(config)
         highest = MANY.get(key, MOST) if isinstance(value, int) else FLOAT32
         if not lowest <= value <= highest:  # false for NaN
             cure = f"give at most {highest:,}" if highest < value < math.inf else f"give at least {lowest}"

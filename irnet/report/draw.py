@@ -421,20 +421,7 @@ def _panel(reasoning: Reasoning, width: int, size: int, face: Typeface) -> Image
     edges = [pad, pad + number + pad, *(pad + number + round(width * share) for share in (0.22, 0.47))]
     widths = [edges[1] - edges[0] - pad, edges[2] - edges[1] - pad, edges[3] - edges[2] - pad, width - edges[3] - pad]
 
-    rows = []
-    for r in range(regions):
-        name, score = reasoning.answer(r)
-        truth = reasoning.truth(r)
-        lines = [(line, _INK) for line in _wrap(f"{name}  {score:.2f}", font, widths[1])]
-        if truth is not None and truth != name:
-            lines += [(line, _WRONG) for line in _wrap(f"wrong, truly {truth}", font, widths[1])]
-        if reasoning.given and reasoning.given[r]:
-            lines += [(line, _FAINT) for line in _wrap(f"given: {reasoning.given[r]}", font, widths[1])]
-        changes = _changes(reasoning, r, "->")
-        told = [(line, _INK) for change in changes for line in _wrap(change, font, widths[3])]
-        told = told or [("no change", _FAINT)]
-        rows.append((lines, told, step * max(len(lines), len(told)) + round(size * 0.5)))
-
+    rows = _panel_rows(reasoning, widths, font, size, step)
     colours = [_step_colour(name, reasoning.steps) for name in reasoning.steps]
     title = f"{reasoning.total} box{'es' if reasoning.total > 1 else ''}"
     if regions < reasoning.total:
@@ -471,6 +458,24 @@ def _panel(reasoning: Reasoning, width: int, size: int, face: Typeface) -> Image
         _bar(draw, bar, reasoning.attention[:, r], np.array(colours, np.float32), small)
         y += height
     return panel
+
+
+def _panel_rows(reasoning: Reasoning, widths: list[float], font, size: int, step: int) -> list[tuple[list, list, int]]:
+    """For each box the lines of its answer, with their colours, those of what changed, and the row's height."""
+    rows = []
+    for r in range(len(reasoning.boxes)):
+        name, score = reasoning.answer(r)
+        truth = reasoning.truth(r)
+        lines = [(line, _INK) for line in _wrap(f"{name}  {score:.2f}", font, widths[1])]
+        if truth is not None and truth != name:
+            lines += [(line, _WRONG) for line in _wrap(f"wrong, truly {truth}", font, widths[1])]
+        if reasoning.given and reasoning.given[r]:
+            lines += [(line, _FAINT) for line in _wrap(f"given: {reasoning.given[r]}", font, widths[1])]
+        changes = _changes(reasoning, r, "->")
+        told = [(line, _INK) for change in changes for line in _wrap(change, font, widths[3])]
+        told = told or [("no change", _FAINT)]
+        rows.append((lines, told, step * max(len(lines), len(told)) + round(size * 0.5)))
+    return rows
 
 
 def _legend_rows(
