@@ -20,7 +20,9 @@ class InputError(Exception):
         return type(self), (self.where, self.trouble, self.cure)
 
 
-SMALLER = "take less at once (a smaller -b, smaller images, fewer boxes), or a machine with more memory"
+SMALLER = (
+    "take less at once (a smaller -b, smaller images, fewer boxes), a smaller model, or a machine with more memory"
+)
 # What PyTorch, oneDNN and C++ say where memory ends; torch.OutOfMemoryError is a RuntimeError with such a text, too.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc", "calculation overflowed")
 _WORKERS = ("DataLoader worker (pid", "Pin memory thread exited")  # not an error that was raised in one of them
