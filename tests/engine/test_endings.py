@@ -162,8 +162,15 @@ def test_second_run_in_a_folder_is_refused(train_arguments, irnet, refused, tmp_
     for more in ([], ["--resume"]):
         refused(train_arguments(output, *more), output, "another run is writing there")
     # Killed, it leaves no lock, though its worker may live for seconds.
-    os.kill(children(process.pid)[0], signal.SIGSTOP)
-    workers = children(process.pid)
+    workers = []
+    while not workers:
+        os.kill(process.pid, signal.SIGSTOP)
+        workers = children(process.pid)
+        if not workers:  # between two epochs
+            os.kill(process.pid, signal.SIGCONT)
+            time.sleep(0.05)
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     try:
@@ -171,7 +178,8 @@ def test_second_run_in_a_folder_is_refused(train_arguments, irnet, refused, tmp_
         irnet.run(train_arguments(output, "--resume", "train.workers=0", steps=step + 1))
     finally:
         for worker in workers:
-            os.kill(worker, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
 
 
 def test_run_is_free_after_an_end_of_any_kind(train_arguments, refused, tmp_path):
