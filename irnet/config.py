@@ -15,7 +15,7 @@ from .errors import InputError
 VARIANTS = ("conv", "local", "global", "full")
 MOST = 2**31 - 1  # of anything that is counted
 # Of what is made one by one before anything can say that it is too much.
-MANY = {"model.iterations": 1000, "model.graph_layers": 1000, "train.workers": 1024}
+MANY = {"model.iterations": 1000, "model.graph_layers": 1000, "model.patch_size": 1000, "train.workers": 1024}
 FLOAT32 = 3.4e38  # what weights and rates are kept in holds no larger number
 
 

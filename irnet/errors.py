@@ -29,7 +29,9 @@ def check_bounds(where: str, value: float | None, least: float, most: float = ma
     raise InputError(where, f"{value} is out of range", bounds)
 
 
-SMALLER = "take less at once (a smaller -b, smaller images, fewer boxes), or a machine with more memory"
+SMALLER = (
+    "take less at once (a smaller -b, smaller images, fewer boxes), a smaller model, or a machine with more memory"
+)
 # What PyTorch, oneDNN and C++ say where memory ends; torch.OutOfMemoryError is a RuntimeError with such a text, too.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc", "calculation overflowed")
 _WORKERS = ("DataLoader worker (pid", "Pin memory thread exited")  # not an error that was raised in one of them

@@ -266,6 +266,7 @@ def test_dump_is_plain_yaml():
         ("train.workers", 1025, "at most 1,024"),
         ("model.graph_layers", 10**6, "at most 1,000"),
         ("model.iterations", 10**6, "at most 1,000"),
+        ("model.patch_size", 2 * 10**9, "at most 1,000"),
         ("model.hidden", 10**12, "at most 2,147,483,647"),
         ("model.bandwidth", 1e300, "above 0"),
         ("train.lr", 1e300, "at most 3"),

@@ -136,6 +136,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         raise InputError(path, "no such checkpoint", cure) from error
     except (SafetensorError, OSError) as error:
         raise InputError(path, f"is truncated or no checkpoint ({error})", cure) from error
+    if "irnet" in metadata.get("format", ""):
+        raise InputError(path, "was written by an older irnet", "use it with that version, or train again")
     if METADATA not in metadata or CHECKSUM not in tensors:
         raise InputError(path, f"is not of the form {FORMAT!r}", cure)
     if bytes(tensors.pop(CHECKSUM).cpu().numpy()) != _checksum(path):

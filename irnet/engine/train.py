@@ -39,7 +39,7 @@ from .setup import (
 
 log = logging.getLogger("irnet")
 LOWER = "lower train.lr or set train.clip_norm"
-SMALLER = "lower -b, raise --grad-accum-steps, add --grad-checkpointing, lower --max-regions, or take --amp bf16"
+SMALLER = "lower -b, raise --grad-accum-steps, add --grad-checkpointing, lower --max-regions, take --amp bf16"
 # What a checkpoint holds the outcome of, so that reading it again changes nothing.
 SETTLED = ("train.optimizer", "train.init_from", "data.class_graph", "data.word_vectors")
 

@@ -111,6 +111,9 @@ def test_foreign_files(tmp_path):
     save_file({"a": torch.zeros(2)}, path)
     with pytest.raises(InputError, match="is not of the form"):
         checkpoint.load(path)
+    save_file({"a": torch.zeros(2)}, path, {"format": "irnet checkpoint 1", "step": "3"})
+    with pytest.raises(InputError, match="was written by an older irnet"):
+        checkpoint.load(path)
     save_file({"a": torch.zeros(2)}, path, {checkpoint.METADATA: "{}"})
     with pytest.raises(InputError, match="is not of the form"):
         checkpoint.load(path)

@@ -33,6 +33,10 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def said(process, words: str) -> bool:
+    return process.streams[0].exists() and words in process.out
+
+
 def ended(process, code: int) -> str:
     """The last line of a process that must end with `code` and no traceback."""
     assert process.wait() == code, process.err
@@ -105,7 +109,7 @@ def test_second_signal_ends_at_once(train_arguments, irnet, tmp_path):
     process = irnet.start(
         train_arguments(tmp_path / "run", "train.workers=1", steps=LONG), SLOW_STEP.format(seconds=60)
     )
-    process.signal_when(lambda: "in a step" in process.out, signal.SIGINT)
+    process.signal_when(lambda: said(process, "in a step"), signal.SIGINT)
     workers = children(process.pid)
     time.sleep(0.3)
     os.kill(process.pid, signal.SIGINT)
@@ -141,10 +145,10 @@ def test_signal_during_evaluation(trained, train_arguments, irnet, tmp_path):
     slow = SLOW_STEP.replace("irnet.engine.train as train", "irnet.engine.evaluate as train")
     slow = slow.replace("gradients", "held_out").format(seconds=1).replace("in a step", "evaluates")
     process = irnet.start(train_arguments(output, "--resume", steps=5), slow)
-    process.signal_when(lambda: "evaluates" in process.out, signal.SIGTERM)
+    process.signal_when(lambda: said(process, "evaluates"), signal.SIGTERM)
     assert "SIGTERM: ended after step 5; step 5 is saved" in ended(process, 143)
     process = irnet.start(["eval", "--checkpoint", output, "-j", "0"], slow.replace("sleep(1)", "sleep(60)"))
-    process.signal_when(lambda: "evaluates" in process.out, signal.SIGTERM)
+    process.signal_when(lambda: said(process, "evaluates"), signal.SIGTERM)
     assert ended(process, 143) == "irnet: SIGTERM: ended before it was done"
 
 
@@ -158,8 +162,15 @@ def test_second_run_in_a_folder_is_refused(train_arguments, irnet, refused, tmp_
     for more in ([], ["--resume"]):
         refused(train_arguments(output, *more), output, "another run is writing there")
     # Killed, it leaves no lock, though its worker may live for seconds.
-    os.kill(children(process.pid)[0], signal.SIGSTOP)
-    workers = children(process.pid)
+    workers = []
+    while not workers:
+        os.kill(process.pid, signal.SIGSTOP)
+        workers = children(process.pid)
+        if not workers:  # between two epochs
+            os.kill(process.pid, signal.SIGCONT)
+            time.sleep(0.05)
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     try:
@@ -167,7 +178,8 @@ def test_second_run_in_a_folder_is_refused(train_arguments, irnet, refused, tmp_
         irnet.run(train_arguments(output, "--resume", "train.workers=0", steps=step + 1))
     finally:
         for worker in workers:
-            os.kill(worker, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
 
 
 def test_run_is_free_after_an_end_of_any_kind(train_arguments, refused, tmp_path):
