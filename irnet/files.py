@@ -51,4 +51,4 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         trouble = f"cannot be written ({error.strerror or error})"
-        raise InputError(path, trouble, "make room or choose another place; nothing was lost") from error
+        raise InputError(path, trouble, "make room or choose another place; what stood there is kept") from error

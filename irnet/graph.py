@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from irnet_kernels import EdgeSet, propagate, propagate_regions, segment_matmul, segment_outer
 from irnet_kernels.graph import REGION_TYPES
-from irnet_kernels.library import autocasting
+from irnet_kernels.library import autocast, autocasting
 
 from .config import ModelConfig
 
@@ -69,14 +69,26 @@ class GlobalModule(nn.Module):
         """The states after every region has taken in its feature [R, F] and predictions [R, logits_in C]."""
         return self.gru(F.relu(self.map_feature(feature) + self.map_logits(logits)), state)
 
-    def read(self, state: Tensor, assignment: Tensor, boxes: Tensor, ptr: Tensor) -> Tensor:
+    def edge_weights(self) -> list[tuple[Tensor, Tensor]]:
+        """Every layer's weights of edge types in the dtype of their products: cast once for a whole roll-out."""
+        return [layer.edge_weights() for layer in self.layers]
+
+    def read(
+        self,
+        state: Tensor,
+        assignment: Tensor,
+        boxes: Tensor,
+        ptr: Tensor,
+        weights: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
         """What each region learns from the others and from the classes: [R, D].
 
-        `assignment` P [R, C] says how much each region belongs to each class, `boxes` are in image pixels.
+        `assignment` P [R, C] says how much each region belongs to each class, `boxes` are in image pixels, `weights`
+        are what `edge_weights` gave; a roll-out asks for them once.
         """
         classes = self.class_projection(self.word_vectors) if hasattr(self, "word_vectors") else self.class_features
-        for layer in self.layers:
-            state = state + layer(state, classes, assignment, boxes, ptr, self.class_graph)
+        for layer, own in zip(self.layers, weights or self.edge_weights(), strict=True):
+            state = state + layer(state, classes, assignment, boxes, ptr, self.class_graph, own)
         return state
 
 
@@ -95,13 +107,29 @@ class GraphLayer(nn.Module):
         self.class_to_class = nn.Linear(d, d, bias=False)
         self.class_to_region = nn.Linear(d, d, bias=False)
 
-    def forward(self, x: Tensor, classes: Tensor, p: Tensor, boxes: Tensor, ptr: Tensor, graph: EdgeSet) -> Tensor:
-        """x [R, D], classes [C, D], p [R, C] -> [R, D]."""
+    def edge_weights(self) -> tuple[Tensor, Tensor]:
+        """The weights of the spatial and the semantic edge types, as the operators take them."""
+        if self.scale is not None:  # multiplied in full precision first
+            return self.spatial, *autocast(self.semantic)
+        return autocast(self.spatial, self.semantic)
+
+    def forward(
+        self,
+        x: Tensor,
+        classes: Tensor,
+        p: Tensor,
+        boxes: Tensor,
+        ptr: Tensor,
+        graph: EdgeSet,
+        weights: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """x [R, D], classes [C, D], p [R, C] -> [R, D]; `weights` are `edge_weights`."""
+        between_regions, between_classes = weights
         bandwidth = self.bandwidth if self.log_bandwidth is None else self.log_bandwidth.exp()
-        spatial = propagate_regions(x, boxes, ptr, self.spatial, bandwidth=bandwidth, scale=self.scale)
+        spatial = propagate_regions(x, boxes, ptr, between_regions, bandwidth=bandwidth, scale=self.scale)
         gathered = to_classes(p, self.region_to_class(x), ptr)  # [B, C, D]
         z = F.relu(gathered + self.class_to_class(classes))
-        semantic = propagate(z, graph, self.semantic)  # [B, C, D]
+        semantic = propagate(z, graph, between_classes)  # [B, C, D]
         return F.relu(spatial + F.relu(self.class_to_region(to_regions(p, semantic, ptr))))
 
 

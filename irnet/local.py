@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from irnet_kernels import ConvGRUWeights, conv_gru, crop_resize, paste_mean
+from irnet_kernels.library import autocast
 
 from .config import ModelConfig
 
@@ -58,12 +59,27 @@ class LocalModule(nn.Module):
         x = self.read1(x.permute(0, 2, 3, 1).flatten(1)).relu_()  # row, column, channel: as the authors flatten
         return self.read2(x).relu_()
 
-    def write(self, memory: Tensor, patches: Tensor, logits: Tensor, cells: Tensor, ptr: Tensor) -> Tensor:
-        """The memory after every region has written its patch [R, F, P, P] and its predictions [R, logits_in C]."""
+    def gru_weights(self) -> ConvGRUWeights:
+        """The GRU's weights in the dtype of its products: cast once for a whole roll-out, as those of layers are."""
+        return ConvGRUWeights(**dict(zip(self.gru, autocast(*self.gru.values()), strict=True)))
+
+    def write(
+        self,
+        memory: Tensor,
+        patches: Tensor,
+        logits: Tensor,
+        cells: Tensor,
+        ptr: Tensor,
+        gru: ConvGRUWeights | None = None,
+    ) -> Tensor:
+        """The memory after every region has written its patch [R, F, P, P] and its predictions [R, logits_in C].
+
+        `gru` is what `gru_weights` gave; a roll-out asks for it once.
+        """
         x = self.map_patch(patches).add_(self.map_logits(logits)[:, :, None, None]).relu_()
         x = self.input(x).relu_()
         state = crop_resize(memory, cells, ptr, self.patch_size)
-        return paste_mean(memory, conv_gru(x, state, ConvGRUWeights(**self.gru)), cells, ptr)
+        return paste_mean(memory, conv_gru(x, state, gru or self.gru_weights()), cells, ptr)
 
     def _initialise(self) -> None:
         """As the authors: N(0, 0.01), but He for the context and input convolutions and the wide FC layers."""

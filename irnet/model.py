@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,7 @@ class IRNet(nn.Module):
         if self.graph is not None:
             state = self.graph.start(feature)  # [R, D]
             last["global"] = f0
+            edge_weights = self.graph.edge_weights()
             if self.local is None:  # the paper leaves open who judges f0 then; here the first states do
                 confidences["conv"] = self.graph.confidence(state)
         if self.local is not None:
@@ -106,19 +108,20 @@ class IRNet(nn.Module):
             memories.append(memory)
             confidences["conv"] = self.local.confidence(self._run(self.local.read, memory, cells, ptr))
             last["local"] = f0
+            gru = self.local.gru_weights()
 
         for i in range(1, self.config.iterations + 1):
             seen = {module: last[module].detach() for module in sorted(last, reverse=True)}  # local before global
             both = torch.cat(list(seen.values()), 1)  # [R, C or 2C]
             if self.local is not None:
-                memory = self._run(self.local.write, memory, patches, both, cells, ptr)
+                memory = self._run(self.local.write, memory, patches, both, cells, ptr, gru)
                 memories.append(memory)
                 found = self._run(self.local.read, memory, cells, ptr)  # [R, hidden]
                 logits[f"local {i}"] = last["local"] = self.local.classifier(found)
                 confidences[f"local {i}"] = self.local.confidence(found)
             if self.graph is not None:
                 state = self.graph.write(state, feature, both)
-                found = self._run(self.graph.read, state, self._assignment(seen), boxes, ptr)  # [R, D]
+                found = self._run(self.graph.read, state, self._assignment(seen), boxes, ptr, edge_weights)  # [R, D]
                 logits[f"global {i}"] = last["global"] = self.graph.classifier(found)
                 confidences[f"global {i}"] = self.graph.confidence(found)
 
@@ -128,7 +131,7 @@ class IRNet(nn.Module):
         final = sum(w[:, None] * f.detach() for w, f in zip(attention, logits.values(), strict=True))
         return Predictions(logits, attention, final, confidence, memories)
 
-    def _run(self, step: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+    def _run(self, step: Callable[..., Tensor], *arguments: Any) -> Tensor:
         if self.grad_checkpointing and self.training:
             return checkpoint(step, *arguments, use_reentrant=False)
         return step(*arguments)

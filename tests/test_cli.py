@@ -4,10 +4,9 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,6 +92,46 @@ def test_data_check(copied, capsys):
     assert re.search(r"^train: 8 images, 69 regions, 19 classes\n  iscrowd: 1\nval: 4 images, 22 regions", out, re.M)
 
 
+@pytest.mark.parametrize("command", [["data", "check"], ["graph"]])
+def test_check_and_graph_take_settings_as_train_does(command, copied, refused, tmp_path, capsys):
+    for split in ("train", "val"):
+        (copied / f"annotations/instances_{split}.json").rename(copied / f"annotations/instances_my{split}.json")
+        (copied / "images" / split).rename(copied / "images" / f"my{split}")
+    named = ["data.train_split=mytrain", "data.val_split=myval"]
+    words = [*command, "--data-root", copied]
+    refused(words, "name the one to train on by data.train_split: mytrain, myval")
+    refused(
+        [*words, "data.train_split=x", "data.val_split=y"], "by data.train_split and data.val_split: mytrain, myval"
+    )
+    run(*words, *named)
+    run(*words, named[0], "--small", "--max-regions", "1", named[1])
+    assert ("8 images, 8 regions" in capsys.readouterr().out) == (command[0] == "data")
+    (tmp_path / "my.yaml").write_text("data: {train_split: mytrain, val_split: myval}")
+    run(*words, "--config", tmp_path / "my.yaml")
+    refused([*words, "--config", tmp_path / "no.yaml"], "no.yaml", "No such file")
+    refused([*words, "data.colour=red"], "unknown config key 'data.colour'")
+    refused([*words, "--max-regions", "-1"], "data.max_regions is -1")
+
+
+def test_data_check_in_processes(copied, refused, monkeypatch, capsys):
+    monkeypatch.setattr("irnet.engine.check.CHUNK", 2)
+    words = ["data", "check", "--data-root", copied, "-j", "2", "--images"]
+    run(*words)
+    for number in (2, 5, 7):
+        path = next(copied.rglob(f"*train/{number:06d}.png"))
+        path.write_bytes(path.read_bytes()[:900] + path.read_bytes()[920:])
+    (copied / "class_graph.json").unlink()
+    change(copied, "val", "categories", rename)
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == 2
+    captured = capsys.readouterr()
+    found = [line.split(": ")[0].strip() for line in captured.out.splitlines() if line.startswith(f"  {copied}")]
+    assert [os.path.basename(name) for name in found] == [
+        "000002.png", "000005.png", "000007.png", "instances_val.json"
+    ]  # fmt: skip
+    assert "the first of 4 findings" in captured.err
+
+
 def test_data_scenes(tmp_path, capsys):
     run("data", "scenes", "--output-dir", tmp_path / "s", "--train-scenes", "2", "--val-scenes", "2", "--size", "160")
     assert "train: 2 images; seeing only a box's own view" in capsys.readouterr().out
@@ -129,17 +168,24 @@ def test_resume_directly_before_a_setting(train_arguments, tmp_path):
     assert checkpoint.find(tmp_path / "run").step == 2
 
 
-def test_interrupt_is_one_line(train_arguments, irnet, tmp_path):
-    """SIGINT to a real process: what Ctrl-C sends."""
-
-    output = tmp_path / "run"
-    process = irnet.start(train_arguments(output, "train.checkpoint_every=1", steps=100_000))
-    while not checkpoint.exists(output):
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGINT)
-    assert process.wait() == 130
-    assert "Traceback" not in process.err and process.err.splitlines()[-1].startswith("irnet: interrupted;")
-    assert checkpoint.find(output).step >= 1
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [
+        ({}, "passive"),
+        ({"OMP_WAIT_POLICY": "active"}, "active"),
+        ({"GOMP_SPINCOUNT": "1000"}, None),
+        ({"KMP_BLOCKTIME": "200"}, None),
+    ],
+    ids=str,
+)
+def test_threads_wait_passively_unless_the_user_says_otherwise(given, policy):
+    """Set before torch, which reads it, is loaded; the worker pool would spin on a busy machine."""
+    code = "import os, sys; import irnet.cli; print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))"
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_WAIT", "GOMP_", "KMP_"))}
+    root = Path(settings.__file__).parents[1]
+    env |= {"PYTHONPATH": f"{root}:{root / 'kernels'}"} | given
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", str(policy)]
 
 
 # ------------------------------------------------------------------------------------------------------ bad input

@@ -250,3 +250,86 @@ def test_dump_is_plain_yaml():
     values = yaml.safe_load(dump(small()))
     assert list(values) == ["model", "loss", "data", "train"]
     assert values["train"]["lr_steps"] == [] and values["data"]["name"] == "scenes"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "cure"),
+    [
+        ("train.seed", -1, "2^63 - 1"),
+        ("train.seed", 2**63, "2^63 - 1"),
+        ("train.seed", 10**4000, "2^63 - 1"),
+        ("train.batch_size", 2**31, "at most 2,147,483,647"),
+        ("train.steps", 10**4000, "at most 2,147,483,647"),
+        ("train.steps", -(10**4000), "at least 0"),
+        ("train.lr_steps", [5, 10**30], "steps from 0"),
+        ("train.lr_steps", [-1], "steps from 0"),
+        ("train.workers", 1025, "at most 1,024"),
+        ("model.graph_layers", 10**6, "at most 1,000"),
+        ("model.iterations", 10**6, "at most 1,000"),
+        ("model.patch_size", 2 * 10**9, "at most 1,000"),
+        ("model.hidden", 10**12, "at most 2,147,483,647"),
+        ("model.bandwidth", 1e300, "above 0"),
+        ("train.lr", 1e300, "at most 3"),
+        ("train.weight_decay", 1e39, "at most 3"),
+    ],
+    ids=lambda value: str(value)[:16],
+)
+def test_numbers_beyond_what_can_be_held(key, value, cure):
+    config = small()
+    section, name = key.split(".")
+    setattr(getattr(config, section), name, value)
+    with pytest.raises(InputError) as error:
+        validate(config, "config.yaml")
+    assert str(error.value).startswith(f"config.yaml: {key} ") and cure in str(error.value)
+    assert len(str(error.value)) < 200
+
+
+def test_seed_of_63_bits():
+    config = small()
+    config.train.seed = 2**63 - 1
+    validate(config)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train: {lr: 1e-3, lr: 1e-4}",
+        "train:\n  steps: 1\n  lr: 0.1\n  steps: 2\n",
+        "train: {steps: 1}\nmodel: {}\ntrain: {lr: 1}\n",
+        "train: {steps: 1, 'steps': 2}",
+    ],
+)
+def test_key_given_twice(text, tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"'(lr|steps|train)' is given twice") as error:
+        load(path)
+    assert str(path) in str(error.value)
+
+
+def test_merged_keys_may_be_given_anew(tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text("train: &base {lr: 0.5, steps: 1}\nloss: {}\n")
+    assert load(path).train.lr == 0.5
+    path.write_text("model: {}\ntrain:\n  <<: {lr: 0.5, steps: 1}\n  steps: 2\n")
+    assert (load(path).train.lr, load(path).train.steps) == (0.5, 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train: {steps: 2024-13-45}",
+        f"train: {{steps: {'9' * 5000}}}",
+        "[" * 5000,
+        "train: {lr: &a [*a]}",
+        "? [1]\n: 2\n",
+    ],
+    ids=["date", "digits", "depth", "cycle", "key"],
+)
+def test_yaml_that_python_cannot_hold(text, tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"my.yaml: "):
+        load(path)
+    with pytest.raises(InputError, match="wants a value of type int"):
+        override(small(), "train.steps", text)

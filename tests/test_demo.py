@@ -10,6 +10,7 @@ import pytest
 from irnet import config as settings
 from irnet.config import VARIANTS
 from irnet.engine import checkpoint
+from irnet.engine.run_folder import locked
 from irnet.engine.setup import restore_model
 
 SMALL = ["--train-scenes", "8", "--val-scenes", "4", "-b", "4", "-j", "0", "train.log_every=1"]
@@ -125,4 +126,10 @@ def test_folder_that_is_a_file(refused, tmp_path):
 def test_disk_full_while_scenes_are_made(refused_process, tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))"
     refused_process(arguments(tmp_path / "demo"), "scenes", "cannot be written (File too large)", first=limit)
-    assert list((tmp_path / "demo").iterdir()) == []
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == [".lock"]
+
+
+def test_second_demonstration_in_a_folder_is_refused(tmp_path, refused):
+    with locked(tmp_path / "demo"):
+        refused(["demo", "--output-dir", tmp_path / "demo", *SMALL], tmp_path / "demo", "another run is writing there")
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == [".lock"]

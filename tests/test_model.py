@@ -11,7 +11,7 @@ from irnet.backbone import STRIDE, ResNet
 from irnet.config import VARIANTS, LossConfig, ModelConfig
 from irnet.data.sample import Batch
 from irnet.model import IRNet, Predictions
-from irnet_kernels import EdgeSet, crop_resize
+from irnet_kernels import EdgeSet, conv_gru, crop_resize
 
 CLASSES = 5
 ITERATIVE = ("local", "global", "full")
@@ -492,3 +492,60 @@ def test_an_exported_roll_out_takes_any_number_of_regions(variant):
         for counts in ((3, 4), (1, 2), (20, 30)):
             given = arguments(*counts)
             assert torch.equal(program(*given), model.reason(*given).final)
+
+
+# --------------------------------------------------------------------------------------------------------- autocast
+
+
+def kept(forward) -> dict[tuple, int]:
+    """Bytes of distinct memory that `forward` keeps for its backward pass, by the shape of what is in it."""
+    seen, sizes = {}, {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen[storage.data_ptr()] = tensor  # holds it: its address is not used again
+            sizes[tuple(tensor.shape)] = sizes.get(tuple(tensor.shape), 0) + storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    del result
+    return sizes
+
+
+def test_autocast_casts_weights_once_a_roll_out():
+    """Whatever the number of iterations, as many bytes of weights are kept."""
+    channels = 64  # of nothing but weights
+
+    def weights(iterations: int) -> dict[tuple, int]:
+        changes = {"memory_channels": channels, "gate_channels": 0, "graph_channels": channels, "hidden": 48}
+        model = build("full", iterations=iterations, **changes).train()
+        batch = make_batch([(64, 48)], [3])
+        with torch.autocast("cpu", torch.bfloat16):
+            found = kept(lambda: model(batch).final)
+            kernels = {shape: size for shape, size in found.items() if shape[-3:] == (channels, 3, 3)}
+            edges = {shape: size for shape, size in found.items() if len(shape) == 3 and shape[-2:] == (channels,) * 2}
+        assert kernels and edges
+        return kernels | edges
+
+    assert weights(3) == weights(2) == weights(5)
+
+
+def test_autocast_keeps_only_patches_of_a_further_step():
+    """Of 505,472 bytes that a further step of conv_gru once kept, 442,752 were weights."""
+    module = build("local", memory_channels=64, gate_channels=0, patch_size=7).local
+    x, state = torch.randn(2, 2, 64, 7, 7)
+
+    def steps(count: int) -> int:
+        def forward():
+            with torch.autocast("cpu", torch.bfloat16):
+                gru, h = module.gru_weights(), state
+                for _ in range(count):
+                    h = h + conv_gru(x, h, gru)
+            return h
+
+        return sum(kept(forward).values())
+
+    assert 0 < steps(3) - steps(2) <= 62_720
+    assert steps(5) - steps(4) == steps(3) - steps(2)

@@ -54,9 +54,13 @@ def _measure(options: argparse.Namespace) -> int:
     import torch
 
     from ..engine.setup import choose_device
+    from ..errors import check_bounds
     from . import run
     from .case import cases
 
+    check_bounds("--seconds", options.seconds, 0, 86_400)
+    check_bounds("--threads", options.threads, 1, 4096)
+    check_bounds("--seed", options.seed, 0, 2**63 - 1)
     device = choose_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from irnet.data.sample import Batch, Sample, collate, left_right_swap, prepare, resized_size
+from irnet.data.workers import Parcel, received, start
 from irnet.errors import InputError
 
 
@@ -42,7 +43,8 @@ def batches(
     pin_memory     page-locked host memory; only useful where a CUDA device is the target
 
     Order and flips follow from (seed, epoch, index) alone; the global random state is neither read nor changed.
-    InputError as the data set raises it, from workers too, when the batch's turn comes.
+    InputError as the data set raises it, from workers too, when the batch's turn comes, and for a batch that a worker
+    cannot send; RuntimeError for a worker that was killed.
     """
     if batch_size < 1:
         raise InputError("--batch-size", f"{batch_size} images are no batch", "give 1 or more")
@@ -64,7 +66,8 @@ def batches(
         _Prepared(dataset, short, long, flips, swap),
         batch_sampler=plan[:limit][start_batch:],
         num_workers=workers,
-        collate_fn=_pack,
+        collate_fn=_parcel if workers else _pack,
+        worker_init_fn=start if workers else None,
         pin_memory=pin_memory,
         generator=generator,  # or DataLoader would draw its workers' seeds from the global random state
     )
@@ -124,8 +127,12 @@ def _pack(samples: list[Sample | InputError]) -> tuple | InputError:
     return pixels, shapes, batch.boxes, batch.ptr, batch.labels, batch.names, batch.kinds
 
 
+def _parcel(samples: list[Sample | InputError]) -> Parcel:
+    return Parcel(_pack(samples))
+
+
 def _unpacked(loader: DataLoader) -> Iterator[Batch]:
-    for packed in loader:
+    for packed in received(loader):
         if isinstance(packed, InputError):
             raise packed
         pixels, shapes, *rest = packed

@@ -1,24 +1,42 @@
 """Checkpoints: one safetensors file of plain tensors, plain values as JSON in its header. Loading executes nothing."""
 
 import dataclasses
+import itertools
 import json
 import logging
 import os
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from .. import files
-from ..config import Config, from_dict
+from ..config import Config, from_dict, validate
 from ..errors import InputError
 
-FORMAT = "irnet checkpoint 1"
+FORMAT = "irnet checkpoint 2"
 LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
+METADATA, CHECKSUM = "irnet", "checksum"
+DIGEST = 16  # bytes of the checksum
+PIECE = 2**20  # bytes that are written or read at once
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 log = logging.getLogger("irnet")
 
 
@@ -45,7 +63,10 @@ class Checkpoint:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically; a `last` that was there stays as `previous` beside it. InputError for a full disk."""
+    """Write atomically; a `last` that was there stays as `previous` beside it. InputError for a full disk.
+
+    The same state gives the same bytes. Tensors are written piece by piece: little memory beyond their own is taken.
+    """
     header = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -53,35 +74,116 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "classes": checkpoint.classes,
         "extra": checkpoint.extra,
     }
-    tensors = {f"model.{name}": t for name, t in checkpoint.model.items()}
-    tensors |= {f"optimizer.{name}": t for name, t in checkpoint.optimizer.items()}
-    tensors = {name: t.detach().contiguous() for name, t in tensors.items()}
-    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in header.items()}
+    tensors = {f"model.{name}": t.detach() for name, t in checkpoint.model.items()}
+    tensors |= {f"optimizer.{name}": t.detach() for name, t in checkpoint.optimizer.items()}
     keep = path.with_name(PREVIOUS) if path.name == LAST else None
-    # Not save_file: its own temporary file would stay behind when a run is killed, and nobody else could read it.
-    content = to_bytes(tensors, metadata)
-    files.write_with(path, lambda temporary: temporary.write_bytes(content), keep)
+    files.write_with(path, lambda temporary: _write(temporary, json.dumps(header), tensors), keep)
+
+
+def _write(path: Path, text: str, tensors: dict[str, Tensor]) -> None:
+    """A file that safetensors reads, with `text` as its one entry of metadata and a checksum as its last tensor.
+
+    safetensors' own writers hold all tensors that are not on the CPU at once, and put entries in a random order.
+    """
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # each aligned to its elements
+    entries: dict[str, Any] = {"__metadata__": {METADATA: text}}
+    offset = 0
+    for name in order:
+        tensor = tensors[name]
+        end = offset + tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    entries[CHECKSUM] = {"dtype": "U8", "shape": [DIGEST], "data_offsets": [offset, offset + DIGEST]}
+    head = json.dumps(entries).encode()
+    head += b" " * (-len(head) % 8)
+    digest = blake2b(digest_size=DIGEST)
+    with open(path, "wb") as file:
+        for piece in itertools.chain([struct.pack("<Q", len(head)), head], *(_pieces(tensors[n]) for n in order)):
+            digest.update(piece)
+            file.write(piece)
+        file.write(digest.digest())
+
+
+def _pieces(tensor: Tensor) -> Iterator[memoryview]:
+    """The bytes of a tensor's elements in their order, some rows at a time."""
+    for part in _rows(tensor):
+        yield memoryview(part.contiguous().cpu().view(-1).view(torch.uint8).numpy())
+
+
+def _rows(tensor: Tensor) -> Sequence[Tensor]:
+    """The tensor in parts of about `PIECE` bytes, split along its first dimension."""
+    if not tensor.numel():
+        return []
+    rows = tensor.reshape(1) if tensor.dim() == 0 else tensor
+    return rows.split(max(1, PIECE // (rows[0].numel() * rows.element_size())))
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read one file. InputError where it is missing, truncated or none of ours."""
+    """Read one file. InputError where it is missing, truncated, damaged, none of ours, or holds a number not finite.
+
+    Tensors on the CPU are the mapped file: clone what is to stay.
+    """
     cure = "give a checkpoint that irnet train wrote"
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            header = file.metadata() or {}
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError as error:
         raise InputError(path, "no such checkpoint", cure) from error
     except (SafetensorError, OSError) as error:
         raise InputError(path, f"is truncated or no checkpoint ({error})", cure) from error
-    if header.get("format") != FORMAT:
+    if "irnet" in metadata.get("format", ""):
+        raise InputError(path, "was written by an older irnet", "use it with that version, or train again")
+    if METADATA not in metadata or CHECKSUM not in tensors:
         raise InputError(path, f"is not of the form {FORMAT!r}", cure)
-    try:
-        step, config, classes, extra = (json.loads(header[key]) for key in ("step", "config", "classes", "extra"))
-    except (KeyError, ValueError) as error:
-        raise InputError(path, f"has a damaged header ({error!r})", cure) from error
+    if bytes(tensors.pop(CHECKSUM).cpu().numpy()) != _checksum(path):
+        raise InputError(path, "is damaged: its content has changed since it was written", "take another copy of it")
+    step, config, classes, extra = _read_header(path, metadata[METADATA], cure)
+    if name := not_finite(tensors):
+        trouble = f"holds numbers that are not finite ({name}): its training has diverged"
+        raise InputError(path, trouble, "take an earlier checkpoint, or train again with a lower train.lr")
     own = lambda prefix: {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}  # noqa: E731
-    return Checkpoint(step, from_dict(config, path), classes, own("model."), own("optimizer."), extra, Path(path))
+    return Checkpoint(step, config, classes, own("model."), own("optimizer."), extra, Path(path))
+
+
+def not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """The name of a tensor that holds an infinite number or NaN."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not all(part.isfinite().all() for part in _rows(tensor)):
+            return name
+    return None
+
+
+def _read_header(path: Path, text: str, cure: str) -> tuple[int, Config, list[str], dict[str, Any]]:
+    try:
+        header = json.loads(text)
+        if header["format"] != FORMAT:
+            raise InputError(path, f"is not of the form {FORMAT!r}", cure)
+        step, classes, extra = header["step"], header["classes"], header["extra"]
+        if not (type(step) is int and step >= 0 and isinstance(classes, list) and isinstance(extra, dict)):
+            raise ValueError("a value of another type")
+        if not classes or not all(isinstance(name, str) for name in classes):
+            raise ValueError("classes without names")
+        config = from_dict(header["config"], path)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(path, f"has a damaged header ({error!r})", cure) from error
+    validate(config, path)
+    return step, config, classes, extra
+
+
+def _checksum(path: Path) -> bytes:
+    """That of all bytes before the last `DIGEST`, where `_write` puts it."""
+    digest = blake2b(digest_size=DIGEST)
+    with open(path, "rb") as file:
+        left = os.fstat(file.fileno()).st_size - DIGEST
+        while left > 0 and (piece := file.read(min(left, PIECE))):
+            digest.update(piece)
+            left -= len(piece)
+    return digest.digest()
 
 
 def exists(run: Path) -> bool:
@@ -124,10 +226,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: dict[str, Te
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, parameters: dict[str, Tensor], tensors: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer, parameters: dict[str, Tensor], tensors: dict[str, Tensor], where: str | Path
 ) -> None:
-    """Put back what `optimizer_tensors` took."""
+    """Put back what `optimizer_tensors` took. InputError, naming `where`, for what is of no parameter's shape."""
     for key, value in tensors.items():
         name, _, kind = key.rpartition(".")
-        parameter = parameters[name]
-        optimizer.state[parameter][kind] = value if kind == "step" else value.to(parameter.device)
+        parameter = parameters.get(name)
+        if parameter is None or value.shape != (() if kind == "step" else parameter.shape):
+            raise InputError(where, f"does not fit the optimiser ({key} differs)", "start another run")
+        optimizer.state[parameter][kind] = value.clone() if kind == "step" else value.to(parameter.device, copy=True)

@@ -36,6 +36,10 @@ class Scores:
     images: int
 
 
+class NotFinite(InputError):
+    """A model's scores are infinite or NaN."""
+
+
 def held_out(dataset, config: Config, device: torch.device) -> Iterable[Batch]:
     """The data set's batches in order, at the size that the run was trained at."""
     return batches(
@@ -62,7 +66,7 @@ def progress_bar(dataset, config: Config, hidden: bool | None = None) -> tqdm:
 
 @torch.no_grad()
 def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progress: tqdm | None = None) -> Scores:
-    """Run the model over all batches. InputError where they hold no region."""
+    """Run the model over all batches. InputError where they hold no region, NotFinite where the model has diverged."""
     was_training = model.training
     model.eval()
     steps: dict[str, list[Tensor]] = {}
@@ -70,7 +74,11 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
     for batch in batches:
         predictions = model(batch.to(device))
         for name, logits in {"final": predictions.final, **predictions.logits}.items():
-            steps.setdefault(name, []).append(logits.float().softmax(1).cpu())
+            scores = logits.float().softmax(1).cpu()
+            if not scores.isfinite().all():
+                trouble = f"the model's scores for {', '.join(batch.names)[:80]} are not finite ({name})"
+                raise NotFinite("evaluation", trouble, "train again with a lower train.lr or with train.clip_norm")
+            steps.setdefault(name, []).append(scores)
         labels.append(batch.labels)
         kinds += batch.kinds
         images += len(batch.images)

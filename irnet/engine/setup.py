@@ -1,6 +1,7 @@
 """From a config to a data set, a class graph and a model. The only place that knows data sets by name."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,21 +15,35 @@ from irnet_kernels import EdgeSet
 from ..config import Config, DataConfig, ModelConfig
 from ..data.coco import CocoDataset
 from ..data.graphs import ClassGraph, derive_class_graph, load_class_graph
+from ..data.layouts import Share, choose_split
 from ..errors import InputError
 from ..graph import EDGE_TENSORS
 from ..model import IRNet
 
-SPLITS = {"coco": ("train2017", "val2017"), "scenes": ("train", "val")}
+CHANGED = "it is damaged or was changed by hand: take another one"
+# Weights that belong to the classes' names or numbers.
+OF_CLASSES = ("classifier.", "map_logits.", "class_features")
+DATA_TENSORS = (*("graph." + name for name in EDGE_TENSORS), "graph.word_vectors")  # which come from the data
+log = logging.getLogger("irnet")
 
 
-def open_dataset(config: DataConfig, part: str) -> CocoDataset:
+def open_dataset(config: DataConfig, part: str, require_images: bool = True) -> CocoDataset:
     """The training ("train") or held-out ("val") part of the configured data set."""
     if not config.root:
         raise InputError("--data-root", "is not given", "name the folder of the data set")
-    train, val = SPLITS[config.name]
-    if part == "train":
-        return CocoDataset(config.root, config.train_split or train, max_regions=config.max_regions or None)
-    return CocoDataset(config.root, config.val_split or val)
+    split, shared = choose_split(Path(config.root), part, config.train_split, config.val_split)
+    data = CocoDataset(
+        config.root,
+        split,
+        max_regions=(config.max_regions or None) if part == "train" else None,
+        share=Share(part == "val", config.val_share, config.split_seed) if shared else None,
+        orientation=config.orientation,
+        max_pixels=config.max_pixels,
+        require_images=require_images,
+    )
+    if require_images:
+        data.warn_of_turned_images()
+    return data
 
 
 def sizes(config: DataConfig) -> dict[str, int | None]:
@@ -61,17 +76,85 @@ def build_model(config: Config, train: CocoDataset, pretrained: bool = True) -> 
         return IRNet(model, len(train.classes), edges, vectors)
 
 
-def restore_model(config: ModelConfig, classes: int, state: dict[str, Tensor]) -> IRNet:
-    """The model that a checkpoint's tensors belong to; its class graph is among them."""
+def restore_model(
+    config: ModelConfig, classes: int, state: dict[str, Tensor], where: str | Path = "the checkpoint"
+) -> IRNet:
+    """The model that a checkpoint's tensors belong to; its class graph is among them.
+
+    Shares no memory with `state`, which may be a mapped file. InputError, naming `where`, for tensors that do not fit.
+    """
+    config = dataclasses.replace(config, backbone_weights="")
     edges = None
-    if "graph." + EDGE_TENSORS[0] in state:
-        tensors = [state["graph." + name] for name in EDGE_TENSORS]
-        if len(tensors[3]) != len(tensors[0]):
-            raise InputError("the checkpoint", "holds its class graph as older versions of irnet did", "train again")
-        edges = EdgeSet(classes, (len(tensors[0]) - 1) // classes, *tensors)
-    model = IRNet(dataclasses.replace(config, backbone_weights=""), classes, edges, state.get("graph.word_vectors"))
+    if config.variant in ("global", "full"):
+        edges = _restore_edges(classes, state, where)
+    vectors = state.get("graph.word_vectors")
+    try:
+        with torch.device("meta"):  # its shapes alone: sizes that lie would take all memory
+            shapes = {name: t.shape for name, t in IRNet(config, classes, edges, vectors).state_dict().items()}
+    except (RuntimeError, IndexError) as error:  # a size beyond all bounds; word vectors that are no table
+        raise InputError(where, f"does not fit its own settings ({error})", CHANGED) from error
+    misfits = sorted(name for name in shapes.keys() | state.keys() if _shape(state, name) != shapes.get(name))
+    if misfits:
+        name = misfits[0]
+        trouble = (
+            f"does not fit its own settings ({name} is {_words(_shape(state, name))}, not {_words(shapes.get(name))})"
+        )
+        raise InputError(where, trouble, CHANGED)
+    model = IRNet(config, classes, edges, None if vectors is None else vectors.clone())
     model.load_state_dict(state)
     return model
+
+
+def _restore_edges(classes: int, state: dict[str, Tensor], where: str | Path) -> EdgeSet:
+    """The class graph among a checkpoint's tensors, in memory of its own."""
+    names = DATA_TENSORS[: len(EDGE_TENSORS)]
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise InputError(where, f"holds no class graph ({missing[0]} is missing)", CHANGED)
+    tensors = [state[name].clone() for name in names]
+    if any(t.dim() != 1 for t in tensors):
+        raise InputError(where, "its class graph is not made of lists", CHANGED)
+    if len(tensors[3]) != len(tensors[0]):
+        raise InputError(where, "holds its class graph as older versions of irnet did", "train again")
+    for indptr, indices, values in (tensors[:3], tensors[3:]):
+        bounds = indptr.tolist()
+        sound = bounds == sorted(bounds) and (bounds or [1])[0] == 0 and bounds[-1] == len(indices) == len(values)
+        if not sound or (len(bounds) - 1) % classes or not ((indices >= 0) & (indices < classes)).all():
+            raise InputError(where, "its class graph contradicts itself", CHANGED)
+    return EdgeSet(classes, (len(tensors[0]) - 1) // classes, *tensors)
+
+
+def take_weights(model: IRNet, classes: list[str], state: dict[str, Tensor], theirs: list[str], where: Path) -> None:
+    """Copy into `model` what fits of another run's weights, and log what does not; its class graph stays its own.
+
+    theirs  the classes of `state`: where they are others, what belongs to classes is not taken
+    InputError, naming `where`, where nothing fits.
+    """
+    own = {name: t for name, t in model.state_dict().items() if name not in DATA_TENSORS}
+    left = {name: "only there" for name in state if name not in own and name not in DATA_TENSORS}
+    for name, tensor in own.items():
+        if name not in state:
+            left[name] = "only here"
+        elif theirs != classes and any(part in name for part in OF_CLASSES):
+            left[name] = "other classes"
+        elif state[name].shape != tensor.shape:
+            left[name] = f"{list(state[name].shape)} there, {list(tensor.shape)} here"
+        else:
+            tensor.copy_(state[name])
+    taken = sum(name not in left for name in own)
+    if not taken:
+        raise InputError(where, "none of its weights fits the model", "give the model the settings of that run")
+    log.info("%s: %d of %d tensors taken", where, taken, len(own))
+    for name, reason in left.items():
+        log.info("  not taken: %s (%s)", name, reason)
+
+
+def _shape(state: dict[str, Tensor], name: str) -> torch.Size | None:
+    return state[name].shape if name in state else None
+
+
+def _words(shape: torch.Size | None) -> str:
+    return "missing" if shape is None else str(list(shape))
 
 
 def same_classes(

@@ -1,14 +1,14 @@
-"""Training: steps of the optimiser, the run folder, and going on after a stop to bit-identical weights."""
+"""Training: steps of the optimiser, and going on after a stop to bit-identical weights."""
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
 import os
-import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -16,19 +16,32 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-import irnet_kernels
-
-from .. import __version__, files, losses
+from .. import files, losses
 from ..config import Config, TrainConfig, dump
 from ..data.loader import batches
 from ..data.sample import Batch
-from ..errors import InputError
+from ..errors import InputError, explain
+from ..interrupts import Request, Stopped, deferred
 from ..model import IRNet
 from . import checkpoint, evaluate, predict
 from .checkpoint import BEST, LAST, PREVIOUS, Checkpoint
-from .setup import build_model, compile_parts, open_dataset, same_classes, sizes, some_regions
+from .run_folder import environment, keep_lines, locked, log_file
+from .setup import (
+    build_model,
+    compile_parts,
+    open_dataset,
+    restore_model,
+    same_classes,
+    sizes,
+    some_regions,
+    take_weights,
+)
 
 log = logging.getLogger("irnet")
+LOWER = "lower train.lr or set train.clip_norm"
+SMALLER = "lower -b, raise --grad-accum-steps, add --grad-checkpointing, lower --max-regions, take --amp bf16"
+# What a checkpoint holds the outcome of, so that reading it again changes nothing.
+SETTLED = ("train.optimizer", "train.init_from", "data.class_graph", "data.word_vectors")
 
 
 def train(
@@ -39,110 +52,249 @@ def train(
     output  the run folder: config.yaml, env.txt, log.txt, metrics.jsonl, results.json, per_class.csv, vis/,
             checkpoints/
     resume  the checkpoint to go on from, as `checkpoint.find` gives it
-    Stopped at any moment and resumed, a run on a CPU ends with the same bits as one that was not stopped: the order of
-    the data, the flips and the learning rate follow from the step's number alone. Raises InputError for unusable data,
-    a folder that already holds another run, a loss that is not finite, a full disk.
+    Stopped at any moment and resumed, a run on a CPU ends with the same bits as one that was not stopped: the flips and
+    the learning rate follow from the step's number alone, the order of the data from the images seen. Raises
+    InputError for unusable data, a folder that holds another run or in which one is writing, a loss that is not finite,
+    too little memory, a full disk; `Stopped` for SIGINT, SIGTERM and SIGHUP. Either says which step is saved.
     """
-    begin = time.perf_counter()
     folder = output / "checkpoints"
-    own = resume is not None and resume.source.resolve().parent == folder.resolve()
-    if checkpoint.exists(output) and not own:
-        raise InputError(output, "already holds a run", "add --resume to go on with it, or choose another --output-dir")
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
     torch.use_deterministic_algorithms(config.train.deterministic)
-    with _log_file(output / "log.txt"):
-        data, held_out = open_dataset(config.data, "train"), open_dataset(config.data, "val")
-        some_regions(data)
-        some_regions(held_out)
-        same_classes(held_out.classes, data.classes, held_out.path, "give both splits the same categories")
-        model = build_model(config, data, pretrained=resume is None).to(device)
-        optimizer, schedule = make_optimizer(model, config.train)
-        scaler = torch.amp.GradScaler(device.type, enabled=config.train.amp == "fp16")
-        parameters = dict(model.named_parameters())
-        start, best, earlier = 0, -1.0, 0.0
-        if resume is not None:
-            _check_resume(resume, config, data.classes, model)
-            model.load_state_dict(resume.model)
-            checkpoint.restore_optimizer(optimizer, parameters, resume.optimizer)
-            start, best, earlier = resume.step, resume.extra["best"] if own else -1.0, resume.extra["seconds"]
-            if scaler.is_enabled() and resume.extra["scaler"]:
-                scaler.load_state_dict(resume.extra["scaler"])
-            if own and resume.source.name == PREVIOUS:  # or the next save would keep the damaged one in its place
-                os.replace(resume.source, folder / LAST)
-            log.info("going on from step %d, %s", start, resume.source)
-        _keep_lines(output / "metrics.jsonl", start)
+    with locked(output), log_file(output / "log.txt"):
+        own = resume is not None and resume.source.resolve().parent == folder.resolve()
+        if checkpoint.exists(output) and not own:
+            cure = "add --resume to go on with it, or choose another --output-dir"
+            raise InputError(output, "already holds a run", cure)
+        run = _Run(config, output, device, resume, own)
+        keep_lines(output / "metrics.jsonl", run.step)
         files.write(output / "config.yaml", dump(config))
         files.write(output / "env.txt", environment(device))
-        model.set_grad_checkpointing(config.train.grad_checkpointing)
-        if config.train.compile:
-            compile_parts(model)
-        log.info("%s", describe(model, data))
-
-        def state(step: int, with_optimizer: bool = True) -> Checkpoint:
-            seconds = earlier + time.perf_counter() - begin
-            extra = {"best": best, "scaler": scaler.state_dict(), "resumable": with_optimizer, "seconds": seconds}
-            moments = checkpoint.optimizer_tensors(optimizer, parameters) if with_optimizer else {}
-            return Checkpoint(step, config, data.classes, model.state_dict(), moments, extra)
-
-        def assess(step: int) -> tuple[dict, evaluate.Scores]:
-            nonlocal best
-            with evaluate.progress_bar(held_out, config, hidden) as bar:
-                scores = evaluate.collect(model, evaluate.held_out(held_out, config, device), device, bar)
-            results = evaluate.results(model, step, held_out.split, scores)
-            figure = results["metrics"]["final"]["class_ap"]
-            log.info("step %d: class AP %.2f%% on %d held-out images", step, 100 * figure, scores.images)
-            if figure > best:
-                best = figure
-                checkpoint.save(folder / BEST, state(step, with_optimizer=False))
-            return results, scores
-
-        model.train()
-        meter = _Meter(output / "metrics.jsonl", config.train.log_every)
-        stream = _stream(data, config, start, device)
+        log.info("%s", describe(run.model, run.data))
         hidden = None if progress else True  # None: hidden where there is no terminal
-        bar = tqdm(total=config.train.steps, initial=start, unit="step", disable=hidden, dynamic_ncols=True)
-        with logging_redirect_tqdm(), bar:
-            for step in range(start + 1, config.train.steps + 1):
-                batch = next(stream)
-                rate = schedule(step)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * group["scale"]
-                figures = _step(model, batch, optimizer, scaler, config, device)
-                if not math.isfinite(figures["loss"]):
-                    trouble = f"the loss at step {step} is {figures['loss']}"
-                    raise InputError("training", trouble, "lower train.lr or set train.clip_norm; checkpoints are kept")
-                meter.add(step, rate, figures, batch, bar)
+        with logging_redirect_tqdm(), deferred() as stop:
+            try:
+                return run.to_the_end(stop, hidden)
+            except (Exception, Stopped) as error:
+                told = run.ended(error, stop)
+                if told is error:
+                    raise
+                raise told from error
+
+
+class _Run:
+    """A run between two steps: all that its checkpoints hold.
+
+    step      steps done
+    position  the epoch, and how many of its images have been given out
+    saved     the step in `last`; None before the first
+    updating  whether the optimiser is in the midst of the weights
+    """
+
+    def __init__(self, config: Config, output: Path, device: torch.device, resume: Checkpoint | None, own: bool):
+        self.config, self.output, self.device, self.begin = config, output, device, time.perf_counter()
+        self.data, self.held_out = open_dataset(config.data, "train"), open_dataset(config.data, "val")
+        some_regions(self.data)
+        some_regions(self.held_out)
+        same_classes(
+            self.held_out.classes, self.data.classes, self.held_out.path, "give both splits the same categories"
+        )
+        self.fingerprints = {"train": _fingerprint(self.data), "val": _fingerprint(self.held_out)}
+        self.step, self.position, self.best, self.earlier = 0, (0, 0), -1.0, 0.0
+        self.saved, self.updating = None, False
+        self.model = (self._fresh_model() if resume is None else self._restored_model(resume)).to(device)
+        self.optimizer, self.schedule = make_optimizer(self.model, config.train)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.amp == "fp16")
+        self.parameters = dict(self.model.named_parameters())
+        if resume is not None:
+            self._go_on(resume, own)
+        self.model.set_grad_checkpointing(config.train.grad_checkpointing)
+        if config.train.compile:
+            compile_parts(self.model)
+
+    def _fresh_model(self) -> IRNet:
+        model = build_model(self.config, self.data)
+        if self.config.train.init_from:
+            source = checkpoint.find(self.config.train.init_from)
+            take_weights(model, self.data.classes, source.model, source.classes, source.source)
+        return model
+
+    def _restored_model(self, resume: Checkpoint) -> IRNet:
+        _check_resume(resume, self.config, self.data.classes)
+        return restore_model(self.config.model, len(resume.classes), resume.model, resume.source)
+
+    def _go_on(self, resume: Checkpoint, own: bool) -> None:
+        """Take up the state of a checkpoint; `own` tells a run that goes on from one that starts from another's."""
+        extra = resume.extra
+        checkpoint.restore_optimizer(self.optimizer, self.parameters, resume.optimizer, resume.source)
+        self.step, self.earlier, self.position = resume.step, extra["seconds"], tuple(extra["position"])
+        if own:
+            self.best, self.saved = extra["best"], resume.step
+        if self.scaler.is_enabled() and extra["scaler"]:
+            self.scaler.load_state_dict(extra["scaler"])
+        if own and resume.source.name == PREVIOUS:  # or the next save would keep the damaged one in its place
+            os.replace(resume.source, resume.source.with_name(LAST))
+        log.info("going on from step %d, %s", self.step, resume.source)
+        for line in [*_changes(resume, self.config), *_changed_data(extra["data"], self.fingerprints)]:
+            log.warning("%s", line)
+
+    def state(self, with_optimizer: bool = True) -> Checkpoint:
+        """The content of a checkpoint. InputError where its numbers are not finite."""
+        extra = {
+            "best": self.best,
+            "scaler": self.scaler.state_dict(),
+            "resumable": with_optimizer,
+            "seconds": self.earlier + time.perf_counter() - self.begin,
+            "position": self.position,
+            "data": self.fingerprints,
+        }
+        moments = checkpoint.optimizer_tensors(self.optimizer, self.parameters) if with_optimizer else {}
+        model = self.model.state_dict()
+        if name := checkpoint.not_finite(model | moments):
+            raise InputError("training", f"after step {self.step} the weights are not finite ({name})", LOWER)
+        return Checkpoint(self.step, self.config, self.data.classes, model, moments, extra)
+
+    def save(self) -> None:
+        """Write `last`."""
+        checkpoint.save(self.output / "checkpoints" / LAST, self.state())
+        self.saved = self.step
+
+    def to_the_end(self, stop: Request, hidden: bool | None) -> dict:
+        """All steps that are left, the evaluation and its files; the content of results.json."""
+        self.model.train()
+        steps, every = self.config.train.steps, self.config.train
+        meter = _Meter(self.output / "metrics.jsonl", every.log_every)
+        bar = tqdm(total=steps, initial=self.step, unit="step", disable=hidden, dynamic_ncols=True)
+        with bar, contextlib.closing(_stream(self.data, self.config, *self.position, self.device)) as stream:
+            while self.step < steps:
+                stop.obey()
+                batch, position = next(stream)
+                stop.obey()
+                rate, figures = self._train(batch)
+                self.step, self.position = self.step + 1, position
+                meter.add(self.step, rate, figures, batch, bar)
                 bar.update()
                 # Before saving, so that a run that goes on from this step knows its figure.
                 with meter.paused():
-                    if config.train.eval_every and step % config.train.eval_every == 0 and step < config.train.steps:
-                        assess(step)
-                    if step % config.train.checkpoint_every == 0 or step == config.train.steps:
-                        checkpoint.save(folder / LAST, state(step))
-        results, scores = assess(max(start, config.train.steps))
-        checkpoint.save(folder / LAST, state(max(start, config.train.steps)))
-        evaluate.write(output, results, scores, data.classes)
-        predict.draw(output / "vis", model, held_out, config.data, config.train.vis)
-    return results
+                    if every.eval_every and self.step % every.eval_every == 0 and self.step < steps:
+                        self._assess(stop, hidden)
+                    if self.step % every.checkpoint_every == 0 or self.step == steps:
+                        self.save()
+        results, scores = self._assess(stop, hidden)
+        self.save()
+        evaluate.write(self.output, results, scores, self.data.classes)
+        predict.draw(self.output / "vis", self.model, self.held_out, self.config.data, self.config.train.vis)
+        return results
+
+    def _train(self, batch: Batch) -> tuple[float, dict[str, float]]:
+        """The next step on one batch; its learning rate and the figures to log."""
+        step = self.step + 1
+        rate = self.schedule(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        figures = gradients(self.model, batch, self.optimizer, self.scaler, self.config, self.device)
+        if not math.isfinite(figures["loss"]):
+            raise InputError("training", f"the loss at step {step} is {figures['loss']}", LOWER)
+        self.updating = True
+        update(self.optimizer, self.scaler)
+        self.updating = False
+        return rate, figures
+
+    def _assess(self, stop: Request, hidden: bool | None) -> tuple[dict, evaluate.Scores]:
+        """Evaluate on the held-out split and save the weights if they are the best so far."""
+        with evaluate.progress_bar(self.held_out, self.config, hidden) as bar:
+            stream = _unless(stop, evaluate.held_out(self.held_out, self.config, self.device))
+            scores = evaluate.collect(self.model, stream, self.device, bar)
+        results = evaluate.results(self.model, self.step, self.held_out.split, scores)
+        figure = results["metrics"]["final"]["class_ap"]
+        log.info("step %d: class AP %.2f%% on %d held-out images", self.step, 100 * figure, scores.images)
+        if figure > self.best:
+            self.best = figure
+            checkpoint.save(self.output / "checkpoints" / BEST, self.state(with_optimizer=False))
+        return results, scores
+
+    def ended(self, error: BaseException, stop: Request) -> BaseException:
+        """What to raise for `error`, after saving what is done where that can be: it says which step is kept."""
+        known = explain(error, SMALLER) if isinstance(error, Exception) else None
+        diverged = isinstance(error, evaluate.NotFinite)
+        if diverged:
+            known.trouble = f"after step {self.step} {known.trouble}"
+        kept = self._keep(diverged)
+        if isinstance(error, Stopped) or (stop.number is not None and known is not None and known.where == "--workers"):
+            return Stopped(stop.number, f"ended after step {self.step}; {kept}")
+        return error if known is None else InputError(known.where, known.trouble, f"{known.cure}; {kept}")
+
+    def _keep(self, diverged: bool) -> str:
+        """Save what is done if it is whole and not saved yet; says which step can be gone on from."""
+        trouble = ""
+        if self.step and self.step != self.saved and not self.updating and not diverged:
+            try:
+                self.save()
+            except InputError as error:
+                trouble = f" (step {self.step} could not be saved: {error.trouble})"
+        if self.saved is None:
+            return f"no step is saved{trouble}"
+        place = self.output / "checkpoints" / LAST
+        if diverged and self.saved == self.step:
+            return f"these weights are kept in {place}: start another run"
+        return f"step {self.saved} is saved in {place}{trouble}: train goes on from it with --resume, demo by itself"
 
 
-def _check_resume(resume: Checkpoint, config: Config, classes: list[str], model: IRNet) -> None:
+def _fingerprint(data) -> dict[str, str | int]:
+    """What tells a split from itself with other images or annotations."""
+    regions = sum(map(len, data.image_labels()))
+    return {"file": str(data.path), "images": len(data), "regions": regions, "hash": data.fingerprint()}
+
+
+def _changed_data(before: dict[str, dict], now: dict[str, dict]) -> Iterator[str]:
+    """A line for each split whose annotations are not those that the checkpoint's run has seen."""
+    for part, new in now.items():
+        old = before[part]
+        if new["hash"] != old["hash"]:
+            yield (
+                f"{new['file']}: its annotations have changed since the checkpoint, from {old['images']} images with "
+                f"{old['regions']} regions to {new['images']} with {new['regions']}; the run goes on with the new ones"
+            )
+
+
+def _unless(stop: Request, stream: Iterable[Batch]) -> Iterator[Batch]:
+    for batch in stream:
+        stop.obey()
+        yield batch
+
+
+def _check_resume(resume: Checkpoint, config: Config, classes: list[str]) -> None:
     """InputError where the run cannot go on from this checkpoint."""
-    same_classes(classes, resume.classes, resume.source)
-    for name in ("model", "train"):
-        old, new = dataclasses.asdict(getattr(resume.config, name)), dataclasses.asdict(getattr(config, name))
-        for key in new if name == "model" else ("optimizer",):
-            if old[key] != new[key] and key != "backbone_weights":  # the checkpoint holds what came of them
-                trouble = f"was made with {name}.{key} = {old[key]}, not {new[key]}"
-                raise InputError(resume.source, trouble, "leave it as it was, or start another run")
+    same_classes(classes, resume.classes, resume.source, "use the data set of that run, or --init-from in a new run")
+    old, new = dataclasses.asdict(resume.config), dataclasses.asdict(config)
+    settled = [
+        f"model.{key}" for key in new["model"] if key != "backbone_weights"
+    ]  # the checkpoint holds what came of it
+    for section, key in (name.split(".") for name in [*settled, *SETTLED]):
+        if old[section][key] != new[section][key]:
+            trouble = f"was made with {section}.{key} = {old[section][key]}, not {new[section][key]}"
+            raise InputError(resume.source, trouble, "leave it as it was, or start another run")
     if not resume.extra.get("resumable"):
         raise InputError(resume.source, "holds weights but no state of the optimiser", "go on from last.safetensors")
-    shapes = {name: tensor.shape for name, tensor in resume.model.items()}
-    misfits = [name for name, tensor in model.state_dict().items() if shapes.pop(name, None) != tensor.shape]
-    if misfits or shapes:
-        trouble = f"does not fit the model ({[*misfits, *shapes][0]} differs)"
-        raise InputError(resume.source, trouble, "use the run's own class graph and word vectors")
+    missing = {"best", "scaler", "seconds", "position", "data"} - resume.extra.keys()
+    if missing:
+        raise InputError(resume.source, f"has a damaged header (no {min(missing)})", "take an earlier checkpoint")
+
+
+def _changes(resume: Checkpoint, config: Config) -> Iterator[str]:
+    """A line for every setting that is not the checkpoint's, and for what they do to the learning rate."""
+    old, new = dataclasses.asdict(resume.config), dataclasses.asdict(config)
+    for section, values in new.items():
+        for key, value in values.items():
+            if value != old[section][key]:
+                yield f"resumed with {section}.{key} = {value}, before {old[section][key]}"
+    last = learning_rate(resume.config.train, resume.step)
+    planned, rate = (learning_rate(train, resume.step + 1) for train in (resume.config.train, config.train))
+    if rate != planned and resume.step < config.train.steps:
+        yield (
+            f"the learning rate goes on at {rate:.3g}; the last was {last:.3g}, "
+            f"and with the settings before it would be {planned:.3g}"
+        )
 
 
 def describe(model: IRNet, data) -> str:
@@ -155,23 +307,8 @@ def describe(model: IRNet, data) -> str:
     )
 
 
-def environment(device: torch.device) -> str:
-    """The content of env.txt: versions, machine and what the operators run on."""
-    facts = {
-        "irnet": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
-        "threads": torch.get_num_threads(),
-        "cpu capability": torch.backends.cpu.get_cpu_capability(),
-        "operators": json.dumps(irnet_kernels.available()),
-    }
-    return "".join(f"{key}: {value}\n" for key, value in facts.items())
-
-
-def _step(model: IRNet, batch: Batch, optimizer, scaler, config: Config, device: torch.device) -> dict[str, float]:
-    """One step of the optimiser on one batch, in equal parts; the figures to log."""
+def gradients(model: IRNet, batch: Batch, optimizer, scaler, config: Config, device: torch.device) -> dict[str, float]:
+    """Gradients of one batch's loss, made in equal parts and clipped; the figures to log."""
     optimizer.zero_grad(set_to_none=True)
     figures: dict[str, Tensor] = {}
     images = len(batch.images)
@@ -190,9 +327,13 @@ def _step(model: IRNet, batch: Batch, optimizer, scaler, config: Config, device:
     if config.train.clip_norm:
         scaler.unscale_(optimizer)
         figures["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
+    return {name: float(value) for name, value in figures.items()}
+
+
+def update(optimizer, scaler) -> None:
+    """One step of the optimiser."""
     scaler.step(optimizer)
     scaler.update()
-    return {name: float(value) for name, value in figures.items()}
 
 
 def compute_loss(model: IRNet, batch: Batch, config: Config) -> losses.Loss:
@@ -219,33 +360,38 @@ def make_optimizer(model: IRNet, config: TrainConfig):
     else:
         optimizer = torch.optim.AdamW(groups, lr=config.lr)
 
-    def schedule(step: int) -> float:
-        rate = config.lr * min(1.0, step / (config.warmup_steps + 1))
-        if config.cosine:
-            return rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / config.steps))
-        return rate * 0.1 ** sum(step > at for at in config.lr_steps)
-
-    return optimizer, schedule
+    return optimizer, functools.partial(learning_rate, config)
 
 
-def _stream(data, config: Config, start: int, device: torch.device):
-    """Batches from step `start` on, epoch after epoch."""
-    per_epoch = math.ceil(len(data) / config.train.batch_size)
-    epoch, skip = divmod(start, per_epoch)
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The learning rate of a step, counted from 1."""
+    rate = config.lr * min(1.0, step / (config.warmup_steps + 1))
+    if config.cosine:
+        return rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / max(1, config.steps)))
+    return rate * 0.1 ** sum(step > at for at in config.lr_steps)
+
+
+def _stream(
+    data, config: Config, epoch: int, seen: int, device: torch.device
+) -> Iterator[tuple[Batch, tuple[int, int]]]:
+    """Batches after the first `seen` images of an epoch, epoch after epoch, each with the position after it."""
+    size = config.train.batch_size
     while True:
-        yield from batches(
+        for batch in batches(
             data,
-            config.train.batch_size,
+            size,
             seed=config.train.seed,
             epoch=epoch,
             train=True,
             workers=config.train.workers,
             flip=config.data.flip,
-            start_batch=skip,
+            start_batch=seen // size,
             pin_memory=device.type == "cuda",
             **sizes(config.data),
-        )
-        epoch, skip = epoch + 1, 0
+        ):
+            seen = (seen // size + 1) * size
+            yield batch, (epoch, seen) if seen < len(data) else (epoch + 1, 0)
+        epoch, seen = epoch + 1, 0
 
 
 class _Meter:
@@ -284,37 +430,3 @@ class _Meter:
         if bar.disable:  # no terminal: the log takes the bar's place
             log.info("step %d of %d: %s", step, bar.total, ", ".join(f"{k} {v}" for k, v in (parts | speed).items()))
         self.reset()
-
-
-def _keep_lines(path: Path, step: int) -> None:
-    """Drop the lines of metrics.jsonl beyond `step`, and a half-written last one."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    files.write(path, "".join(kept))
-
-
-@contextlib.contextmanager
-def _log_file(path: Path):
-    """Copy the log into a file while the run lasts."""
-    with files.writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = _LogFile(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(min(log.level or logging.INFO, logging.INFO))
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        with contextlib.suppress(OSError):  # a line that could not be written has been told of
-            handler.close()
-
-
-class _LogFile(logging.FileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Called inside emit's `except`: a full disk is for the command line to tell, not for a printed traceback."""
-        with files.writing(self.baseFilename):
-            raise

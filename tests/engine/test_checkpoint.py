@@ -1,6 +1,7 @@
 """Checkpoints: what goes in comes out, damage is told, and nothing in a file can run."""
 
 import ast
+import dataclasses
 import json
 import logging
 import pickle
@@ -17,6 +18,7 @@ from irnet import config as settings
 from irnet.backbone import build, load_weights
 from irnet.engine import checkpoint
 from irnet.engine.checkpoint import BEST, LAST, PREVIOUS, Checkpoint
+from irnet.engine.setup import restore_model
 from irnet.engine.train import make_optimizer
 from irnet.errors import InputError
 
@@ -109,13 +111,167 @@ def test_foreign_files(tmp_path):
     save_file({"a": torch.zeros(2)}, path)
     with pytest.raises(InputError, match="is not of the form"):
         checkpoint.load(path)
-    save_file({"a": torch.zeros(2)}, path, {"format": checkpoint.FORMAT, "step": "3", "config": "{}"})
-    with pytest.raises(InputError, match="damaged header"):
+    save_file({"a": torch.zeros(2)}, path, {"format": "irnet checkpoint 1", "step": "3"})
+    with pytest.raises(InputError, match="was written by an older irnet"):
         checkpoint.load(path)
-    header = {key: json.dumps(value) for key, value in (("step", 3), ("classes", []), ("extra", {}))}
-    save_file({}, path, {"format": checkpoint.FORMAT, **header, "config": '{"model": {"widht": 3}}'})
-    with pytest.raises(InputError, match=r"unknown config key 'model.widht'"):
+    save_file({"a": torch.zeros(2)}, path, {checkpoint.METADATA: "{}"})
+    with pytest.raises(InputError, match="is not of the form"):
         checkpoint.load(path)
+
+
+GOOD = {"format": checkpoint.FORMAT, "step": 3, "config": {}, "classes": ["a"], "extra": {}}
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("no JSON", "damaged header"),
+        ("[" * 100_000, "damaged header"),
+        ([1], "damaged header"),
+        ({}, "damaged header"),
+        (GOOD | {"format": "irnet checkpoint 1"}, "is not of the form"),
+        (GOOD | {"step": "3"}, "damaged header"),
+        (GOOD | {"step": -1}, "damaged header"),
+        (GOOD | {"classes": []}, "damaged header"),
+        (GOOD | {"classes": [1]}, "damaged header"),
+        (GOOD | {"extra": None}, "damaged header"),
+        (GOOD | {"config": None}, "does not hold sections"),
+        (GOOD | {"config": {"model": {"widht": 3}}}, "unknown config key 'model.widht'"),
+        (GOOD | {"config": {"model": {"hidden": 10**30}}}, "model.hidden is beyond"),
+    ],
+)
+def test_header_that_is_no_header(header, words, tmp_path):
+    path = tmp_path / "x.safetensors"
+    checkpoint._write(path, header if isinstance(header, str) else json.dumps(header), {"model.a": torch.zeros(2)})
+    with pytest.raises(InputError, match=words) as caught:
+        checkpoint.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    checkpoint._write(path, json.dumps(GOOD), {"model.a": torch.zeros(2)})
+    assert checkpoint.load(path).step == 3
+
+
+def test_any_flipped_byte_is_noticed(tmp_path):
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(path, made())
+    content = path.read_bytes()
+    for at in [*range(0, len(content), 13), len(content) - 1]:
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(InputError, match=r"is damaged|truncated or no checkpoint|is not of the form"):
+            checkpoint.load(path)
+    path.write_bytes(content)
+    assert checkpoint.load(path).step == 3
+
+
+@pytest.mark.parametrize("part", ["model", "optimizer"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_numbers_that_are_not_finite(part, value, run, caplog):
+    bad = made(3)
+    next(iter(getattr(bad, part).values())).view(-1)[5] = value
+    checkpoint.save(run / "checkpoints" / LAST, bad)
+    with pytest.raises(InputError, match=rf"not finite \({part}.weight"):
+        checkpoint.load(run / "checkpoints" / LAST)
+    assert checkpoint.find(run).step == 2
+
+
+def test_same_state_gives_the_same_bytes(tmp_path):
+    state = made()
+    for i in range(6):
+        state.model = dict(sorted(state.model.items(), reverse=i % 2 == 0))
+        checkpoint.save(tmp_path / f"{i}.safetensors", state)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_saving_takes_little_memory(tmp_path):
+    """At most a tenth of the file beyond what is there, whatever the shapes and layouts."""
+    state = made()
+    sizes = {"wide": (2048, 4096), "maps": (512, 256, 3, 3), "list": (3_000_000,)}
+    state.model = {name: torch.randn(size) for name, size in sizes.items()}
+    state.model["maps"] = state.model["maps"].to(memory_format=torch.channels_last)
+    state.optimizer = {f"{name}.exp_avg": t * 2 for name, t in state.model.items()}
+    state.optimizer["wide.exp_avg"] = torch.randn(4096, 2048).T
+    checkpoint.save(tmp_path / "warm.safetensors", made())
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = memory("VmRSS")
+    assert checkpoint.not_finite(state.model | state.optimizer) is None
+    checkpoint.save(tmp_path / "x.safetensors", state)
+    assert memory("VmHWM") - before < (tmp_path / "x.safetensors").stat().st_size / 10
+    found = checkpoint.load(tmp_path / "x.safetensors")
+    assert all(torch.equal(found.model[name], t) for name, t in state.model.items())
+    assert torch.equal(found.optimizer["wide.exp_avg"], state.optimizer["wide.exp_avg"])
+
+
+def memory(kind: str) -> int:
+    """Bytes, from the system's account of this process."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind))
+    return 1024 * int(line.split()[1])
+
+
+def test_restored_model_is_not_the_file(trained, tmp_path):
+    path = tmp_path / "x.safetensors"
+    saved = checkpoint.find(trained)
+    state = saved.model | {"graph.word_vectors": torch.randn(19, 3), "graph.class_projection.bias": torch.zeros(4)}
+    state["graph.class_projection.weight"] = torch.zeros(4, 3)
+    state.pop("graph.class_features")
+    checkpoint.save(path, dataclasses.replace(saved, model=state))
+    found = checkpoint.load(path)
+    model = restore_model(found.config.model, len(found.classes), found.model, path)
+    with open(path, "r+b") as file:  # in place, as cp does
+        file.write(b"\0" * path.stat().st_size)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def without(name):
+    return lambda state: state.pop(name)
+
+
+def changed(name, change):
+    return lambda state: state.update({name: change(state[name])})
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (without("classifier.weight"), "classifier.weight is missing, not"),
+        (without("graph.graph_t_values"), "graph.graph_t_values is missing"),
+        (changed("classifier.weight", lambda t: t[:-1]), "classifier.weight is"),
+        (changed("local.gru.new_x", lambda t: t[..., None]), "local.gru.new_x is"),
+        (changed("classifier.bias", lambda t: {}), "classifier.bias is"),
+        (changed("graph.graph_indices", lambda t: t[:-1]), "contradicts itself"),
+        (changed("graph.graph_indices", lambda t: t + 19), "contradicts itself"),
+        (changed("graph.graph_indptr", lambda t: t.flip(0)), "contradicts itself"),
+        (changed("graph.graph_indptr", lambda t: t[None]), "is not made of lists"),
+        (lambda state: state.update({"graph.word_vectors": torch.zeros(3)}), "does not fit its own settings"),
+        (lambda state: state.update({"more": torch.zeros(3)}), "more is"),
+    ],
+)
+def test_tensors_that_do_not_fit(edit, words, trained, refused, tmp_path):
+    saved = checkpoint.find(trained)
+    state = {name: tensor.clone() for name, tensor in saved.model.items()}
+    edit(state)
+    state = {name: torch.zeros(0) if isinstance(t, dict) else t for name, t in state.items()}
+    path = tmp_path / "run/checkpoints" / LAST
+    checkpoint.save(path, dataclasses.replace(saved, model=state))
+    for command in (["eval", "--checkpoint", path, "-j", "0"], ["train", "--output-dir", tmp_path / "run", "--resume"]):
+        refused(command, path, words)
+
+
+def test_settings_that_lie(trained, refused, tmp_path):
+    """A size that would take all memory is noticed before it is taken."""
+    saved = checkpoint.find(trained)
+    path = tmp_path / "x.safetensors"
+    for hidden in (2**31 - 1, 9):
+        saved.config.model.hidden = hidden
+        checkpoint.save(path, saved)
+        refused(["eval", "--checkpoint", path, "-j", "0"], path, "does not fit its own settings")
+
+
+def test_moments_that_do_not_fit(trained, refused, tmp_path):
+    saved = checkpoint.find(trained)
+    path = tmp_path / "run/checkpoints" / LAST
+    for change in ({"classifier.weight.exp_avg": torch.zeros(3)}, {"nothing.exp_avg": torch.zeros(3)}):
+        checkpoint.save(path, dataclasses.replace(saved, optimizer=saved.optimizer | change))
+        refused(["train", "--output-dir", tmp_path / "run", "--resume"], path, "does not fit the optimiser")
 
 
 class Payload:
@@ -190,6 +346,6 @@ def test_optimizer_goes_on_as_if_never_stopped(name):
     other.load_state_dict(whole.state_dict())
     steps(whole, optimizer, 2)
     restored, _ = make_optimizer(other, config)
-    checkpoint.restore_optimizer(restored, dict(other.named_parameters()), tensors)
+    checkpoint.restore_optimizer(restored, dict(other.named_parameters()), tensors, "x")
     steps(other, restored, 2)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), other.parameters(), strict=True))
