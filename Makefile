@@ -25,7 +25,7 @@ TROUBLE = $(shell \
   esac)
 
 .PHONY: help demo test lint fuzz sanitize cuda-build cuda-extension compat \
-  compat-tests gpu-prepare gpu-pack gpu-check regress baseline bench measure speed clean
+  compat-tests gpu-prepare gpu-pack gpu-check regress baseline bench measure report speed clean
 help:
 	@echo "make demo    write a small report of the program at work to runs/demo"
 	@echo "make test    run the tests"
@@ -37,6 +37,7 @@ help:
 	@echo "make regress hold memory, launches, instructions and registers against benchmarks/baseline.json"
 	@echo "make baseline  take what is measured here as the baseline, and show the change"
 	@echo "make bench   measure everything on the CPU; write benchmarks/results, the report and the README's tables"
+	@echo "make report  write the report and the README's tables from the records in benchmarks/results"
 	@echo "make speed   time the operators and the model with pytest-benchmark, and keep the history in .benchmarks"
 	@echo "make gpu-prepare  build the extension and fill a Triton cache for gpu-check, in build/gpu; needs nvcc, but no GPU"
 	@echo "make gpu-check  the first minutes on a GPU: OUT=FOLDER CALL=1, then CALL=2; installs nothing"
@@ -145,6 +146,9 @@ measure: $(STAMP)
 	$(BIN)/irnet bench training --filter full --sweep images=1,2,4,8 --device cpu --output $(RESULTS)/cpu.jsonl
 	$(BIN)/irnet bench kernels --sweep regions=1,10,50,100,300 --mode step --seconds 0.2 --device cpu \
 	  --without torch.compile --output $(RESULTS)/cpu.jsonl
+	$(REPORT)
+
+report: $(STAMP)
 	$(REPORT)
 
 speed: $(STAMP)

@@ -148,6 +148,10 @@ def extension() -> dict:
         sources += cuda_sources
 
     class BuildExtension(cpp_extension.BuildExtension):
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            self.force = True  # distutils takes an extension that was built for another torch for up to date
+
         def build_extensions(self) -> None:
             try:
                 super().build_extensions()

@@ -4,21 +4,24 @@
 
 Needs no network and installs nothing. What `make gpu-prepare` has left in build/gpu (a built extension, a warm Triton
 cache) is taken, else made. Everything is written to FOLDER as it comes, at most eight files: summary.md, results.tar.gz
-with the log of every finished step, current.log of the running one, records.jsonl, baseline.json, tuned.json,
-failed.txt. A step over its limit is interrupted, given a few seconds, then killed. Exits with 1 where a step failed.
+with the log of every finished step, current.log of the running one, records.jsonl, baseline.json, tuned.json and
+tuned.times.json, failed.txt. A step over its limit is interrupted, given a few seconds, then killed. Exits with 1 where
+a step failed.
 """
 
 import argparse
 import os
+import resource
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,11 +56,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended: a word or two, and its seconds."""
+    """How a step ended: a word or two, its seconds, those of all processors together, and its limit."""
 
     name: str
     words: str
     seconds: float
+    processor: float
     limit: float
 
     @property
@@ -87,7 +91,7 @@ def steps(device: str, out: Path, python: str = sys.executable) -> dict[int, lis
     profile = [ncu or "ncu", "--clock-control", "none", "--profile-from-start", "off", "-k", f"regex:{PROFILED}"]
     profile += [word for section in SECTIONS for word in ("--section", section)]
     tuned = {"IRNET_TUNED": str(out / "tuned.json")}
-    tune = [python, "-m", "irnet_kernels.gru.tune", "--file", str(out / "tuned.json"), "--dtype", "bfloat16"]
+    tune = [python, "-m", "irnet_kernels.gru.tune", "--file", str(out / "tuned.json"), *gpu_prepare.TUNED]
     gate = ["--add", "--baseline", str(out / "baseline.json"), "--cases", "tests/bench/toy/toy_cases.py"]
     first = Step("setup", setup, 15 if gpu_prepare.EXTENSION.is_file() or cpu else 75, fatal=True)
     return {
@@ -118,11 +122,11 @@ def steps(device: str, out: Path, python: str = sys.executable) -> dict[int, lis
 
 def run(step: Step, log: Path, seconds: float) -> Outcome:
     """Run a step; all it prints goes to the log. Over its limit it is interrupted, then killed."""
-    start = time.monotonic()
+    start, used = time.monotonic(), _processor_seconds()
     limit = min(step.seconds, seconds)
     if step.absent or limit <= GRACE:
         log.write_text("")
-        return Outcome(step.name, f"skipped: {step.absent or 'the time of the call is spent'}", 0.0, limit)
+        return Outcome(step.name, f"skipped: {step.absent or 'the time of the call is spent'}", 0.0, 0.0, limit)
     env = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]),
         "PYTHONUNBUFFERED": "1",
@@ -149,38 +153,36 @@ def run(step: Step, log: Path, seconds: float) -> Outcome:
             if process.poll() is None or _group_lives(process.pid):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return Outcome(step.name, words, time.monotonic() - start, limit)
+    return Outcome(step.name, words, time.monotonic() - start, _processor_seconds() - used, limit)
 
 
 def check(chosen: Sequence[Step], out: Path, budget: float) -> list[Outcome]:
     """Run the steps in order and keep FOLDER up to date; ends after a fatal step that failed."""
-    start = time.monotonic()
-    logs, current = out / "logs.part", out / "current.log"
-    logs.mkdir(exist_ok=True)
+    start, current = time.monotonic(), out / "current.log"
     outcomes: list[Outcome] = []
-    for number, step in enumerate(chosen, 1):
-        print(f"{step.name} ...", flush=True)
-        outcomes.append(run(step, current, budget - (time.monotonic() - start)))
-        print(f"{step.name}: {outcomes[-1].words}, {outcomes[-1].seconds:.0f} s", flush=True)
-        if outcomes[-1].failed:
-            print(*current.read_text(errors="replace").splitlines()[-25:], sep="\n", flush=True)
-        current.replace(logs / f"{number:02}-{step.name}.log")
-        _write(out, logs, outcomes)
-        if step.fatal and outcomes[-1].failed:
-            print(f"{step.name} failed: what comes after it would tell nothing", flush=True)
-            break
-    shutil.rmtree(logs)
+    with tempfile.TemporaryDirectory() as logs:  # not in FOLDER, of which only so many files are brought back
+        for number, step in enumerate(chosen, 1):
+            print(f"{step.name} ...", flush=True)
+            outcomes.append(run(step, current, budget - (time.monotonic() - start)))
+            print(f"{step.name}: {outcomes[-1].words}, {outcomes[-1].seconds:.0f} s", flush=True)
+            if outcomes[-1].failed:
+                print(*current.read_text(errors="replace").splitlines()[-25:], sep="\n", flush=True)
+            shutil.move(current, Path(logs, f"{number:02}-{step.name}.log"))
+            _write(out, logs, outcomes)
+            if step.fatal and outcomes[-1].failed:
+                print(f"{step.name} failed: what comes after it would tell nothing", flush=True)
+                break
     return outcomes
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """The outcomes as a Markdown table."""
-    lines = ["| step | outcome | seconds | limit |", "|---|---|---|---|"]
-    lines += [f"| {o.name} | {o.words} | {o.seconds:.0f} | {o.limit:.0f} |" for o in outcomes]
+    lines = ["| step | outcome | seconds | of processors | limit |", "|---|---|---|---|---|"]
+    lines += [f"| {o.name} | {o.words} | {o.seconds:.0f} | {o.processor:.0f} | {o.limit:.0f} |" for o in outcomes]
     return "\n".join(lines) + "\n"
 
 
-def _write(out: Path, logs: Path, outcomes: Sequence[Outcome]) -> None:
+def _write(out: Path, logs: str, outcomes: Sequence[Outcome]) -> None:
     """The table and the archive of logs, each replaced as a whole."""
     part = out / "results.part"
     with tarfile.open(part, "w:gz") as archive:
@@ -188,6 +190,12 @@ def _write(out: Path, logs: Path, outcomes: Sequence[Outcome]) -> None:
     part.replace(out / "results.tar.gz")
     part.write_text(table(outcomes))
     part.replace(out / "summary.md")
+
+
+def _processor_seconds() -> float:
+    """That all ended children have used."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _group_lives(group: int) -> bool:
@@ -217,7 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--call", type=int, choices=(1, 2), default=1, help="which steps to run")
     parser.add_argument("--only", nargs="+", metavar="STEP", help="only these steps, of either call")
     parser.add_argument("--device", default="cuda", help="cpu tries what works without a GPU")
-    parser.add_argument("--seconds", type=float, help="of the whole call; 350 for the first and 280 for the second")
+    parser.add_argument("--slower", type=float, default=1.0, metavar="FACTOR", help="times all limits, for a trial")
     options = parser.parse_args(arguments)
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -232,7 +240,8 @@ def main(arguments: list[str] | None = None) -> int:
         shutil.copy(ROOT / "benchmarks/baseline.json", out / "baseline.json")
     if not (out / "tuned.json").exists():
         (out / "tuned.json").write_text("{}\n")
-    outcomes = check(chosen, out, options.seconds or BUDGETS[options.call])
+    chosen = [replace(step, seconds=step.seconds * options.slower) for step in chosen]
+    outcomes = check(chosen, out, BUDGETS[options.call] * options.slower)
     if (out / "failed.txt").is_file():  # for the second call, should this machine still be held then
         gpu_prepare.CARRIED.mkdir(parents=True, exist_ok=True)
         shutil.copy(out / "failed.txt", gpu_prepare.CARRIED / "failed.txt")

@@ -1,5 +1,6 @@
 // crop_resize, paste_mean and their gradients for PyTorch: allocation, dtypes, threads, registration. The public
-// functions of api.py have checked shapes; the kernels are in cpu/roi.cpp and cuda/roi.cu.
+// functions of api.py have checked shapes; the kernels are in cpu/roi.cpp, cuda/crop_resize.cu and
+// cuda/paste_mean.cu.
 
 #include "roi.h"
 
@@ -164,9 +165,12 @@ Tensor paste_mean_backward_cuda(const Tensor& grad, const Tensor& boxes, const T
     const c10::cuda::CUDAGuard guard(grad.device());
     const Tensor maps = packed(grad), corners = boxes.contiguous(), bounds = ptr.contiguous();
     const RoiShape s = shape_of(&maps, nullptr, corners, bounds, maps.size(2), maps.size(3), size, 2);
+    const Tensor shares =
+        at::empty({s.images, s.height, s.width}, maps.options().dtype(number_of_sums(maps.scalar_type())));
     Tensor out = empty_map(maps, {s.regions, s.channels, size, size});
     launched(cuda::paste_mean_backward(dtype_of(maps), s, maps.const_data_ptr(), corners.const_data_ptr<float>(),
-                                       bounds.const_data_ptr<int64_t>(), out.mutable_data_ptr(), stream()));
+                                       bounds.const_data_ptr<int64_t>(), shares.mutable_data_ptr(),
+                                       out.mutable_data_ptr(), stream()));
     return out;
 }
 

@@ -57,8 +57,9 @@ int crop_resize_backward(Dtype dtype, RoiShape shape, const void* grad, const fl
                          bool clamp, void* out, void* stream);
 int paste_mean(Dtype dtype, RoiShape shape, const void* memory, const void* patches, const float* boxes,
                const int64_t* ptr, void* out, void* stream);
+// `shares` has room for a number of the dtype of sums for every cell: 1 / the number of regions that cover it.
 int paste_mean_backward(Dtype dtype, RoiShape shape, const void* grad, const float* boxes, const int64_t* ptr,
-                        void* out, void* stream);
+                        void* shares, void* out, void* stream);
 
 }  // namespace cuda
 

@@ -26,10 +26,16 @@ log = logging.getLogger("irnet")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with raising():
-            return _run(words)
+            options = _options(sys.argv[1:] if arguments is None else list(arguments))
+            logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+            return options.run(options) or 0
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        print("irnet: torch: is not installed; pip install torch", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -44,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + error.number
 
 
-def _run(words: list[str]) -> int:
+def _options(words: list[str]) -> argparse.Namespace:
+    """The command line as options; argparse ends the program where it is wrong."""
     for at, (word, following) in enumerate(pairwise(words)):
         if word == "--resume" and "=" in following and not os.path.exists(following):
             words[at] = "--resume=auto"  # argparse would take KEY=VALUE for the PATH
@@ -54,8 +61,7 @@ def _run(words: list[str]) -> int:
         if not hasattr(options, "overrides") or any(word.startswith("-") or "=" not in word for word in rest):
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.overrides += rest
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    return options.run(options) or 0
+    return options
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -62,7 +62,7 @@ class GlobalModule(nn.Module):
     def start(self, feature: Tensor) -> Tensor:
         """Region states before the first iteration, [R, D], from the ConvNet's region features [R, F]."""
         if self.start_feature is None:
-            return feature.new_zeros(len(feature), self.channels)
+            return feature.new_zeros(feature.shape[0], self.channels)
         return F.relu(self.start_feature(feature))
 
     def write(self, state: Tensor, feature: Tensor, logits: Tensor) -> Tensor:
@@ -148,8 +148,8 @@ def to_classes(p: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
     # Shares are taken in p's own dtype: probabilities of thousands of classes vanish in float16.
     device = p.device.type
     with torch.autocast(device, enabled=False) if autocasting(device) else contextlib.nullcontext():
-        totals = segment_outer(p.new_ones(len(p), 1), p, ptr)[:, 0].clamp(min=torch.finfo(p.dtype).tiny)  # [B, C]
-    image = torch.repeat_interleave(ptr.diff(), output_size=len(p))  # of every region
+        totals = segment_outer(p.new_ones(p.shape[0], 1), p, ptr)[:, 0].clamp(min=torch.finfo(p.dtype).tiny)  # [B, C]
+    image = torch.repeat_interleave(ptr.diff(), output_size=p.shape[0])  # of every region
     return segment_outer((p / totals[image]).to(x.dtype), x, ptr)
 
 

@@ -91,7 +91,7 @@ class IRNet(nn.Module):
         f0 = self.classifier(feature)  # [R, C]
         logits = {"conv": f0}
         if self.local is None and self.graph is None:
-            return Predictions(logits, f0.new_ones(1, len(f0)), f0.detach(), f0.new_zeros(1, len(f0)), [])
+            return Predictions(logits, f0.new_ones(1, f0.shape[0]), f0.detach(), f0.new_zeros(1, f0.shape[0]), [])
 
         # What enters the memories is detached: the ConvNet learns from its own prediction's loss alone.
         patches, feature = patches.detach(), feature.detach()

@@ -20,6 +20,7 @@ from irnet.data.graphs import load_class_graph
 from irnet.engine import checkpoint
 from irnet.engine.setup import open_dataset, restore_model
 from irnet.errors import InputError
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -342,3 +343,11 @@ def test_image_of_another_size(copied, train_arguments, refused, tmp_path):
 
 def test_message_with_a_line_break_stays_one_line(refused, tmp_path):
     refused(["eval", "--checkpoint", f"{tmp_path}/a\nb"], "holds no checkpoint")
+
+
+@pytest.mark.parametrize("command", [["info"], ["demo"], ["train", "--output-dir", "x"], ["bench", "kernels"]])
+def test_without_torch_a_command_says_so_in_one_line(command, tmp_path):
+    code = f"import sys; sys.modules['torch'] = None; from irnet.cli import main; sys.exit(main({command}))"
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert (done.returncode, done.stderr) == (2, "irnet: torch: is not installed; pip install torch\n")

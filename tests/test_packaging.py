@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from setuptools import Distribution
 
 import irnet
 from irnet_kernels import build_info
@@ -89,6 +90,10 @@ def test_pins_are_exact_and_cover_every_requirement():
     wanted = {re.split(r"[^\w-]", line)[0] for line in sum(extras.values(), project["dependencies"])} - {"irnet"}
     assert wanted == set(pins("constraints.txt"))
     assert peers | {"torch"} == set(pins("constraints-peers.txt"))
+    for name in ("constraints-oldest.txt", "constraints-gpu.txt"):  # a line without == would not be read
+        assert {"torch", "triton", "numpy", "pytest", "pytest-xdist", "hypothesis"} <= set(pins(name))
+    (oldest,) = (line for line in project["dependencies"] if line.startswith("torch"))
+    assert pins("constraints-oldest.txt")["torch"] == f"{oldest.partition('>=')[2]}.0"
 
 
 # ---------------------------------------------------------------------------------------------- what is to be built
@@ -175,6 +180,21 @@ def test_build_facts_are_those_of_this_torch():
     assert re.fullmatch(r"(g|clang)\+\+ \d+\.\d+\.\d+", facts["compiler"])
     assert bool(facts["cuda_architectures"]) == (facts["cuda_version"] is not None)
     assert build_info.native_reason().startswith("built: ")
+
+
+def test_an_extension_is_built_anew_where_another_lies(monkeypatch):
+    """Without ninja distutils takes one that was built for another torch for up to date."""
+    monkeypatch.delenv("IRNET_NO_EXT", raising=False)
+    monkeypatch.setenv("FORCE_CUDA", "0")
+    monkeypatch.chdir(ROOT)
+    arguments = setup.extension()
+    if not arguments:
+        pytest.skip("there is no C++ compiler")
+    command = arguments["cmdclass"]["build_ext"](
+        Distribution({"ext_modules": arguments["ext_modules"]}), use_ninja=False
+    )
+    command.finalize_options()
+    assert command.force
 
 
 @pytest.fixture

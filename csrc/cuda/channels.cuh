@@ -117,30 +117,25 @@ struct Channels {
 #pragma unroll
         for (int i = 0; i < count; ++i) __stcs(reinterpret_cast<Bits*>(to) + i * kWarp, vectors[i].bits);
     }
-
-    __device__ __forceinline__ void unpack(Number* x) const {
-#pragma unroll
-        for (int i = 0; i < count; ++i) vectors[i].unpack(x + i * width);
-    }
 };
 
-// A sum of channels.
+// Channels in the dtype in which they are summed.
 template <typename C>
 struct Sum {
     using Number = typename C::Number;
     Number numbers[C::size] = {};
 
-    __device__ __forceinline__ void add(Number weight, const C& channels) {
-        Number x[C::size];
-        channels.unpack(x);
+    Sum() = default;
+    __device__ __forceinline__ explicit Sum(const C& channels) {
 #pragma unroll
-        for (int i = 0; i < C::size; ++i) numbers[i] = fma(weight, x[i], numbers[i]);
+        for (int i = 0; i < C::count; ++i) channels.vectors[i].unpack(numbers + i * C::width);
     }
 
     __device__ __forceinline__ void add(Number weight, const Sum& other) {
 #pragma unroll
         for (int i = 0; i < C::size; ++i) numbers[i] = fma(weight, other.numbers[i], numbers[i]);
     }
+    __device__ __forceinline__ void add(Number weight, const C& channels) { add(weight, Sum(channels)); }
 
     __device__ __forceinline__ void store(char* to) const {
         C rounded;
@@ -149,5 +144,30 @@ struct Sum {
         rounded.store(to);
     }
 };
+
+// Loads what some terms are about, all of it before the first is added.
+template <typename C, int count, typename Term, typename Add>
+__device__ __forceinline__ void add_together(const char* from, const Term* terms, Add add) {
+    C loaded[count];
+#pragma unroll
+    for (int k = 0; k < count; ++k) loaded[k] = C::load(from + terms[k].offset);
+#pragma unroll
+    for (int k = 0; k < count; ++k) add(terms[k], Sum<C>(loaded[k]));
+}
+
+// Calls `add` with each term and what is at its offset, in order; four loads are on their way at once. No load has a
+// condition of its own, because its registers would be taken through the whole kernel.
+template <typename C, typename Term, typename Add>
+__device__ __forceinline__ void add_terms(const char* from, const Term* terms, int count, Add add) {
+    constexpr int together = 4 / C::count;
+#pragma unroll 1
+    for (; count >= together; count -= together, terms += together) add_together<C, together>(from, terms, add);
+    if (together > 2 && count >= 2) {
+        add_together<C, 2>(from, terms, add);
+        terms += 2;
+        count -= 2;
+    }
+    if (count > 0) add_together<C, 1>(from, terms, add);
+}
 
 }  // namespace irnet::cuda

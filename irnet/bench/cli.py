@@ -21,11 +21,12 @@ def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
     for suite in (*SUITES, "all"):
         _measure_options(command(suite, _measure, f"measure {abouts[suite]}"), suite)
 
-    from . import compare, gate, report
+    from . import compare, gate, machine_code, report
 
     compare.add_arguments(command("compare", compare.run, "hold one file of records against another"))
     report.add_arguments(command("report", report.run, "write records as an HTML page and as Markdown tables"))
     gate.add_arguments(command("gate", gate.run, "hold what does not wobble against the committed baselines"))
+    machine_code.add_arguments(command("machine-code", machine_code.run, "read what compiled kernels consist of"))
 
 
 def _measure_options(parser: argparse.ArgumentParser, suite: str) -> None:

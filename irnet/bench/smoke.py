@@ -52,16 +52,19 @@ def main(arguments: list[str] | None = None) -> int:
         for case in cases("kernels", options.filter, options.cases)
         for impl in compiled_implementations(case.name, device)
     ]
+    pool = ThreadPoolExecutor(options.jobs)
     try:
-        with ThreadPoolExecutor(options.jobs) as pool:
-            list(pool.map(Job.compare, jobs))
+        list(pool.map(Job.compare, jobs))
         for job in jobs:
             job.time()
+    except KeyboardInterrupt:  # its time is over: what is known is told
+        print("interrupted", flush=True)
     finally:
+        pool.shutdown(wait=False, cancel_futures=True)
         for job in jobs:
             job.end()
     print("\n".join(table(jobs)))
-    return 1 if any(job.failed for job in jobs) else 0
+    return 1 if any(job.failed or not job.timed for job in jobs) else 0
 
 
 def compiled_implementations(case: str, device: str) -> list[str]:
@@ -80,6 +83,7 @@ class Job:
     told: list[dict] = field(default_factory=list)
     errors: IO[str] = field(default_factory=functools.partial(tempfile.TemporaryFile, "w+"))
     failed: str = ""
+    timed: bool = False
 
     @property
     def name(self) -> str:
@@ -97,6 +101,7 @@ class Job:
         if not self.failed:
             print("go", file=self.process.stdin, flush=True)
             self._listen("")
+            self.timed = not self.failed
 
     def end(self) -> None:
         if self.process and self.process.poll() is None:
@@ -137,6 +142,8 @@ def table(jobs: list[Job]) -> list[str]:
             lines.append(f"{job.name:34} {dtype:9} {mode:8} {error} {budget} {fact.get('ms', float('nan')):9.3f}{over}")
         if job.failed:
             lines.append(f"{job.name:34} FAILED {job.failed}")
+        elif not job.timed:
+            lines.append(f"{job.name:34} not finished")
     return lines
 
 

@@ -1,7 +1,8 @@
 """How operators are declared, implemented and chosen; no operator's mathematics lives here.
 
 Each operator is declared once per implementation, as an overload: `irnet::crop_resize.reference`, `.cpp`, `.cuda`,
-`.triton`. PyTorch's dispatcher is the only registry: an implementation exists where its overload has a kernel.
+`.triton`; and once without a name, `irnet::crop_resize`, which dispatches by device. PyTorch's dispatcher is the only
+registry: an implementation exists where its overload has a kernel.
 """
 
 import functools
@@ -48,6 +49,9 @@ def define(
     """
     if public:
         _operators.append(name)
+    # First, because TorchScript forgets the name of an overload and takes the first of equal signature.
+    _library.define(name + schema)
+    _library.impl(name, functools.partial(_by_device, name), "CompositeImplicitAutograd")
     for impl in IMPLEMENTATIONS:
         qualified = f"{name}.{impl}"
         _library.define(qualified + schema)
@@ -68,6 +72,12 @@ def register_triton_on_cpu(around: Callable[[str, Callable], Callable]) -> None:
     """Let the Triton implementations take CPU tensors, too: `around(name, launcher)` is what then runs."""
     for name, module in _triton_modules.items():
         _library.impl(f"{name}.triton", around(name, _imported(module, name)), "CPU")
+
+
+def _by_device(name: str, *arguments, **named):
+    """The operator without the name of an implementation: the one that "auto" takes for the tensors' device."""
+    device = next(a.device.type for a in (*arguments, *named.values()) if isinstance(a, torch.Tensor))
+    return overload(name, choose(name, "auto", device))(*arguments, **named)
 
 
 def overload(name: str, impl: str) -> Callable:

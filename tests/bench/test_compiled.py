@@ -308,9 +308,10 @@ def test_two_kernels_of_one_name_are_refused(cuda_rows):
 
 
 def test_table_is_aligned():
-    row = Resources("kernel", "nvcc", "sm_90", 24, 1024, 0, 0, 300, "nvcc 13.0")
+    row = Resources("kernel", "nvcc", "sm_90", 24, 1024, 0, 0, 300, "nvcc 13.0", 4)
     head, *lines = compiled.table([row, dataclasses.replace(row, kernel="k", registers=None)]).splitlines()
-    assert lines[1].split() == ["k", "nvcc", "sm_90", "-", "1024", "0", "0", "300", "nvcc", "13.0"]
+    assert lines[1].split() == ["k", "nvcc", "sm_90", "-", "1024", "0", "0", "300", "nvcc", "13.0", "4", "-"]
+    assert (head.split()[-1], lines[0].split()[-1]) == ("sm_warps", "64")
     assert {line.index("nvcc") for line in lines} == {head.index("source")}
     assert {line.index("1024") + 4 for line in lines} == {head.index("shared_bytes") + len("shared_bytes")}
     assert "registers" in row.figures() and "registers" not in dataclasses.replace(row, registers=None).figures()
@@ -373,3 +374,13 @@ def test_toy_is_right_on_a_gpu(monkeypatch):
     work = toy().scale_add.build(Setup({"n": 4099}, torch.float32, device))
     for (name, _mode), result in examine(work, device).items():
         assert result.status == OK or work.contestants[name].missing, (name, result.reason)
+
+
+@pytest.mark.parametrize(
+    ("body", "nothing"),
+    [("trap;", True), ("ret;", False), ("@%p1 trap;\n\tst.global.b32 [%rd1], %r1;\n\tret;", False)],
+    ids=["trap", "return", "both"],
+)
+def test_a_kernel_that_does_nothing_but_trap_is_told(body, nothing):
+    ptx = f".entry kernel()\n{{\n$L__func_begin0:\n\t{body}\n$L__func_end0:\n}}\n"
+    assert compiled.only_traps(ptx) is nothing

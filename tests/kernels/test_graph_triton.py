@@ -234,8 +234,8 @@ def test_every_image_has_the_programs_that_it_needs(graph, block):
         x, weight = 1 + torch.arange(regions, dtype=torch.float32)[:, None], torch.zeros(5, 1, 1)
         weight[0] = 1
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(graph, "SUMS", graph.SUMS | {"BLOCK_M": block})
-            patch.setattr(graph, "TILES", {4: graph.TILES[4] | {"BLOCK_M": block}})
+            patch.setattr(graph, "TABLE", {4: graph.TABLE[4] | {"BLOCK_M": block}})
+            patch.setattr(graph, "FORWARD", {4: graph.FORWARD[4] | {"BLOCK_M": block}})
             (got,) = run(graph, "propagate_regions", (x, boxes, ragged(*counts), weight, torch.tensor(50.0)))
         assert torch.equal(got, torch.where(place[:, None] > 0, x - 1, 0)), counts
 
@@ -267,6 +267,20 @@ def test_adjacency_is_not_rounded_to_sixteen_bits(graph):
     (got,) = run(graph, "propagate_regions", (x, boxes, ragged(3), weight, torch.tensor(0.5)))
     wanted = reference.region_adjacency(boxes, 0.5, torch.float64)[0, 0] @ x[:, 0].double()
     assert 0 < wanted < 0.25 and abs(got[0, 0].double() - wanted) <= 2**-11 * 256 * 0.51
+
+
+def test_small_weights_keep_their_digits_in_float16(graph):
+    """A weight of e^-11 is a subnormal float16, of 8 bits; the result has all 11."""
+    boxes = torch.tensor([[0.0, 0, 2, 2], [-10, 0, -8, 2], [-21, 0, -19, 2]])
+    x, weight = torch.tensor([[0.0], [0.0], [30000.0]]).half(), torch.zeros(5, 1, 1).half()
+    weight[0] = 1
+    (got,) = run(graph, "propagate_regions", (x, boxes, ragged(3), weight, torch.tensor(1.0)))
+    wanted = reference.region_adjacency(boxes, 1.0, torch.float64)[0, 0] @ x[:, 0].double()
+    assert 0.4 < wanted < 0.6 and abs(got[0, 0].double() - wanted) <= 2**-11 * 0.51
+    grad = torch.tensor([[30000.0], [0.0], [0.0]]).half()
+    arguments = (grad, x, boxes, ragged(3), weight, torch.tensor(1.0), False)
+    d_x = run(graph, "propagate_regions_backward", arguments)[0]
+    assert abs(d_x[2, 0].double() - wanted) <= 2**-11 * 1.01
 
 
 def test_images_do_not_see_each_other(graph):
@@ -392,10 +406,11 @@ def test_odd_channels_and_float64_compile():
             assert row.spill_bytes == 0, row
 
 
-def test_what_is_compiled_ahead_is_what_is_launched():
+def test_what_is_compiled_ahead_is_what_is_launched(monkeypatch):
     module = load("graph", interpret=False)
     shipped, seen = module.kernels(), set()
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype, target in itertools.product((torch.float32, torch.bfloat16), compiled.TARGETS):
+        monkeypatch.setattr(module, "_capability", lambda device, target=target: target)
         scenes = Typed(4, [9, 0, 3], channels=512, outputs=512, images=2), Regions((4, 3), channels=512, outputs=512)
         for name, _, given, named in itertools.chain(*(noted(module, scene, dtype) for scene in scenes)):
             placed = dict(zip(getattr(module, name).arg_names, given, strict=False))
@@ -403,6 +418,8 @@ def test_what_is_compiled_ahead_is_what_is_launched():
             for index, kernel in enumerate(shipped):
                 options = {key: value for key, value in kernel.items() if key.startswith("num_")}
                 whole = kernel["constexprs"] | options | kernel["options"]
+                if target not in kernel["targets"]:
+                    continue
                 if (name, types, named) == (kernel["function"].__name__, kernel["types"], whole):
                     seen.add(index)
                     assert all(placed[key] % 16 == 0 for key in kernel["multiples_of_16"])

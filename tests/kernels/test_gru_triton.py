@@ -4,12 +4,14 @@ where there is none. Launchers are called as they are, without the dispatcher of
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import Tensor
 
-from irnet.bench import compiled
+from irnet.bench import compiled, machine_code
 from irnet.bench.compiled import TritonKernel
 from irnet_kernels import ConvGRUWeights, library
 from irnet_kernels.gru import configurations, reference
@@ -20,9 +22,13 @@ from tests.tools import here
 
 FORWARD = ("out", "new", "reset", "update")
 BACKWARD = ("d_inputs", "d_state", *ConvGRUWeights._fields)
-SIXTEEN = {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16, "num_warps": 4, "num_stages": 2}
+SIXTEEN = {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16, "DESCRIPTORS": 0, "num_warps": 4, "num_stages": 2}
 # NumPy's, where the interpreter computes with infinite values, which is meant.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+KERNELS_OF_NARROW_GATES = {
+    f"conv_gru_{name}_kernel"
+    for name in ("forward", "inputs_backward", "product_backward", "weight_backward", "state_backward")
+}
 each_width = pytest.mark.parametrize("wide", [False, True], ids=["narrow", "wide"])
 
 
@@ -103,10 +109,10 @@ def check(gru, scene: Scene, dtype: torch.dtype = torch.float32, only_forward: b
             assert_within_budget(result, exact[name], plain[name], name)
 
 
-def small_blocks(gru, monkeypatch) -> None:
+def small_blocks(monkeypatch, **changes) -> None:
     """Several blocks of everything, with few regions and channels."""
     sizes = {
-        name: {bytes_: {key: SIXTEEN[key] for key in wanted} for bytes_, wanted in dtypes.items()}
+        name: {bytes_: {key: (SIXTEEN | changes)[key] for key in wanted} for bytes_, wanted in dtypes.items()}
         for name, dtypes in configurations.CONFIGURATIONS.items()
     }
     monkeypatch.setattr(configurations, "CONFIGURATIONS", sizes)
@@ -148,8 +154,83 @@ def test_narrow_gates_of_patches_that_fill_a_program(gru):
 
 @each_width
 def test_several_blocks_of_everything(gru, monkeypatch, wide):
-    small_blocks(gru, monkeypatch)
+    small_blocks(monkeypatch)
     check(gru, Scene(18, 20, 20, 1) if wide else Scene(18, 20, 1, 2))
+
+
+def described(gru, monkeypatch) -> list:
+    """The tiles of the descriptors that the launchers make from here on."""
+    made, descriptor = [], gru.TensorDescriptor
+
+    def noted_descriptor(base, shape, strides, tile):
+        made.append(tile)
+        return descriptor(base, shape, strides, tile)
+
+    monkeypatch.setattr(gru, "TensorDescriptor", noted_descriptor)
+    return made
+
+
+@each_width
+@pytest.mark.parametrize("size", [(18, 32, 1), (1, 16, 2)], ids=lambda s: "R{}-C{}-P{}".format(*s))
+def test_descriptors_give_the_same_bits(gru, monkeypatch, wide, size):
+    """Tiles end at the last region, and meet the edges of patches."""
+    regions, channels, cells = size
+    scene, got = Scene(regions, channels, channels if wide else 1, cells), []
+    made = described(gru, monkeypatch)
+    for descriptors in (0, 1):
+        small_blocks(monkeypatch, DESCRIPTORS=descriptors)
+        assert not made
+        got.append(forward(gru, scene.inputs(torch.bfloat16)) | backward(gru, scene.kept(torch.bfloat16)))
+    assert len(made) == (24 if wide else 16)  # the operands of all convolutions and gradients of weights
+    for name, result in got[0].items():
+        assert bits_equal(result, got[1][name]), name
+
+
+@each_width
+def test_wide_tiles_are_stored_in_parts(gru, wide):
+    check(gru, Scene(1, 130, 130 if wide else 1, 1), torch.bfloat16)
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(17, torch.bfloat16), (20, torch.float16), (16, torch.float32)])
+def test_what_no_descriptor_serves_is_computed_without(gru, monkeypatch, channels, dtype):
+    """Rows of the weights' gradient are long enough to have some with 16 bits and 24, not with 17 or 20 channels."""
+    small_blocks(monkeypatch, DESCRIPTORS=1)
+    made = described(gru, monkeypatch)
+    check(gru, Scene(2, channels, 1, 2), dtype)
+    assert not made
+
+
+@pytest.mark.parametrize(("size", "wide"), [(7, False), (64, False), (91, True)])
+def test_offsets_are_wide_where_a_tile_spans_more(size, wide):
+    """256 rows, a tile's longest side, of both gates' maps have 2^31 elements with patches of 91 x 91 x 512."""
+    module = load("gru", interpret=False)
+    like = torch.bfloat16, torch.device("cpu")
+    constants, _ = module._constants(module.conv_gru_forward_kernel, like, 512, 512, size, WIDE=False)
+    assert constants["OFFSET"] == (module.tl.int64 if wide else module.tl.int32)
+
+
+def test_a_base_that_is_not_aligned_gets_no_descriptor(gru, monkeypatch):
+    small_blocks(monkeypatch, DESCRIPTORS=1)
+    x, h, weights = placed(Scene(2, 16, 1, 2).inputs(torch.bfloat16), lambda t: t.to(gru.device))
+    wanted = gru.conv_gru(x, h, weights)
+    packed, whole = guarded(x, 0)
+    moved = whole.roll(1).as_strided(x.shape, packed.stride(), packed.storage_offset() + 1)
+    made = described(gru, monkeypatch)
+    got = gru.conv_gru(moved, h, weights)
+    assert not made
+    assert all(map(bits_equal, got, wanted))
+
+
+@each_width
+def test_wide_offsets_give_the_same_bits(gru, monkeypatch, wide):
+    """Of tiles that span 2^31 elements and more."""
+    small_blocks(monkeypatch)
+    scene, got = Scene(17, 4, 4 if wide else 1, 1), []
+    for most in (gru.MOST_OFFSET, 0):
+        monkeypatch.setattr(gru, "MOST_OFFSET", most)
+        got.append(forward(gru, scene.inputs(torch.float32)) | backward(gru, scene.kept(torch.float32)))
+    for name, result in got[0].items():
+        assert bits_equal(result, got[1][name]), name
 
 
 def test_large_patches_take_the_way_of_wide_gates(gru, monkeypatch):
@@ -218,7 +299,7 @@ def test_all_of_the_output_is_written_and_nothing_else(gru, monkeypatch, wide):
 
 @each_width
 def test_a_patch_does_not_depend_on_the_batch(gru, monkeypatch, wide):
-    small_blocks(gru, monkeypatch)
+    small_blocks(monkeypatch)
     x, h, weights = Scene(18, 3, 3 if wide else 1, 2).inputs(torch.bfloat16)
     together = forward(gru, (x, h, weights))
     for one in (0, 15, 17):
@@ -268,6 +349,32 @@ def test_kernels_compile_for_every_target_without_spills():
         assert not spilled(kernel, compiled.TARGETS if default else [90]), kernel
 
 
+@pytest.mark.parametrize("descriptors", [0, 1])
+def test_tiles_are_multiplied_by_wgmma_and_copied_in_bulk(monkeypatch, descriptors):
+    """In sm_90's machine code: the widest matrix instruction, and loads of 16 bytes or the copy engine's."""
+    for name, dtypes in configurations.CONFIGURATIONS.items():
+        if "DESCRIPTORS" in dtypes[2]:
+            changed = dtypes | {2: dtypes[2] | {"DESCRIPTORS": descriptors}}
+            monkeypatch.setitem(configurations.CONFIGURATIONS, name, changed)
+    module, seen = load("gru", interpret=False), 0
+    for kernel in module.kernels():
+        if kernel["constexprs"].get("BLOCK_N") != 256 or kernel["constexprs"].get("WIDE") or kernel["num_warps"] < 8:
+            continue
+        if kernel["constexprs"].get("TAPS") == 1:  # 32 rows are too few for it
+            continue
+        (code,) = here(machine_code.read, TritonKernel(**kernel), [90])
+        assert not code.resources.spill_bytes, kernel
+        loops = [loop.mix for loop in code.loops if loop.mix.matrix]
+        assert loops, kernel
+        for mix in loops:
+            assert set(mix.matrix) == {"HGMMA.64x256x16.F32.BF16"}, kernel
+            assert mix.matrix["HGMMA.64x256x16.F32.BF16"] == 4
+            assert mix.instructions < 200
+            assert set(mix.loads) == ({"UTMALDG bulk"} if descriptors else {"LDGSTS 128"}), kernel
+        seen += 1
+    assert seen == 5
+
+
 def test_products_of_tf32_and_odd_channels_compile():
     """Of a single channel Triton makes a constant, the interpreter does not; 24 are no multiple of a block."""
     module = load("gru", interpret=False)
@@ -307,9 +414,9 @@ def noted(module, scene: Scene, dtype: torch.dtype) -> list[tuple]:
 def test_what_is_compiled_ahead_is_what_is_launched():
     module = load("gru", interpret=False)
     shipped = module.kernels()
-    triton_names = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
+    triton_names = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16"}
     seen = []
-    for dtype in triton_names:
+    for dtype in (torch.float32, torch.bfloat16):
         for gates in (1, 512):
             for name, _, given, named in noted(module, Scene(1, 512, gates, 7), dtype):
                 arguments = dict(zip(getattr(module, name).arg_names, given, strict=False)) | named
@@ -399,6 +506,7 @@ def test_tuned_files_are_read(monkeypatch, tmp_path):
         ({"BLOCK_M": "16"}, "BLOCK_M cannot be '16'"),
         ({"BLOCK_M": 24}, "BLOCK_M cannot be 24"),
         ({"num_stages": 0}, "num_stages cannot be 0"),
+        ({"DESCRIPTORS": 2}, "DESCRIPTORS cannot be 2"),
         ({"num_warps": True}, "num_warps cannot be True"),
     ],
     ids=str,
@@ -411,21 +519,132 @@ def test_malformed_tuned_files_are_refused(monkeypatch, tmp_path, content, messa
         blocks()
 
 
-def test_tuning_keeps_the_fastest(gru, monkeypatch):
-    """By a clock that favours the second candidate; what was written is what the launchers read."""
-    candidates = [SIXTEEN, SIXTEEN | {"BLOCK_M": 32}, SIXTEEN | {"BLOCK_M": 64}]
-    times = iter([2.0, 1.0, 3.0] * 100)
+class Clock:
+    """Time that passes with every measurement: a second each."""
 
-    def do_bench(call, return_mode):
-        call()
-        return next(times)
+    def __init__(self, times):
+        self.times, self.now = iter(times), 0.0
 
-    tune = pytest.importorskip("irnet_kernels.gru.tune")
-    monkeypatch.setattr(tune, "launchers", gru)
-    monkeypatch.setattr(tune, "CANDIDATES", {4: candidates})
-    monkeypatch.setattr(tune.triton.testing, "do_bench", do_bench)
-    file = tune.tune(1, 2, 1, torch.float32, device=gru.device)
+    def do_bench(self, call, **options):
+        assert callable(call)
+        assert options["return_mode"] == "median"
+        self.now += 1
+        took = next(self.times)
+        if isinstance(took, BaseException):
+            raise took
+        return took
+
+    def __call__(self) -> float:
+        return self.now
+
+
+SHIPPED = SIXTEEN | {"BLOCK_M": 128}
+TRIED = [SIXTEEN, SIXTEEN | {"BLOCK_M": 32}, SIXTEEN | {"BLOCK_M": 64}]
+
+
+@pytest.fixture
+def tune(gru, monkeypatch):
+    """The module with three candidates beside the shipped configuration, and launchers that compute next to nothing."""
+    module = pytest.importorskip("irnet_kernels.gru.tune")
+    monkeypatch.setattr(module, "launchers", gru)
+    monkeypatch.setattr(module, "CANDIDATES", {4: TRIED})
+    for name, dtypes in configurations.CONFIGURATIONS.items():
+        if "BLOCK_N" in dtypes[4]:
+            monkeypatch.setitem(configurations.CONFIGURATIONS, name, dtypes | {4: SHIPPED})
+
+    def run(times, **options):
+        clock = Clock(times)
+        monkeypatch.setattr(module.triton.testing, "do_bench", clock.do_bench)
+        return module.tune(1, 2, 1, torch.float32, device=gru.device, clock=clock, **options)
+
+    run.module = module
+    return run
+
+
+def fastest(file, kernel: str = "conv_gru_forward_kernel") -> dict:
+    (table,) = json.loads(file.read_text()).values()
+    return table[kernel]["float32"]
+
+
+def test_tuning_keeps_the_fastest(tune):
+    """What was written is what the launchers read, of all kernels; how long each took is beside it."""
+    file = tune([4.0, 2.0, 1.0, 3.0] * 9)
     (table,) = json.loads(file.read_text()).values()
     tiled = {name for name, sizes in configurations.CONFIGURATIONS.items() if "BLOCK_N" in sizes[4]}
-    assert table == {name: {"float32": candidates[1]} for name in tiled}
+    assert table == {name: {"float32": TRIED[1]} for name in tiled}
     assert configurations.read(file)
+    (log,) = json.loads(file.with_suffix(".times.json").read_text()).values()
+    assert [entry["ms"] for entry in log["conv_gru_forward_kernel"]["float32"]] == [4.0, 2.0, 1.0, 3.0]
+
+
+def test_a_candidate_that_fails_is_lost_with_its_reason(tune, monkeypatch, gru):
+    """By an error when it runs, by an error of its compiler, by a wrong result; a slow shipped configuration stays."""
+    whole, calls = gru.conv_gru, []
+
+    def conv_gru(x, h, weights):
+        sizes = configurations.configuration("conv_gru_forward_kernel", x.dtype, x.device)
+        calls.append(sizes["BLOCK_M"])
+        if sizes == TRIED[0]:
+            raise RuntimeError("no registers")
+        out, *rest = whole(x, h, weights)
+        return (out + 1 if sizes == TRIED[1] else out, *rest)
+
+    monkeypatch.setattr(gru, "conv_gru", conv_gru)
+    file = tune([9.0, ValueError("lost when it is timed")] + [9.0, 1.0, 1.0, 1.0] * 8, gates=["narrow"])
+    assert fastest(file) == SHIPPED
+    assert {16, 32, 64, 128} <= set(calls)
+    (log,) = json.loads(file.with_suffix(".times.json").read_text()).values()
+    lost = [entry.get("lost", "") for entry in log["conv_gru_forward_kernel"]["float32"]]
+    assert lost[0] == ""
+    assert lost[1] == "RuntimeError: no registers"
+    assert "wrong by" in lost[2]
+    assert lost[3] == "ValueError: lost when it is timed"
+    assert fastest(file, "conv_gru_weight_backward_kernel") == TRIED[0]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit()], ids=["interrupted", "ended"])
+def test_what_was_found_stays_when_tuning_is_stopped(tune, stop):
+    """In the second kernel, of which one candidate has been tried; the rest keep what they had."""
+    with pytest.raises(type(stop)):
+        tune([4.0, 2.0, 1.0, 3.0, 4.0, 3.0, stop])
+    file = configurations.tuned_file("cpu")
+    if not file.is_file():
+        (file,) = file.parent.glob("conv_gru-*.json")
+    assert fastest(file) == TRIED[1]
+    assert fastest(file, "conv_gru_inputs_backward_kernel") == TRIED[0]
+    (table,) = configurations.read(file).values()
+    assert len(table) == 2
+    assert not list(file.parent.glob(".*"))
+
+
+def test_tuning_ends_in_time(tune, capsys):
+    """Five seconds: all of the first kernel, one measurement of the second. A later run begins with what is there."""
+    file = tune([4.0, 2.0, 1.0, 3.0, 4.0], until=5.0)
+    (table,) = configurations.read(file).values()
+    assert list(table) == ["conv_gru_forward_kernel", "conv_gru_inputs_backward_kernel"]
+    assert "out of time at conv_gru_inputs_backward_kernel" in capsys.readouterr().out
+    assert tune([4.0, 2.0, 3.0, 1.0], until=4.0) == file
+    assert fastest(file) == TRIED[2]
+    assert fastest(file, "conv_gru_inputs_backward_kernel") == SHIPPED
+
+
+def test_candidates_are_compiled_beforehand(tmp_path):
+    """By processes that have no GPU, into Triton's cache; a candidate that cannot be compiled is lost alone."""
+    here(compiled.triton_version)
+    program = """
+import torch
+from irnet_kernels.gru import tune
+tune.CANDIDATES = {2: [tune.sizes(16, 16, 16, 4, 2), tune.sizes(3, 16, 16, 4, 2)]}
+tune._no_gpu(90)
+for index in range(2):
+    for name, reason in tune._compile(torch.bfloat16, "narrow", index, 16, 2).items():
+        print(index, name, reason.split(":")[0])
+"""
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("TRITON_INTERPRET", None)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lost = [line.split() for line in done.stdout.splitlines()]
+    assert {index for index, *_ in lost} == {"1"}
+    assert {name for _, name, _ in lost} == KERNELS_OF_NARROW_GATES
+    assert {file.stem for file in tmp_path.rglob("*.cubin")} >= KERNELS_OF_NARROW_GATES

@@ -26,7 +26,7 @@ from tests.kernels.helpers import assert_exact, assert_within_budget, box_grid, 
 from tests.tools import here
 
 HERE = Path(__file__).resolve().parent / "cuda_on_cpu"
-SOURCE = calls.CSRC / "cuda" / "roi.cu"
+SOURCES = {"crop_resize": ("forward", "backward"), "paste_mean": ("forward", "shares", "backward")}  # and kernels
 INF, NAN = float("inf"), float("nan")
 GUARD = 256  # bytes before and after every array
 DTYPES = [getattr(torch, name) for name in calls.DTYPES]
@@ -136,6 +136,14 @@ def test_every_size_of_patch(kernels, dtype, size):
 @pytest.mark.parametrize(("count", "size"), [(70, 7), (300, 2), (60, 12)], ids=["list", "threads", "pieces"])
 def test_more_regions_than_a_block_lists(kernels, count, size):
     check_all(kernels, torch.float32, box_grid(count + 2, 9), ragged(count, 2), 4, 9, 10, size)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("vectors", [1, 32, 64])
+def test_more_terms_than_a_block_keeps(kernels, dtype, vectors):
+    """All samples of all patches lie in few cells."""
+    boxes = box_grid(9, 9, seed=5) * 0.02 + 3
+    check_all(kernels, dtype, torch.cat([boxes, boxes.flip(1)]), ragged(18), vectors * 16 // dtype.itemsize, 7, 8, 8)
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 70), (3, 300), (300, 3), (1, 1), (1, 9), (9, 1)])
@@ -304,14 +312,48 @@ def test_the_stand_in_for_cuda_finds_faults(folder, capfd):
         assert "wait for others that do not come" in capfd.readouterr().err
 
 
+EXCHANGES = """
+#include <cuda_runtime.h>
+
+__global__ void exchange_kernel(const int* in, int* out) {
+    const int before = __shfl_up_sync(~0u, in[threadIdx.x], 2, 8);
+    const int after = __shfl_up_sync(~0u, before, 1, 32);  // while other threads still read what was sent before
+    out[threadIdx.x] = before;
+    out[64 + threadIdx.x] = after;
+    out[128 + threadIdx.x] = __syncthreads_or(in[threadIdx.x] == 63);
+    out[192 + threadIdx.x] = __syncthreads_or(in[threadIdx.x] == 64);
+}
+
+extern "C" void set_order(unsigned order) { cuda_on_cpu::order = order; }
+extern "C" int exchange(const int* in, int* out) {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(1);
+    config.blockDim = dim3(64);
+    return cudaLaunchKernelEx(&config, exchange_kernel, in, out);
+}
+"""
+
+
+def test_the_stand_in_for_cuda_exchanges_between_threads(folder):
+    (folder / "exchange.cpp").write_text(EXCHANGES)
+    library = ctypes.CDLL(str(calls.build(folder / "exchange.cpp", folder / "exchange.so", "-O1")))
+    numbers, out = (ctypes.c_int * 64)(*range(64)), (ctypes.c_int * 256)()
+    before = [i - 2 if i % 8 >= 2 else i for i in range(64)]
+    after = [before[i - 1] if i % 32 else before[i] for i in range(64)]
+    for order in calls.ORDERS:
+        library.set_order(order)
+        assert library.exchange(numbers, out) == 0
+        assert list(out) == before + after + [1] * 64 + [0] * 64
+
+
 # ---------------------------------------------------------------------------------------------------------------- nvcc
 
 
 def test_nvcc_compiles_for_every_target_without_spills():
-    (source,) = (s for s in here(cuda_sources) if s.path == SOURCE)
-    rows = here(cuda_resources, source)
+    sources = [source for source in here(cuda_sources) if source.path.stem in SOURCES]
+    rows = [row for source in sources for row in here(cuda_resources, source)]
     names = {re.search(r"\w+_kernel", row.kernel)[0] for row in rows}
-    assert names == {f"{op}_{way}_kernel" for op in ("crop_resize", "paste_mean") for way in ("forward", "backward")}
+    assert names == {f"{name}_{kernel}_kernel" for name, kernels in SOURCES.items() for kernel in kernels}
     assert {row.target for row in rows} == {"sm_80", "sm_90", "sm_100"}
     for row in rows:
         assert row.spill_bytes == row.stack_bytes == 0, f"{row.kernel} for {row.target}: {row.figures()}"

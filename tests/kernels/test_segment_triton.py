@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from irnet.bench import compiled
-from irnet.bench.compiled import TritonKernel
+from irnet.bench import compiled, machine_code
+from irnet.bench.compiled import TARGETS, TritonKernel
 from irnet_kernels import library
 from irnet_kernels.segment import reference
 from irnet_kernels.testing import bits_equal
@@ -20,7 +20,8 @@ from tests.kernels.triton_modules import Noted, copy_on, guarded, load
 from tests.tools import here
 
 NAN, INF = float("nan"), float("inf")
-TRITON_NAMES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64"}
+TRITON_NAMES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64"}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # NumPy's, where the interpreter computes with infinite values, which is meant.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -177,6 +178,35 @@ def test_any_strides_give_the_same_bits(segment):
             assert bits_equal(run(segment, name, moved), wanted), (name, layout)
 
 
+@pytest.mark.parametrize("width", [16, 21], ids=["aligned", "odd"])
+def test_tensors_may_begin_at_any_address(segment, width):
+    """16-byte loads want rows that begin at multiples of 16 bytes: others are copied, also if only the first is off."""
+    for name, arguments in Rows((5, 0, 3), depth=24, width=width).calls(torch.bfloat16).items():
+        wanted = run(segment, name, arguments)
+        for offset in (1, 4):
+            moved = [torch.cat([a.new_full((offset,), NAN), a.flatten()])[offset:].view(a.shape) for a in arguments[:2]]
+            if "turned" in name:
+                flat = arguments[1].mT.flatten()
+                moved[1] = torch.cat([flat.new_full((offset,), NAN), flat])[offset:].view(arguments[1].mT.shape).mT
+            assert [a.storage_offset() for a in moved] == [offset, offset]
+            assert bits_equal(run(segment, name, (*moved, arguments[2])), wanted), (name, offset)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [1, 7, 8, 130, 1025])
+def test_rows_are_copied_to_multiples_of_16_bytes(segment, dtype, width):
+    """Values as they are, then zeros; what is aligned already is the same tensor."""
+    x = normal(5, 3, width).to(dtype).to(segment.device)
+    got = segment._aligned(x)
+    unit = 16 // dtype.itemsize
+    assert got.shape == (5, 3, -(-width // unit) * unit) and got.is_contiguous()
+    assert bits_equal(got[..., :width], x) and not got[..., width:].any()
+    assert (got is x) == (width % unit == 0)
+    moved = torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+    assert moved.data_ptr() % 16 and segment._aligned(moved).data_ptr() % 16 == 0
+    assert bits_equal(segment._aligned(moved), got)
+
+
 @pytest.mark.parametrize(
     "ptr",
     [(0, 9, 5), (-4, 2, 5), (5, 3, 0), (-(2**62), 2**62, 0), (7, 8, 9), (0, 5, 2**40)],
@@ -196,25 +226,39 @@ def test_unsound_ptr_stays_within_the_tensors(segment, ptr):
 # -------------------------------------------------------------------------------------------------------- ahead of time
 
 
-def test_kernels_compile_for_every_target_without_spills():
-    for kernel in load("segment", interpret=False).kernels():
-        for row in here(compiled.triton_resources, TritonKernel(**kernel)):
-            assert row.spill_bytes == 0, row
+@pytest.mark.parametrize(
+    ("dtype", "targets"),
+    [(torch.float32, TARGETS), (torch.bfloat16, TARGETS), (torch.float16, [90])],
+    ids=["float32", "bfloat16", "float16"],
+)
+def test_kernels_load_16_bytes_at_a_time_and_spill_nothing(dtype, targets):
+    """At any width: the kernels know of no width but whether rows of their result are multiples of 16 bytes. In 16 bits
+    they multiply with a warpgroup's instruction on sm_90, and with tensor memory on sm_100."""
+    products = {80: "HMMA.16816", 90: "HGMMA.64x128x16", 100: "UTCHMMA"}
+    for kernel in load("segment", interpret=False).kernels(dtypes=(dtype,)):
+        assert not kernel.get("multiples_of_16"), "no width is promised to be one"
+        for code in here(machine_code.read, TritonKernel(**kernel), targets):
+            assert code.resources.spill_bytes == 0 and not code.mix.local, code
+            if kernel["function"].__name__ == "segment_align_kernel":
+                assert set(code.mix.stores) == {"STG 128"}, code
+                continue
+            assert set(code.hottest.mix.loads) == {"LDGSTS 128"}, code
+            assert ("STG 128" in code.mix.stores) == kernel["constexprs"]["ALIGNED"], code
+            if dtype.itemsize == 2:
+                (product,) = code.hottest.mix.matrix
+                assert product.startswith(products[int(code.resources.target[3:])]), code
 
 
-def test_products_of_tf32_odd_channels_and_float64_compile():
-    """Of a single channel Triton makes a constant, the interpreter does not; 24 are no multiple of a block."""
+def test_products_of_tf32_few_channels_and_float64_compile():
+    """Blocks are smaller for few channels."""
     module = load("segment", interpret=False)
     for kernel in module.kernels(dtypes=(torch.float32,)):
-        tf32 = kernel | {"constexprs": kernel["constexprs"] | {"PRECISION": "tf32"}}
-        assert all(not row.spill_bytes for row in here(compiled.triton_resources, TritonKernel(**tf32), [80, 90]))
-    for kernel in module.kernels(channels=1):
-        one = {name: 1 for name in ("depth", "height", "width") if name in kernel["types"]}
-        types = {name: type_ for name, type_ in kernel["types"].items() if name not in one}
-        changed = {"types": types, "constexprs": kernel["constexprs"] | one, "multiples_of_16": ()}
-        assert here(compiled.triton_resources, TritonKernel(**(kernel | changed)), [90])
-    for kernel in module.kernels(channels=24):
-        assert here(compiled.triton_resources, TritonKernel(**(kernel | {"multiples_of_16": ()})), [90])
+        if "PRECISION" in kernel["constexprs"]:
+            tf32 = kernel | {"constexprs": kernel["constexprs"] | {"PRECISION": "tf32"}}
+            assert all(not row.spill_bytes for row in here(compiled.triton_resources, TritonKernel(**tf32), [80, 90]))
+    for channels in (1, 24):
+        for kernel in module.kernels(channels=channels):
+            assert all(not row.spill_bytes for row in here(compiled.triton_resources, TritonKernel(**kernel), [90]))
     for kernel in module.kernels(dtypes=(torch.float64,)):
         assert all(not row.spill_bytes for row in here(compiled.triton_resources, TritonKernel(**kernel), [80, 90]))
 
@@ -234,26 +278,45 @@ def noted(module, scene: Rows, dtype: torch.dtype) -> list[tuple]:
 
 
 def test_launches_follow_from_shapes_alone():
-    """One each, for any number of images and rows; what tensors hold is not known here (see noted)."""
+    """One each, and one for every operand whose rows are no multiples of 16 bytes, for any number of images and rows;
+    what tensors hold is not known here (see noted)."""
     module = load("segment", interpret=False)
     for images in (1, 5, 40):
-        assert len(noted(module, Rows([images] * images, 4, 3), torch.bfloat16)) == 3
+        for depth, width, copies in ((8, 16, 0), (4, 16, 2), (8, 3, 4), (4, 3, 6)):
+            names = [name for name, *_ in noted(module, Rows([images] * images, depth, width), torch.bfloat16)]
+            assert names.count("segment_align_kernel") == copies and len(names) == 3 + copies, (depth, width)
 
 
-def test_what_is_compiled_ahead_is_what_is_launched():
+@pytest.mark.parametrize("sizes", [(512, 512), (512, 1485), (1485, 512), (1500, 512), (130, 150)], ids=str)
+def test_what_is_compiled_ahead_is_what_is_launched(sizes):
+    """For many channels, whatever their numbers, the kernels are the same; copies of shorter rows have other tiles."""
     module = load("segment", interpret=False)
-    shipped, seen = module.kernels(), []
-    for dtype in (torch.float32, torch.bfloat16):
-        for name, _, given, named in noted(module, Rows((512, 3), 512, 512), dtype):
-            placed = dict(zip(getattr(module, name).arg_names, given, strict=False))
-            types = {key: TRITON_NAMES[v.dtype] if isinstance(v, Tensor) else "i32" for key, v in placed.items()}
-            for kernel in shipped:
-                options = {key: value for key, value in kernel.items() if key.startswith("num_")}
-                whole = kernel["constexprs"] | options
-                if (name, types, named) == (kernel["function"].__name__, kernel["types"], whole):
-                    seen.append(shipped.index(kernel))
-                    assert all(placed[key] % 16 == 0 for key in kernel["multiples_of_16"])
-    assert seen == list(range(len(shipped)))
+    seen = {
+        module_kernel(module, *launch) for dtype in DTYPES for launch in noted(module, Rows((300, 3), *sizes), dtype)
+    }
+    shipped = {shipped_kernel(kernel) for kernel in module.kernels(dtypes=DTYPES)}
+    small = {one for one in seen if one[0] == "segment_align_kernel" and ("BLOCK_N", 256) in one[2]}
+    assert seen - small <= shipped and bool(small) == (sizes == (130, 150))
+
+
+def test_all_that_is_compiled_ahead_is_launched():
+    module, seen = load("segment", interpret=False), set()
+    for sizes, dtype in itertools.product(((512, 512), (512, 1485), (1485, 512)), DTYPES):
+        seen |= {module_kernel(module, *launch) for launch in noted(module, Rows((300, 3), *sizes), dtype)}
+    assert {shipped_kernel(kernel) for kernel in module.kernels(dtypes=DTYPES)} == seen
+
+
+def module_kernel(module, name: str, grid: tuple, given: tuple, named: dict) -> tuple:
+    """What a launch compiles: name, types, constants and options."""
+    placed = zip(getattr(module, name).arg_names, given, strict=False)
+    types = {key: TRITON_NAMES[value.dtype] if isinstance(value, Tensor) else "i32" for key, value in placed}
+    return name, frozenset(types.items()), frozenset(named.items())
+
+
+def shipped_kernel(kernel: dict) -> tuple:
+    options = {key: value for key, value in kernel.items() if key.startswith("num_")}
+    whole = kernel["constexprs"] | options
+    return kernel["function"].__name__, frozenset(kernel["types"].items()), frozenset(whole.items())
 
 
 @pytest.mark.parametrize(("allowed", "wanted"), [("tf32", "tf32"), ("ieee", "ieee"), ("none", "ieee")])
@@ -263,7 +326,7 @@ def test_float32_is_rounded_to_tf32_where_pytorch_may(allowed, wanted):
     torch.backends.cuda.matmul.fp32_precision = allowed
     try:
         for dtype, expected in ((torch.float32, wanted), (torch.bfloat16, "ieee")):
-            found = {named["PRECISION"] for *_, named in noted(module, Rows((2,), 3, 3), dtype)}
+            found = {named["PRECISION"] for *_, named in noted(module, Rows((2,), 8, 8), dtype)}
             assert found == {expected}
     finally:
         torch.backends.cuda.matmul.fp32_precision = before

@@ -85,7 +85,7 @@ def propagate_regions(
     x, weight = library.autocast(x, weight)
     library.check(x.dim() == 2, name, lambda: f"x must be [R, D], got {list(x.shape)}")
     library.check_ragged(name, boxes, ptr)
-    library.check(len(x) == len(boxes), name, lambda: f"{len(x)} rows of x, but {len(boxes)} boxes")
+    library.check(x.shape[0] == boxes.shape[0], name, lambda: f"{len(x)} rows of x, but {len(boxes)} boxes")
     library.check_floats(name, x=x, weight=weight)
     real = library.accumulator(x.dtype)
     if isinstance(bandwidth, Tensor):

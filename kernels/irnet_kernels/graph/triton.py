@@ -1,14 +1,19 @@
 """propagate, propagate_regions and their gradients in Triton, for GPUs where nobody compiled anything. Nothing of
 PyTorch's dispatcher lives here: library.py registers the launchers.
 
-Kernels make the sums over edges of all types, [rows, types * channels] in memory; the products with the weights of all
-types are one product of PyTorch's. dx is the same over transposed edges and with transposed weights, and the sums that
-it is made of give the weights' gradient, too: (A_t x)' g = x' (A_t' g). So nothing is kept but the inputs, one buffer
-of sums exists at a time, and backward makes them once.
+For edges that are given, kernels make the sums of all types, [rows, types * channels] in memory; the products with the
+weights of all types are one product of PyTorch's. dx is the same over transposed edges and with transposed weights, and
+the sums that it is made of give the weights' gradient, too: (A_t x)' g = x' (A_t' g). So nothing is kept but the
+inputs, one buffer of sums exists at a time, and backward makes them once.
 
 Regions have edges to all regions of their image. A program has BLOCK_M regions of one image and goes over the image by
-BLOCK_K: it makes a tile of the adjacency from boxes and multiplies it with rows of x, so that nothing of size R x R is
-stored. What a row of the adjacency is divided by, one kernel sums before; the transpose needs that of other regions.
+BLOCK_K: it makes tiles of the adjacency from boxes and multiplies them with rows of memory, so that nothing of size
+R x R is stored. What a row of the adjacency is divided by, and what else a pair needs of its regions, one kernel leaves
+in a table before. Forward, the rows are x W_t, and all types go into one sum: the pairs are made once for all of them
+and for 256 channels, and R x D leave the kernel in place of R x 5 D. Backward, the rows are the gradient's and the sums
+those of each type, which dx and the weights' gradient are both made of.
+
+Geometry has no branch: `div.rn` and `sqrt.rn` have one, which a zero takes, and every row has its nearest.
 
 There are no atomics, nothing is read on the host. Sums go in an order that follows from the shapes and `ptr` alone.
 Whatever boxes and `ptr` hold, nothing outside the tensors is touched; edges are trusted.
@@ -21,42 +26,53 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from irnet_kernels.library import accumulator  # absolute: this file also runs as a copy outside of its package
+# Absolute: this file also runs as a copy outside of its package.
+from irnet_kernels.library import accumulator
+from irnet_kernels.triton_shared import (
+    INTERPRETED,
+    divide,
+    exp_between,
+    quotient,
+    reciprocal,
+    rounded,
+    square_root,
+)
 
 GROUP = 16384  # rows of the buffer of sums that images of a batch share; one image has as many as it needs
 # What is launched, by the bytes of the dtype; nothing is tuned at run time.
 EDGES = tl.constexpr(8)  # rows that are on their way from memory at the same time
 CHANNELS = {2: (512, 2), 4: (512, 4), 8: (256, 4)}  # of a program of propagate, and its warps: 16 bytes a lane
-SUMS = {"BLOCK_M": 16, "BLOCK_K": 16, "num_warps": 4, "num_stages": 1}
-BOUND = {"maxnreg": 168}  # of the kernel of SUMS: without it ptxas spills to have more programs at once
-TILES = {
-    2: {"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 16, "num_warps": 8, "num_stages": 2},
+TABLE = {
+    4: {"BLOCK_M": 16, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1},
+    8: {"BLOCK_M": 16, "BLOCK_K": 8, "num_warps": 4, "num_stages": 1},
+}
+# Registers of that kernel, by MEAN: without a bound ptxas spills to have more programs at once.
+BOUND = {4: {False: 128, True: 168}, 8: {False: 168, True: 168}}
+FORWARD = {
+    2: {"BLOCK_M": 64, "BLOCK_N": 256, "BLOCK_K": 16, "num_warps": 4, "num_stages": 2},
     4: {"BLOCK_M": 32, "BLOCK_N": 128, "BLOCK_K": 16, "num_warps": 8, "num_stages": 2},
     8: {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 4, "num_warps": 8, "num_stages": 1},
 }
+# BLOCK_N of 2 bytes by compute capability: for more, registers do not suffice on sm_80, where matrix products take more
+# of them, nor does the tensor memory of sm_100, of which Triton gives every product in the loop its own.
+FORWARD_WIDTH = {80: 128, 90: 256, 100: 64}
+BACKWARD = {
+    2: {"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 16, "num_warps": 4, "num_stages": 2},
+    4: {"BLOCK_M": 32, "BLOCK_N": 128, "BLOCK_K": 16, "num_warps": 8, "num_stages": 2},
+    8: {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 4, "num_warps": 8, "num_stages": 1},
+}
+SCALE = tl.constexpr(4096.0)  # of weights in float16, whose parts would be subnormal; they are no more than 1
+ALIGNED = tl.constexpr(4)  # regions in the table: 16 bytes of float32
+MOST = 128  # regions that any block has: so many are loaded beyond the last one
+IMAGES = tl.constexpr(128)  # whose places a program looks up together
 
-# What is kept of a region, by columns of REAL [.., regions]: of its rows of the adjacency, the distance of the nearest
-# one on each side, what the five types are divided by, and the mean of a side's distances, from the nearest on.
+# What is kept of a region, by columns of ACC_DTYPE [.., regions]: of its rows of the adjacency, the distance of the
+# nearest one on each side, what the five types are multiplied by, and the mean of a side's distances, from the nearest
+# on; then what `_boxes` gives, but for the centres.
 SIDES = tl.constexpr(4)  # left, right, above, below; then comes the overlap
-TOTALS, MEANS, COLUMNS = tl.constexpr(4), tl.constexpr(9), tl.constexpr(13)
+INVERSES, MEANS, BOXES, COLUMNS = tl.constexpr(4), tl.constexpr(9), tl.constexpr(13), tl.constexpr(19)
 
 TRITON_NAMES = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16"}
-INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
-
-
-# Parts that kernels share
-
-
-@triton.jit
-def _rounded(value, dtype: tl.constexpr):
-    """In the output's dtype, rounded to nearest even; Triton's interpreter would cut a bfloat16's bits off."""
-    if INTERPRETED and dtype == tl.bfloat16:
-        bits = value.to(tl.uint32, bitcast=True)
-        bits = tl.where(value == value, bits + 0x7FFF + ((bits >> 16) & 1), 0x7FC00000)
-        rounded = (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    else:
-        rounded = value.to(dtype)
-    return rounded
 
 
 # Edges that are given
@@ -83,7 +99,7 @@ def propagate_kernel(
             weight = tl.load(values + edge + step, mask=there, other=0.0).to(REAL)
             total += weight * tl.load(source + neighbour * channels, mask=inside & there, other=0.0).to(REAL)
     target = out + program.to(tl.int64) * channels + channel
-    tl.store(target, _rounded(total, out.dtype.element_ty), mask=inside)
+    tl.store(target, rounded(total, out.dtype.element_ty), mask=inside)
 
 
 # Edges between the regions of an image
@@ -91,74 +107,120 @@ def propagate_kernel(
 
 @triton.jit
 def _tile(ptr, images, regions, BLOCK: tl.constexpr):
-    """A program's first region, and the regions [begin, end) of its image; left-over programs begin at the end.
+    """A program's first region and the number of regions, both of its image; where the image begins, and where in the
+    table. Left-over programs begin at the end.
 
-    Image b has the programs from ptr[b] // BLOCK + b on: one for every BLOCK regions and at most one too many.
+    Image b has the programs from ptr[b] // BLOCK + b on: one for every BLOCK regions and at most one too many. The same
+    rule gives it a place in the table on a boundary of ALIGNED.
     """
     program = tl.program_id(0)
-    low, high = images * 0, images
-    while high - low > 1:
-        middle = (low + high) // 2
-        before = tl.load(ptr + middle) // BLOCK + middle <= program
-        low = tl.where(before, middle, low)
-        high = tl.where(before, high, middle)
-    begin = tl.maximum(tl.load(ptr + low), 0)
-    end = tl.minimum(tl.load(ptr + low + 1, mask=low < images, other=0), regions)
-    return tl.maximum(begin + (program - low - begin // BLOCK) * BLOCK, begin), begin, end
+    before = images * 0
+    for start in range(0, images, IMAGES):  # in one step, for most batches, and not one load after another
+        image = start + tl.arange(0, IMAGES)
+        low = tl.load(ptr + image, mask=image < images, other=0)
+        before += tl.sum(((low // BLOCK + image <= program) & (image < images)).to(tl.int32), 0)
+    image = tl.maximum(before - 1, 0)
+    begin = tl.minimum(tl.maximum(tl.load(ptr + image), 0), regions)
+    end = tl.minimum(tl.load(ptr + image + 1, mask=image < images, other=0), regions)
+    count = tl.maximum(end - begin, 0)
+    first = tl.minimum(tl.maximum(program - image - begin // BLOCK, 0) * BLOCK, count)
+    return first.to(tl.int32), count.to(tl.int32), begin, (begin // ALIGNED + image) * ALIGNED
 
 
 @triton.jit
-def _held(corner, usable):
-    return tl.where(usable, tl.minimum(tl.maximum(corner, -1e37), 1e37), 0.0)
+def _held(corner, usable, SIGN: tl.constexpr):
+    return tl.where(usable, tl.minimum(tl.maximum(corner, -1e37), 1e37), SIGN * float("inf"))
 
 
 @triton.jit
-def _boxes(boxes, region, end, REAL: tl.constexpr):
-    """Of regions the edges x1, y1, x2, y2 as reference.py holds them; and which ones have edges of the graph."""
-    corner, there = boxes + region * 4, region < end
-    x1 = tl.load(corner, mask=there, other=float("nan"))
-    y1 = tl.load(corner + 1, mask=there, other=float("nan"))
-    x2 = tl.load(corner + 2, mask=there, other=float("nan"))
-    y2 = tl.load(corner + 3, mask=there, other=float("nan"))
+def _boxes(boxes, region, end, ACC_DTYPE: tl.constexpr):
+    """Edges x1, y1, x2, y2, centres x, y, and 1 / width, 1 / height of regions, as reference.py holds them.
+
+    Regions without edges of the graph (a NaN, an infinity, none at all) have inf and -inf for edges, with which nothing
+    overlaps, and so a NaN for a centre, which is on no side of anything.
+    """
+    corner, inside = boxes + region * 4, region < end
+    x1 = tl.load(corner, mask=inside, other=float("nan"))
+    y1 = tl.load(corner + 1, mask=inside, other=float("nan"))
+    x2 = tl.load(corner + 2, mask=inside, other=float("nan"))
+    y2 = tl.load(corner + 3, mask=inside, other=float("nan"))
     usable = (x1 - x1 == 0) & (y1 - y1 == 0) & (x2 - x2 == 0) & (y2 - y2 == 0)
-    x1, y1, x2, y2 = _held(x1, usable), _held(y1, usable), _held(x2, usable), _held(y2, usable)
-    return x1.to(REAL), y1.to(REAL), x2.to(REAL), y2.to(REAL), usable
+    x1, y1 = _held(x1, usable, 1).to(ACC_DTYPE), _held(y1, usable, 1).to(ACC_DTYPE)
+    x2, y2 = _held(x2, usable, -1).to(ACC_DTYPE), _held(y2, usable, -1).to(ACC_DTYPE)
+    return x1, y1, x2, y2, (x1 + x2) * 0.5, (y1 + y2) * 0.5, _inverse(x2 - x1), _inverse(y2 - y1)
 
 
 @triton.jit
-def _along(x, y, kind):
-    """The coordinate that is smaller for those who lie on the side `kind`."""
-    return tl.where(kind < 2, x, y) * tl.where(kind % 2 == 0, 1.0, -1.0)
+def _inverse(length):
+    """1 / length; 0 where there is no extent, and so nothing to overlap with."""
+    extended = length > 1.2e-38
+    return tl.where(extended, reciprocal(tl.where(extended, length, 1.0)), 0.0)
+
+
+@triton.jit
+def _load_boxes(table, index, inside, stride, ROWS: tl.constexpr = 1):
+    """What `_boxes` gives, from where the first kernel left it; what is not inside is loaded, and is on no side.
+
+    Of large loads Triton's layout of all that is made of them follows. One is given ROWS rows: then a thread has
+    neighbours of one row, what is known of rows takes few registers, and weights are stored as they lie.
+    """
+    row = table + BOXES * stride + index
+    x1 = tl.where(inside, tl.load(row + tl.zeros((ROWS, 1), tl.int32)), float("inf"))
+    y1 = tl.where(inside, tl.load(row + stride), float("inf"))
+    x2 = tl.where(inside, tl.load(row + 2 * stride), -float("inf"))
+    y2 = tl.where(inside, tl.load(row + 3 * stride), -float("inf"))
+    return x1, y1, x2, y2, (x1 + x2) * 0.5, (y1 + y2) * 0.5, tl.load(row + 4 * stride), tl.load(row + 5 * stride)
+
+
+@triton.jit
+def _load_pair(table, column, index, stride):
+    """Two neighbouring columns: of the side where coordinates are smaller, and of the other."""
+    row = table + column * stride + index
+    return tl.load(row), tl.load(row + stride)
 
 
 @triton.jit
 def _distance(x, y):
-    """sqrt(x^2 + y^2), the same bits in every kernel and for (y, x): what is far differs from the nearest by few."""
+    """sqrt(x^2 + y^2), the same bits in every kernel and for (y, x): what is far differs from the nearest by few.
+
+    Of points that coincide it is not 0, but they are on no side of each other.
+    """
     x, y = tl.abs(x), tl.abs(y)
     long, short = tl.maximum(x, y), tl.minimum(x, y)
     far = long > 1e18  # and its square may overflow
-    long, short = tl.where(far, long * 2.0**-64, long), tl.where(far, short * 2.0**-64, short)
-    square = tl.fma(long, long, short * short)
-    root = tl.sqrt(square) if square.dtype == tl.float64 else tl.sqrt_rn(square)
-    return tl.where(far, root * 2.0**64, root)
+    scale = tl.where(far, 2.0**-64, 1.0)
+    long, short = long * scale, short * scale
+    root = square_root(tl.maximum(tl.fma(long, long, short * short), 1e-37))
+    return root * tl.where(far, 2.0**64, 1.0)
 
 
 @triton.jit
-def _divide(a, b):
-    """As IEEE rounds it, which `/` does for float64 only."""
-    return a / b if a.dtype == tl.float64 else tl.div_rn(a, b)
+def _kappa(beyond, bandwidth, inverse):
+    """exp(-beyond / bandwidth); inverse is 1 / bandwidth. Beyond 87.4 bandwidths it is 0 in float32."""
+    if beyond.dtype == tl.float64:
+        result = tl.exp(-beyond / bandwidth)
+    else:
+        result = exp_between(-quotient(tl.minimum(beyond, bandwidth * 87.4), bandwidth, inverse))
+    return result
 
 
 @triton.jit
-def _overlap(x1, y1, x2, y2, u1, v1, u2, v2, pair):
-    """The IoU of pairs of boxes, of ratios that do not overflow; 0 for others."""
-    across, down = tl.minimum(x2, u2) - tl.maximum(x1, u1), tl.minimum(y2, v2) - tl.maximum(y1, v1)
-    pair = pair & (across > 0) & (down > 0)
-    across, down = tl.where(pair, across, 1.0), tl.where(pair, down, 1.0)
-    one = _divide(x2 - x1 + tl.zeros_like(across), across) * _divide(y2 - y1 + tl.zeros_like(down), down)
-    other = _divide(u2 - u1 + tl.zeros_like(across), across) * _divide(v2 - v1 + tl.zeros_like(down), down)
-    union = one + other - 1  # in intersections
-    return tl.where(pair, _divide(tl.full(union.shape, 1, union.dtype), union), 0.0)
+def _beyond(distance, low, nearest, other_nearest):
+    """How much farther than the nearest one of their side regions are: of the side `low`, and of the other.
+
+    It is anything for those on neither side; their weights are never used.
+    """
+    return distance - tl.where(low, nearest, other_nearest)
+
+
+@triton.jit
+def _overlap(x1, y1, x2, y2, across, down, u1, v1, u2, v2, u_across, v_down, pair):
+    """The IoU of pairs of boxes, made of the shares of both that the intersection has; 0 for others."""
+    width, height = tl.minimum(x2, u2) - tl.maximum(x1, u1), tl.minimum(y2, v2) - tl.maximum(y1, v1)
+    pair = pair & (width > 0) & (height > 0)
+    one, other = (width * across) * (height * down), (width * u_across) * (height * v_down)
+    union = tl.maximum(tl.fma(-one, other, one + other), 1e-37)  # in products of both areas over the intersection
+    return tl.where(pair, one * (other * reciprocal(tl.where(pair, union, 1.0))), 0.0)
 
 
 @triton.jit
@@ -169,17 +231,41 @@ def _tf32(value):
 
 @triton.jit
 def _dot(a, b, total, PRECISION: tl.constexpr):
-    """total + a @ b. Not every GPU multiplies matrices of float64."""
+    """total + a @ b. Not every GPU multiplies matrices of float64; Triton's interpreter takes bfloat16 for integers."""
     if total.dtype == tl.float64:
         total += tl.sum(a[:, :, None] * b[None, :, :], 1)
+    elif INTERPRETED:
+        total = tl.dot(a.to(tl.float32), b.to(tl.float32), total)
     else:
         total = tl.dot(a, b, total, input_precision=PRECISION)
     return total
 
 
 @triton.jit
-def _centres(x1, y1, x2, y2):
-    return (x1 + x2) * 0.5, (y1 + y2) * 0.5
+def _add_product(total, weight, side, rows, PRECISION: tl.constexpr):
+    """total + (weight where on the side, else 0) @ rows.
+
+    Rows of 16 bits are multiplied with weights in two parts of 16 bits, which hold all that tf32 would, and more.
+    """
+    weight = tl.where(side, weight, 0.0)
+    if rows.dtype.primitive_bitwidth == 16:
+        if rows.dtype == tl.float16:
+            weight *= SCALE
+        if rows.dtype == tl.bfloat16:  # cut, which takes one operation
+            upper = (weight.to(tl.int32, bitcast=True) & -0x10000).to(tl.float32, bitcast=True)
+        else:
+            upper = weight.to(rows.dtype).to(tl.float32)
+        lower = rounded(weight - upper, rows.dtype)
+        total = _dot(lower, rows, _dot(upper.to(rows.dtype), rows, total, PRECISION), PRECISION)
+    else:
+        total = _dot(_tf32(weight) if PRECISION == "tf32" else weight, rows, total, PRECISION)
+    return total
+
+
+@triton.jit
+def _stored(total, dtype: tl.constexpr):
+    """The sum of `_add_product`s, of rows of this dtype and as such."""
+    return rounded(total * (1 / SCALE) if dtype == tl.float16 else total, dtype)
 
 
 @triton.jit
@@ -188,120 +274,190 @@ def _nearer(nearest, distance, side):
 
 
 @triton.jit
-def _store_side(sums, kind, own, end, regions, nearest, total, mean, MEAN: tl.constexpr):
-    """What is kept of a side: `total` and `mean` are still to be summed along the rows."""
-    total = tl.sum(total, 1)
-    total = tl.where(total > 0, total, 1.0)
-    tl.store(sums + kind * regions + own, nearest, mask=own < end)
-    tl.store(sums + (TOTALS + kind) * regions + own, total, mask=own < end)
+def _store_column(table, column, index, inside, stride, value):
+    tl.store(table + column * stride + index[:, None], value, mask=inside[:, None])
+
+
+@triton.jit
+def _store_side(table, side, index, inside, stride, nearest, total, mean, MEAN: tl.constexpr):
+    """Of one side; `total` and `mean` are still to be summed along the rows."""
+    inverse = _inverse(tl.sum(total, 1))[:, None]
+    _store_column(table, side, index, inside, stride, nearest)
+    _store_column(table, INVERSES + side, index, inside, stride, inverse)
     if MEAN:
-        tl.store(sums + (MEANS + kind) * regions + own, _divide(tl.sum(mean, 1), total), mask=own < end)
+        _store_column(table, MEANS + side, index, inside, stride, tl.sum(mean, 1)[:, None] * inverse)
 
 
 @triton.jit(do_not_specialize=("images", "regions"))
-def propagate_regions_sums_kernel(
-    boxes, ptr, bandwidth, sums, images, regions,
-    REAL: tl.constexpr, MEAN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+def propagate_regions_table_kernel(
+    boxes, ptr, bandwidth, table, images, regions, stride,
+    ACC_DTYPE: tl.constexpr, MEAN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """A program's regions, all types: `sums` [COLUMNS, regions], the means only if MEAN."""
-    first, begin, end = _tile(ptr, images, regions, BLOCK_M)
-    last = tl.where(first < end, end, begin)
+    """All columns of a program's regions: `table` [COLUMNS, stride], the means only if MEAN."""
+    first, count, begin, place = _tile(ptr, images, regions, BLOCK_M)
+    last = tl.where(first < count, count, 0)
     own = first + tl.arange(0, BLOCK_M)
-    x1, y1, x2, y2, usable = _boxes(boxes, own[:, None], end, REAL)
-    x, y = _centres(x1, y1, x2, y2)
-    left = tl.full((BLOCK_M, BLOCK_K), float("inf"), REAL)
+    boxes, table, inside = boxes + 4 * begin, table + place, own < count
+    x1, y1, x2, y2, x, y, across, down = _boxes(boxes, own[:, None], count, ACC_DTYPE)
+    left = tl.full((BLOCK_M, BLOCK_K), float("inf"), ACC_DTYPE)
     right, above, below = left, left, left
-    for start in range(begin, last, BLOCK_K):
-        u1, v1, u2, v2, there = _boxes(boxes, (start + tl.arange(0, BLOCK_K))[None, :], end, REAL)
-        u, v = _centres(u1, v1, u2, v2)
-        pair, distance = usable & there, _distance(x - u, y - v)
-        left, right = _nearer(left, distance, pair & (u < x)), _nearer(right, distance, pair & (u > x))
-        above, below = _nearer(above, distance, pair & (v < y)), _nearer(below, distance, pair & (v > y))
-    left, right, above, below = tl.min(left, 1), tl.min(right, 1), tl.min(above, 1), tl.min(below, 1)
+    for start in range(0, last, BLOCK_K):
+        _, _, _, _, u, v, _, _ = _boxes(boxes, (start + tl.arange(0, BLOCK_K))[None, :], count, ACC_DTYPE)
+        distance = _distance(x - u, y - v)
+        left, right = _nearer(left, distance, u < x), _nearer(right, distance, u > x)
+        above, below = _nearer(above, distance, v < y), _nearer(below, distance, v > y)
+    left, right = tl.min(left, 1)[:, None], tl.min(right, 1)[:, None]
+    above, below = tl.min(above, 1)[:, None], tl.min(below, 1)[:, None]
 
-    zero = tl.zeros((BLOCK_M, BLOCK_K), REAL)
+    zero = tl.zeros((BLOCK_M, BLOCK_K), ACC_DTYPE)
     to_left, to_right, to_above, to_below, overlap = zero, zero, zero, zero, zero
     left_mean, right_mean, above_mean, below_mean = zero, zero, zero, zero
     scale = tl.load(bandwidth)
-    for start in range(begin, last, BLOCK_K):
+    inverse = divide(tl.full((), 1, ACC_DTYPE), scale)
+    for start in range(0, last, BLOCK_K):
         other = (start + tl.arange(0, BLOCK_K))[None, :]
-        u1, v1, u2, v2, there = _boxes(boxes, other, end, REAL)
-        u, v = _centres(u1, v1, u2, v2)
-        pair, distance = usable & there, _distance(x - u, y - v)
-        # Who is left of a region is not right of it.
-        beyond = tl.where(pair & (u != x), distance - tl.where(u < x, left[:, None], right[:, None]), 0.0)
-        kappa = tl.where(pair & (u != x), tl.exp(-beyond / scale), 0.0)
+        u1, v1, u2, v2, u, v, u_across, v_down = _boxes(boxes, other, count, ACC_DTYPE)
+        distance = _distance(x - u, y - v)
+        beyond = _beyond(distance, u < x, left, right)
+        kappa = _kappa(beyond, scale, inverse)
         to_left, to_right = to_left + tl.where(u < x, kappa, 0.0), to_right + tl.where(u > x, kappa, 0.0)
         if MEAN:
             left_mean += tl.where(u < x, kappa * beyond, 0.0)
             right_mean += tl.where(u > x, kappa * beyond, 0.0)
-        beyond = tl.where(pair & (v != y), distance - tl.where(v < y, above[:, None], below[:, None]), 0.0)
-        kappa = tl.where(pair & (v != y), tl.exp(-beyond / scale), 0.0)
+        beyond = _beyond(distance, v < y, above, below)
+        kappa = _kappa(beyond, scale, inverse)
         to_above, to_below = to_above + tl.where(v < y, kappa, 0.0), to_below + tl.where(v > y, kappa, 0.0)
         if MEAN:
             above_mean += tl.where(v < y, kappa * beyond, 0.0)
             below_mean += tl.where(v > y, kappa * beyond, 0.0)
-        overlap += _overlap(x1, y1, x2, y2, u1, v1, u2, v2, pair & (other != own[:, None]))
-    regions = regions.to(tl.int64)
-    _store_side(sums, 0, own, end, regions, left, to_left, left_mean, MEAN)
-    _store_side(sums, 1, own, end, regions, right, to_right, right_mean, MEAN)
-    _store_side(sums, 2, own, end, regions, above, to_above, above_mean, MEAN)
-    _store_side(sums, 3, own, end, regions, below, to_below, below_mean, MEAN)
-    total = tl.sum(overlap, 1)
-    tl.store(sums + (TOTALS + SIDES) * regions + own, tl.where(total > 0, total, 1.0), mask=own < end)
+        overlap += _overlap(x1, y1, x2, y2, across, down, u1, v1, u2, v2, u_across, v_down, other != own[:, None])
+    _store_side(table, 0, own, inside, stride, left, to_left, left_mean, MEAN)
+    _store_side(table, 1, own, inside, stride, right, to_right, right_mean, MEAN)
+    _store_side(table, 2, own, inside, stride, above, to_above, above_mean, MEAN)
+    _store_side(table, 3, own, inside, stride, below, to_below, below_mean, MEAN)
+    _store_column(table, INVERSES + SIDES, own, inside, stride, _inverse(tl.sum(overlap, 1))[:, None])
+    _store_column(table, BOXES, own, inside, stride, x1)
+    _store_column(table, BOXES + 1, own, inside, stride, y1)
+    _store_column(table, BOXES + 2, own, inside, stride, x2)
+    _store_column(table, BOXES + 3, own, inside, stride, y2)
+    _store_column(table, BOXES + 4, own, inside, stride, across)
+    _store_column(table, BOXES + 5, own, inside, stride, down)
 
 
 @triton.jit(do_not_specialize=("images", "regions"))
-def propagate_regions_kernel(
-    x, boxes, ptr, bandwidth, sums, out, images, regions, channels,
-    REAL: tl.constexpr, PRECISION: tl.constexpr, WAY: tl.constexpr,
+def propagate_regions_forward_kernel(
+    mapped, ptr, bandwidth, table, out, images, regions, stride, channels,
+    ACC_DTYPE: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr, SLOPE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """The product of one type's adjacency ("rows"), of its transpose ("columns"), or of its derivative to the bandwidth
-    times the bandwidth's square ("slope") with x: `out` [regions, types, channels]."""
-    first, begin, end = _tile(ptr, images, regions, BLOCK_M)
-    kind, kinds = tl.program_id(1), tl.num_programs(1)
+    """The sum over types of their adjacency times `mapped` [types, regions, channels], which is x times the weights of
+    each type; or, if SLOPE, of the sides' derivatives to the bandwidth, times its square. A program makes the pairs of
+    its regions once, for all types and all of its channels."""
+    first, count, begin, place = _tile(ptr, images, regions, BLOCK_M)
+    last = tl.where(first < count, count, 0)
+    own = first + tl.arange(0, BLOCK_M)
+    channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    table, index, inside = table + place, own[:, None], (own < count)[:, None]
+    _, _, _, _, x, y, _, _ = _load_boxes(table, index, inside, stride)
+    left, right = _load_pair(table, 0, index, stride)
+    above, below = _load_pair(table, 2, index, stride)
+    to_left, to_right = _load_pair(table, INVERSES, index, stride)
+    to_above, to_below = _load_pair(table, INVERSES + 2, index, stride)
+    if SLOPE:
+        left_mean, right_mean = _load_pair(table, MEANS, index, stride)
+        above_mean, below_mean = _load_pair(table, MEANS + 2, index, stride)
+    scale = tl.load(bandwidth)
+    inverse = divide(tl.full((), 1, ACC_DTYPE), scale)
+    total = tl.zeros((BLOCK_M, BLOCK_N), ACC_DTYPE)
+    plane = regions.to(tl.int64) * channels
+    offset = tl.arange(0, BLOCK_K)[:, None] * channels + channel[None, :]
+    for start in range(0, last, BLOCK_K):
+        other = start + tl.arange(0, BLOCK_K)
+        there_index, there = other[None, :], (other < count)[None, :]
+        wanted = (other < count)[:, None] if EVEN else (other < count)[:, None] & (channel < channels)[None, :]
+        source = mapped + (begin + start) * channels
+        u1, v1, u2, v2, u, v, u_across, v_down = _load_boxes(table, there_index, there, stride, BLOCK_M)
+        distance = _distance(x - u, y - v)
+        beyond = _beyond(distance, u < x, left, right)
+        weight = _kappa(beyond, scale, inverse) * tl.where(u < x, to_left, to_right)
+        if SLOPE:
+            weight *= beyond - tl.where(u < x, left_mean, right_mean)
+        rows = tl.load(source + offset, mask=wanted, other=0.0)
+        total = _add_product(total, weight, u < x, rows, PRECISION)
+        rows = tl.load(source + plane + offset, mask=wanted, other=0.0)
+        total = _add_product(total, weight, u > x, rows, PRECISION)
+        beyond = _beyond(distance, v < y, above, below)
+        weight = _kappa(beyond, scale, inverse) * tl.where(v < y, to_above, to_below)
+        if SLOPE:
+            weight *= beyond - tl.where(v < y, above_mean, below_mean)
+        rows = tl.load(source + 2 * plane + offset, mask=wanted, other=0.0)
+        total = _add_product(total, weight, v < y, rows, PRECISION)
+        rows = tl.load(source + 3 * plane + offset, mask=wanted, other=0.0)
+        total = _add_product(total, weight, v > y, rows, PRECISION)
+        if not SLOPE:
+            # Anew in every step, from near memory, so that no register holds them meanwhile; start // 2^30 is 0.
+            x1, y1, x2, y2, _, _, across, down = _load_boxes(table, index + start // 2**30, inside, stride)
+            overlap_inverse = tl.load(table + (INVERSES + SIDES) * stride + index + start // 2**30)
+            pair = own[:, None] != other[None, :]
+            weight = _overlap(x1, y1, x2, y2, across, down, u1, v1, u2, v2, u_across, v_down, pair) * overlap_inverse
+            rows = tl.load(source + 4 * plane + offset, mask=wanted, other=0.0)
+            total = _add_product(total, weight, pair, rows, PRECISION)
+    target = out + (begin + own)[:, None] * channels + channel[None, :]
+    stored = inside if EVEN else inside & (channel < channels)[None, :]
+    tl.store(target, _stored(total, out.dtype.element_ty), mask=stored)
+
+
+@triton.jit(do_not_specialize=("images", "regions"))
+def propagate_regions_backward_kernel(
+    grad, ptr, bandwidth, table, out, images, regions, stride, channels,
+    ACC_DTYPE: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Each type's transposed adjacency times grad: `out` [regions, types, channels]. A program makes both sides along
+    one axis, or the overlaps: what is divided by is known of the other region, which is the one that receives."""
+    first, count, begin, place = _tile(ptr, images, regions, BLOCK_M)
+    last = tl.where(first < count, count, 0)
+    axis = tl.program_id(1)
     own = first + tl.arange(0, BLOCK_M)
     channel = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
-    x1, y1, x2, y2, usable = _boxes(boxes, own[:, None], end, REAL)
-    x_own, y_own = _centres(x1, y1, x2, y2)
-    nearests, totals = sums + kind % SIDES * regions.to(tl.int64), sums + (TOTALS + kind) * regions.to(tl.int64)
-    means = sums + (MEANS + kind) * regions.to(tl.int64)
-    if WAY != "columns":
-        nearest = tl.load(nearests + own, mask=own < end, other=0.0)[:, None]
-        divisor = tl.load(totals + own, mask=own < end, other=1.0)[:, None]
-        mean = tl.load(means + own, mask=own < end, other=0.0)[:, None] if WAY == "slope" else 0.0
-    total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
-    for start in range(begin, tl.where(first < end, end, begin), BLOCK_K):
-        other = start + tl.arange(0, BLOCK_K)
-        u1, v1, u2, v2, there = _boxes(boxes, other[None, :], end, REAL)
-        pair = usable & there & (own[:, None] != other[None, :])
-        if WAY == "columns":
-            nearest = tl.load(nearests + other, mask=other < end, other=0.0)[None, :]
-            divisor = tl.load(totals + other, mask=other < end, other=1.0)[None, :]
-        if kind == SIDES:
-            weight = _overlap(x1, y1, x2, y2, u1, v1, u2, v2, pair)
-        else:
-            u, v = _centres(u1, v1, u2, v2)
-            if WAY == "columns":
-                side = pair & (_along(x_own, y_own, kind) < _along(u, v, kind))
-            else:
-                side = pair & (_along(u, v, kind) < _along(x_own, y_own, kind))
-            beyond = tl.where(side, _distance(x_own - u, y_own - v) - nearest, 0.0)
-            weight = tl.where(side, tl.exp(-beyond / tl.load(bandwidth)), 0.0)
-            if WAY == "slope":
-                weight *= beyond - mean
-        if WAY == "columns":
-            weight = weight / divisor
-        if PRECISION == "tf32":
-            weight = _tf32(weight)
-        wanted = (other < end)[:, None] & (channel < channels)[None, :]
-        rows = tl.load(x + other.to(tl.int64)[:, None] * channels + channel[None, :], mask=wanted, other=0.0)
-        total = _dot(weight, rows.to(REAL), total, PRECISION)
-    if WAY != "columns":
-        total = total / divisor
-    target = out + (own.to(tl.int64)[:, None] * kinds + kind) * channels + channel[None, :]
-    tl.store(target, _rounded(total, out.dtype.element_ty), mask=(own < end)[:, None] & (channel < channels)[None, :])
+    table, index, inside = table + place, own[:, None], (own < count)[:, None]
+    x1, y1, x2, y2, x, y, across, down = _load_boxes(table, index, inside, stride)
+    offset = tl.arange(0, BLOCK_K)[:, None] * channels + channel[None, :]
+    target = out + (begin + first) * 5 * channels + tl.arange(0, BLOCK_M)[:, None] * 5 * channels + channel[None, :]
+    stored = inside if EVEN else inside & (channel < channels)[None, :]
+    total = tl.zeros((BLOCK_M, BLOCK_N), ACC_DTYPE)
+    if axis == 2:
+        for start in range(0, last, BLOCK_K):
+            other = start + tl.arange(0, BLOCK_K)
+            there_index, there = other[None, :], (other < count)[None, :]
+            wanted = (other < count)[:, None] if EVEN else (other < count)[:, None] & (channel < channels)[None, :]
+            rows = tl.load(grad + (begin + start) * channels + offset, mask=wanted, other=0.0)
+            u1, v1, u2, v2, u, v, u_across, v_down = _load_boxes(table, there_index, there, stride, BLOCK_M)
+            inverse = tl.load(table + (INVERSES + SIDES) * stride + there_index)
+            pair = there & (own[:, None] != other[None, :])
+            weight = _overlap(x1, y1, x2, y2, across, down, u1, v1, u2, v2, u_across, v_down, pair) * inverse
+            total = _add_product(total, weight, pair, rows, PRECISION)
+        tl.store(target + SIDES * channels, _stored(total, out.dtype.element_ty), mask=stored)
+    else:
+        scale = tl.load(bandwidth)
+        inverse = divide(tl.full((), 1, ACC_DTYPE), scale)
+        along, second = tl.where(axis == 0, x, y), total
+        for start in range(0, last, BLOCK_K):
+            other = start + tl.arange(0, BLOCK_K)
+            there_index, there = other[None, :], (other < count)[None, :]
+            wanted = (other < count)[:, None] if EVEN else (other < count)[:, None] & (channel < channels)[None, :]
+            rows = tl.load(grad + (begin + start) * channels + offset, mask=wanted, other=0.0)
+            u1, v1, u2, v2, u, v, u_across, v_down = _load_boxes(table, there_index, there, stride, BLOCK_M)
+            low, high = _load_pair(table, 2 * axis, there_index, stride)
+            to_low, to_high = _load_pair(table, INVERSES + 2 * axis, there_index, stride)
+            receiver = tl.where(axis == 0, u, v)
+            beyond = _beyond(_distance(x - u, y - v), along < receiver, low, high)
+            weight = _kappa(beyond, scale, inverse) * tl.where(along < receiver, to_low, to_high)
+            total = _add_product(total, weight, along < receiver, rows, PRECISION)
+            second = _add_product(second, weight, along > receiver, rows, PRECISION)
+        target += 2 * axis * channels
+        tl.store(target, _stored(total, out.dtype.element_ty), mask=stored)
+        tl.store(target + channels, _stored(second, out.dtype.element_ty), mask=stored)
 
 
 # Launchers, with the operators' own signatures
@@ -350,27 +506,26 @@ def propagate_backward(
 
 
 def propagate_regions(x: Tensor, boxes: Tensor, ptr: Tensor, weight: Tensor, bandwidth: Tensor) -> Tensor:
-    graph = boxes.contiguous(), ptr.contiguous(), bandwidth
-    sums = _region_sums(*graph)
-    product = _product(_region_products(x, *graph, sums, "rows").flatten(1), weight.flatten(0, 1))
-    return product.to(x.dtype)
+    ptr = ptr.contiguous()
+    table = _table(boxes, ptr, bandwidth)
+    mapped = _product(x.expand(len(weight), -1, -1), weight, x.dtype)
+    return _region_sums(mapped, ptr, bandwidth, table)
 
 
 def propagate_regions_backward(
     grad: Tensor, x: Tensor, boxes: Tensor, ptr: Tensor, weight: Tensor, bandwidth: Tensor, bandwidth_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    graph = boxes.contiguous(), ptr.contiguous(), bandwidth
-    sums = _region_sums(*graph, mean=bandwidth_grad)
-    products = _region_products(grad, *graph, sums, "columns").flatten(1)
+    ptr = ptr.contiguous()
+    table = _table(boxes, ptr, bandwidth, mean=bandwidth_grad)
+    products = _region_products(grad, ptr, bandwidth, table).flatten(1)
     d_x = _product(products, weight.mT.flatten(0, 1)).to(x.dtype)
     d_weight = _by_type(_product(x.T, products), weight)
     del products  # before the slopes are made
     d_bandwidth = torch.zeros_like(bandwidth)
     if bandwidth_grad:
-        real = bandwidth.dtype
-        slopes = _region_products(x, *graph, sums, "slope").flatten(1)
-        changes = _product(slopes, weight[: SIDES.value].to(real).flatten(0, 1)) * grad
-        d_bandwidth.copy_(changes.sum(dtype=torch.float64) / bandwidth.double() ** 2)
+        sides = weight[: SIDES.value]
+        slopes = _region_sums(_product(x.expand(len(sides), -1, -1), sides), ptr, bandwidth, table, slope=True)
+        d_bandwidth.copy_((slopes * grad).sum(dtype=torch.float64) / bandwidth.double() ** 2)
     return d_x, d_weight, d_bandwidth
 
 
@@ -392,41 +547,55 @@ def _sums(x: Tensor, edges: tuple[Tensor, Tensor, Tensor], types: int) -> Tensor
     return out
 
 
-def _region_sums(boxes: Tensor, ptr: Tensor, bandwidth: Tensor, mean: bool = False) -> Tensor:
-    """What every row of the adjacency is divided by, and more: [COLUMNS, regions] of the bandwidth's dtype."""
+def _table(boxes: Tensor, ptr: Tensor, bandwidth: Tensor, mean: bool = False) -> Tensor:
+    """What is kept of all regions, [COLUMNS, regions and gaps] of the bandwidth's dtype."""
     images, regions = len(ptr) - 1, len(boxes)
-    sums = bandwidth.new_empty((COLUMNS.value, regions))
+    stride = triton.cdiv(regions + ALIGNED.value * images + MOST, 16) * 16
+    table = bandwidth.new_empty((COLUMNS.value, stride))
     if regions:
-        constants, options = _sum_constants(bandwidth.dtype, mean)
+        constants, options = _table_constants(bandwidth.dtype, mean)
         grid = (regions // constants["BLOCK_M"] + images,)
-        propagate_regions_sums_kernel[grid](boxes, ptr, bandwidth, sums, images, regions, **constants, **options)
-    return sums
+        given = (boxes.contiguous(), ptr, bandwidth, table, images, regions, stride)
+        propagate_regions_table_kernel[grid](*given, **constants, **options)
+    return table
 
 
-def _region_products(x: Tensor, boxes: Tensor, ptr: Tensor, bandwidth: Tensor, sums: Tensor, way: str) -> Tensor:
-    """[regions, types, channels]: of x's dtype; only of the sides, and not rounded to another dtype, for "slope"."""
-    images, (regions, channels) = len(ptr) - 1, x.shape
-    kinds, dtype = (SIDES.value, bandwidth.dtype) if way == "slope" else (SIDES.value + 1, x.dtype)
-    out = x.new_empty((regions, kinds, channels), dtype=dtype)
+def _region_sums(mapped: Tensor, ptr: Tensor, bandwidth: Tensor, table: Tensor, slope: bool = False) -> Tensor:
+    """The sum over types of A_t mapped_t, or of the sides' slopes: [regions, channels] of the dtype of `mapped`."""
+    images, (_, regions, channels) = len(ptr) - 1, mapped.shape
+    out = mapped.new_empty((regions, channels))
     if out.numel():
-        constants, options = _region_constants(x.dtype, channels, way)
-        tiles = regions // constants["BLOCK_M"] + images
-        grid = (tiles, kinds, triton.cdiv(channels, constants["BLOCK_N"]))
-        given = (x.contiguous(), boxes, ptr, bandwidth, sums, out, images, regions, channels)
-        propagate_regions_kernel[grid](*given, **constants, **options)
+        constants, options = _forward_constants(mapped.dtype, channels, _capability(mapped.device), slope)
+        grid = (regions // constants["BLOCK_M"] + images, triton.cdiv(channels, constants["BLOCK_N"]))
+        given = (mapped, ptr, bandwidth, table, out, images, regions, table.shape[1], channels)
+        propagate_regions_forward_kernel[grid](*given, **constants, **options)
     return out
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b, summed in float32 and not rounded to another dtype (float64 for float64), whatever autocast says.
+def _region_products(grad: Tensor, ptr: Tensor, bandwidth: Tensor, table: Tensor) -> Tensor:
+    """A_t' grad of all types t, [regions, types, channels] of grad's dtype."""
+    images, (regions, channels) = len(ptr) - 1, grad.shape
+    out = grad.new_empty((regions, SIDES.value + 1, channels))
+    if out.numel():
+        constants, options = _region_constants(BACKWARD[grad.dtype.itemsize], grad.dtype, channels)
+        grid = (regions // constants["BLOCK_M"] + images, 3, triton.cdiv(channels, constants["BLOCK_N"]))
+        given = (grad.contiguous(), ptr, bandwidth, table, out, images, regions, table.shape[1], channels)
+        propagate_regions_backward_kernel[grid](*given, **constants, **options)
+    return out
+
+
+def _product(a: Tensor, b: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """a @ b, of matrices or of batches of them, whatever autocast says: summed in float32 and not rounded to another
+    dtype (float64 for float64) unless to `dtype`.
 
     On a CPU, where kernels are interpreted, it is exact: what tests measure there are the errors of the kernels.
     """
-    real = accumulator(a.dtype)
+    dtype = dtype or accumulator(a.dtype)
     with torch.autocast(a.device.type, enabled=False):
         if not a.is_cuda:
-            return torch.mm(a.double(), b.double()).to(real)
-        return torch.mm(a, b) if a.dtype == real else torch.mm(a, b, out_dtype=real)
+            return (a.double() @ b.double()).to(dtype)
+        multiply = torch.mm if a.dim() == 2 else torch.bmm
+        return multiply(a, b) if a.dtype == dtype else multiply(a, b, out_dtype=dtype)
 
 
 def _by_type(stacked: Tensor, weight: Tensor) -> Tensor:
@@ -445,47 +614,73 @@ def _constants(dtype: torch.dtype, channels: int) -> tuple[dict, dict]:
     return constants, {"num_warps": warps, "num_stages": 1}
 
 
-def _sum_constants(real: torch.dtype, mean: bool) -> tuple[dict, dict]:
-    """The same for propagate_regions_sums_kernel."""
-    options = {name: SUMS[name] for name in ("num_warps", "num_stages")}
-    constants = {name: size for name, size in SUMS.items() if name not in options}
-    return {"REAL": tl.float64 if real == torch.float64 else tl.float32, "MEAN": mean} | constants, options | BOUND
+def _table_constants(acc_dtype: torch.dtype, mean: bool) -> tuple[dict, dict]:
+    """The same for propagate_regions_table_kernel."""
+    sizes = TABLE[acc_dtype.itemsize]
+    options = {name: sizes[name] for name in ("num_warps", "num_stages")}
+    options["maxnreg"] = BOUND[acc_dtype.itemsize][mean]
+    constants = {name: size for name, size in sizes.items() if name not in ("num_warps", "num_stages")}
+    acc_dtype = tl.float64 if acc_dtype == torch.float64 else tl.float32
+    return {"ACC_DTYPE": acc_dtype, "MEAN": mean} | constants, options
 
 
-def _region_constants(dtype: torch.dtype, channels: int, way: str) -> tuple[dict, dict]:
-    """The same for propagate_regions_kernel.
+def _forward_constants(dtype: torch.dtype, channels: int, capability: int, slope: bool) -> tuple[dict, dict]:
+    """The same for propagate_regions_forward_kernel.
 
-    The adjacency is not rounded to a dtype of 16 bits, and with it x is multiplied as tf32, which holds all of its
-    bits. Of the slope's products one number remains, which may be small: they are those of float32.
+    Of the slope's products one number remains, which may be small: they are those of float32.
     """
-    sizes = TILES[max(dtype.itemsize, 4) if way == "slope" else dtype.itemsize]
+    sizes = FORWARD[dtype.itemsize]
+    if dtype.itemsize == 2:
+        sizes = sizes | {"BLOCK_N": FORWARD_WIDTH[capability]}
+    constants, options = _region_constants(sizes, dtype, channels)
+    return constants | {"SLOPE": slope} | ({"PRECISION": "ieee"} if slope else {}), options
+
+
+def _region_constants(sizes: dict, dtype: torch.dtype, channels: int) -> tuple[dict, dict]:
+    """The same for propagate_regions_backward_kernel, given its row of BACKWARD."""
     options = {name: sizes[name] for name in ("num_warps", "num_stages")}
     constants = {name: size for name, size in sizes.items() if name not in options}
     constants["BLOCK_N"] = min(constants["BLOCK_N"], max(triton.next_power_of_2(channels), 16))
-    tf32 = way != "slope" and dtype.itemsize == 2
-    tf32 |= dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"  # as PyTorch's own products
-    real = tl.float64 if dtype == torch.float64 else tl.float32
-    return {"REAL": real, "PRECISION": "tf32" if tf32 else "ieee", "WAY": way} | constants, options
+    tf32 = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"  # as PyTorch's own products
+    given = {
+        "ACC_DTYPE": tl.float64 if dtype == torch.float64 else tl.float32,
+        "PRECISION": "tf32" if tf32 else "ieee",
+        "EVEN": channels % constants["BLOCK_N"] == 0,
+    }
+    return given | constants, options
+
+
+def _capability(device: torch.device) -> int:
+    """The one of FORWARD_WIDTH that a device is like; sm_120 has the matrix units of sm_80. A CPU is like sm_90."""
+    major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 9
+    return {9: 90, 10: 100}.get(major, 80)
 
 
 def kernels(channels: int = 512, dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16)) -> list[dict]:
     """Every kernel as it is launched for x of these dtypes: the fields of irnet.bench.compiled.TritonKernel."""
     shipped = []
     for dtype in dtypes:
-        real = accumulator(dtype)
-        launched = [(propagate_kernel, {"values": "*fp32"}, _constants(dtype, channels))]
-        for way in ("rows", "columns", "slope"):
-            others = {"out": TRITON_NAMES[real]} if way == "slope" else {}
-            launched.append((propagate_regions_kernel, others, _region_constants(dtype, channels, way)))
-        if dtype == real:
-            launched += [(propagate_regions_sums_kernel, {}, _sum_constants(real, mean)) for mean in (False, True)]
-        for kernel, types, (constants, options) in launched:
+        acc_dtype, every = accumulator(dtype), tuple(FORWARD_WIDTH)
+        backward = _region_constants(BACKWARD[dtype.itemsize], dtype, channels)
+        launched = [
+            (propagate_kernel, every, {"values": "*fp32"}, _constants(dtype, channels)),
+            (propagate_regions_backward_kernel, every, {}, backward),
+        ]
+        for some in [(capability,) for capability in every] if dtype.itemsize == 2 else [every]:
+            constants = _forward_constants(dtype, channels, some[0], slope=False)
+            launched.append((propagate_regions_forward_kernel, some, {}, constants))
+        if dtype == acc_dtype:
+            constants = _forward_constants(dtype, channels, every[0], slope=True)
+            launched.append((propagate_regions_forward_kernel, every, {}, constants))
+            for mean in (False, True):
+                launched.append((propagate_regions_table_kernel, every, {}, _table_constants(dtype, mean)))
+        for kernel, targets, types, (constants, options) in launched:
             types = {"indptr": "*i64", "indices": "*i32", "ptr": "*i64", "boxes": "*fp32"} | types
-            types |= dict.fromkeys(("bandwidth", "sums"), TRITON_NAMES[real])
-            types |= dict.fromkeys(("nodes", "types", "images", "regions", "channels"), "i32")
+            types |= dict.fromkeys(("bandwidth", "table"), TRITON_NAMES[acc_dtype])
+            types |= dict.fromkeys(("nodes", "types", "images", "regions", "stride", "channels"), "i32")
             types = {n: types.get(n, TRITON_NAMES[dtype]) for n in kernel.arg_names if n not in constants}
-            multiples = tuple(name for name in ("channels",) if name in types)
+            multiples = tuple(name for name in ("channels", "stride") if name in types)
             arguments = {"function": kernel, "types": types, "constexprs": constants, "multiples_of_16": multiples}
-            further = {name: options.pop(name) for name in BOUND if name in options}
-            shipped.append(arguments | options | {"options": further})
+            further = {name: options.pop(name) for name in ("maxnreg",) if name in options}
+            shipped.append(arguments | options | {"options": further, "targets": targets})
     return shipped

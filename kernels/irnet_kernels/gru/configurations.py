@@ -11,15 +11,20 @@ from pathlib import Path
 import torch
 
 
-def sizes(m: int, n: int, k: int, warps: int, stages: int) -> dict[str, int]:
-    """Of a product of [m, k] and [k, n] blocks, and how a program is compiled."""
-    return {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "num_warps": warps, "num_stages": stages}
+def sizes(m: int, n: int, k: int, warps: int, stages: int, descriptors: int = 0) -> dict[str, int]:
+    """Of a product of [m, k] and [k, n] blocks, and how a program is compiled.
+
+    descriptors  1: operands of 16 bits come through tensor descriptors, that is a Hopper GPU's copy engine; 0: each
+                 thread copies its part
+    """
+    blocks = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "DESCRIPTORS": descriptors}
+    return blocks | {"num_warps": warps, "num_stages": stages}
 
 
 # What is launched, by the bytes of the dtype; a kernel of wide gates is another one. Nothing is tuned when an operator
 # runs: the same call gives the same bits. `tune` finds better ones for one GPU. On no GPU do these take more registers
 # than there are, which larger tiles do after the product, for all that is read and written then.
-TILES = {2: sizes(128, 128, 64, 8, 4), 4: sizes(64, 64, 32, 4, 3)}
+TILES = {2: sizes(128, 256, 64, 8, 3), 4: sizes(64, 64, 32, 4, 3)}
 ROWS = {
     2: {"BLOCK_M": 32, "BLOCK_K": 128, "num_warps": 4, "num_stages": 1},
     4: {"BLOCK_M": 16, "BLOCK_K": 128, "num_warps": 4, "num_stages": 1},
@@ -37,11 +42,11 @@ CONFIGURATIONS = {
     "conv_gru_product_backward_kernel": TILES,
     "conv_gru_reset_backward_kernel": ROWS,
     "conv_gru_reset_backward_kernel wide": ROWS,
-    "conv_gru_inputs_backward_kernel": {2: sizes(128, 256, 64, 8, 3), 4: TILES[4]},
-    "conv_gru_inputs_backward_kernel wide": {2: sizes(128, 256, 64, 8, 3), 4: TILES[4]},
+    "conv_gru_inputs_backward_kernel": TILES,
+    "conv_gru_inputs_backward_kernel wide": TILES,
     "conv_gru_state_backward_kernel": {2: sizes(64, 128, 32, 4, 2), 4: sizes(32, 32, 32, 4, 2)},
-    "conv_gru_state_backward_kernel wide": {2: sizes(64, 128, 64, 8, 4), 4: TILES[4]},
-    "conv_gru_weight_backward_kernel": {2: sizes(128, 128, 64, 8, 4), 4: sizes(64, 64, 32, 4, 2)},
+    "conv_gru_state_backward_kernel wide": TILES,
+    "conv_gru_weight_backward_kernel": {2: TILES[2], 4: sizes(64, 64, 32, 4, 2)},
 }
 FLOAT64 = sizes(16, 16, 16, 4, 1)  # products are summed without matrix units
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # that can be tuned
@@ -68,7 +73,9 @@ def read(file: Path) -> dict:
             if entry.keys() != wanted.keys():
                 raise ValueError(f"{kernel} wants {', '.join(wanted)}, got {', '.join(entry)}")
             for name, size in entry.items():
-                if type(size) is not int or size < 1 or (name != "num_stages" and size & (size - 1)):
+                powers = [2**i for i in range(20)]
+                allowed = {"DESCRIPTORS": (0, 1), "num_stages": range(1, 20)}.get(name, powers)
+                if type(size) is not int or size not in allowed:
                     raise ValueError(f"{kernel}: {name} cannot be {size!r}")
     except KeyError as unknown:
         raise ValueError(f"{file}: there is no {unknown} to configure") from None

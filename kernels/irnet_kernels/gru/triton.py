@@ -15,17 +15,28 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 # Absolute: this file also runs as a copy outside of its package.
 from irnet_kernels.gru.configurations import configuration
 from irnet_kernels.library import accumulator, empty_map
+from irnet_kernels.triton_shared import divide, exp
 
 GATE_COLUMNS = tl.constexpr(32)  # of both narrow gates: 2 * 9, and zeros up to what a matrix product takes
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 SIZES = ("regions", "size")  # one kernel serves them all, also 1 and multiples of 16
+MOST_OFFSET = 2**31 - 1  # within a tile; offsets of larger ones are 64 bits wide, which takes registers
 MOST_CELLS = 256  # of a patch that one program has at once, for narrow gates; larger ones, and float64, for which
 # registers do not suffice, take the way of wide gates
-PROGRAMS = 1024  # that the weights' gradient is split into, if there are regions enough
+PROGRAMS = 528  # that the weights' gradient is split into, if there are regions enough: four for each of an H100's 132
+# multiprocessors. Each part costs a write and a read of the whole gradient in float32.
+# The tiles of the matrices that the kernels multiply, by argument; where DESCRIPTORS is set, these come as descriptors.
+OPERANDS = {
+    **dict.fromkeys(("inputs", "state", "product", "pre_new", "gates"), ("BLOCK_M", "BLOCK_K")),
+    **dict.fromkeys(("weight_x", "weight_h", "weight", "gate_weight"), ("BLOCK_N", "BLOCK_K")),
+    "pre": ("BLOCK_K", "BLOCK_M"),
+    "source": ("BLOCK_K", "BLOCK_N"),
+}
 
 
 # Parts that kernels share
@@ -45,9 +56,8 @@ def _rounded(value, dtype: tl.constexpr):
 
 @triton.jit
 def _sigmoid(x):
-    """Divided as IEEE rounds it, which `/` does for float64 only; 0 and 1 where exp overflows and vanishes."""
-    below = 1 + tl.exp(-x)
-    return 1 / below if x.dtype == tl.float64 else tl.div_rn(tl.full(x.shape, 1, tl.float32), below)
+    """0 and 1 where exp overflows and vanishes."""
+    return divide(tl.full(x.shape, 1, x.dtype), 1 + exp(-x))
 
 
 @triton.jit
@@ -70,15 +80,13 @@ def _load(pointers, inside, EVEN: tl.constexpr):
 
 @triton.jit
 def _tile(regions, outputs, size, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """A program's regions, output channels, and the row and column of its position in the patch.
+    """A program's first region, its first output channel, and the row and column of its position in the patch.
 
     Positions with most taps come first: the inner ones, then the edges, then the corners. Programs that run at the same
     time share positions, and positions of one kind read the weights in the same order.
     """
     across, down = tl.cdiv(outputs, BLOCK_N), tl.cdiv(regions, BLOCK_M)
     program = tl.program_id(0)
-    column = program % across * BLOCK_N + tl.arange(0, BLOCK_N)
-    row = (program // across % down * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
     place = program // across // down
     inner, last = tl.maximum(size - 2, 0), size - 1
     side = tl.maximum(inner, 1)  # not divided by 0 where there is no inner position
@@ -89,33 +97,74 @@ def _tile(regions, outputs, size, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     x = tl.where(edge == 2, 0, tl.where(edge == 3, last, along))
     y = tl.where(corner >= 0, corner // 2 * last, tl.where(on_edge >= 0, y, 1 + place // side))
     x = tl.where(corner >= 0, corner % 2 * last, tl.where(on_edge >= 0, x, 1 + place % side))
-    return row, column, y, x
+    return program // across % down * BLOCK_M, program % across * BLOCK_N, y, x
 
 
 @triton.jit
 def _convolved(
-    total, source, weight, row, column, y, x, regions, outputs, channels, size,
+    total, source, weight, first, begin, y, x, regions, outputs, channels, size,
     BLOCK_K: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+    OFFSET: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ):  # fmt: skip
-    """total + the 3x3 convolution of `source` at one position, over the taps inside the patch: [len(row), len(column)].
+    """total + the 3x3 convolution of `source` at one position, over the taps inside the patch.
 
-    source [regions, size, size, channels], weight [outputs, 3, 3, channels]; rows and columns beyond the last repeat it
+    source  [regions, size, size, channels], of which the rows are the regions from `first` on
+    weight  [outputs, 3, 3, channels], of which the columns are the outputs from `begin` on
+    With DESCRIPTORS both are descriptors of matrices with all other axes in their columns: a tap is a tile of each,
+    and rows beyond the last are zero. Else those repeat it.
     """
+    # Where the dtype is the accumulator's own, the order of a sum shows: each convolution has one of its own, as in the
+    # reference. In 16 bits it does not, and a second accumulator would cost a tile's worth of registers.
+    OWN: tl.constexpr = source.dtype == total.dtype or source.dtype == tl.pointer_type(total.dtype)
+    before = total
+    if OWN:
+        total = tl.zeros_like(before)
     top, left = tl.maximum(y - 1, 0), tl.maximum(x - 1, 0)
-    across = tl.minimum(x + 1, size - 1) - left + 1
-    taps = (tl.minimum(y + 1, size - 1) - top + 1) * across
+    right = tl.minimum(x + 1, size - 1)
+    taps = (tl.minimum(y + 1, size - 1) - top + 1) * (right - left + 1)
     inner = tl.arange(0, BLOCK_K)
-    sources = source + tl.minimum(row, regions - 1)[:, None] * (size * size) * channels + inner[None, :]
-    weights = weight + tl.minimum(column, outputs - 1).to(tl.int64)[None, :] * 9 * channels + inner[:, None]
-    blocks = tl.cdiv(channels, BLOCK_K)
-    for step in range(taps * blocks):  # one loop, which Triton pipelines as a whole
-        tap, first = step // blocks, step % blocks * BLOCK_K
-        v, w = top + tap // across, left + tap % across
-        inside = inner < channels - first
-        a = _load(sources + ((v * size + w) * channels + first), inside[None, :], EVEN)
-        b = _load(weights + (((v - y + 1) * 3 + w - x + 1) * channels + first), inside[:, None], EVEN)
+    if not DESCRIPTORS:
+        row = tl.minimum(tl.arange(0, total.shape[0]), regions - 1 - first).to(OFFSET)
+        column = tl.minimum(tl.arange(0, total.shape[1]), outputs - 1 - begin).to(OFFSET)
+        sources = row[:, None] * (size * size * channels) + inner[None, :]
+        weights = column[None, :] * (9 * channels) + inner[:, None]
+        source += first.to(tl.int64) * (size * size) * channels
+        weight += begin.to(tl.int64) * 9 * channels
+    v, w, channel = top, left, 0
+    for _ in range(taps * tl.cdiv(channels, BLOCK_K)):  # one loop, which Triton pipelines as a whole
+        cell, tap = v * size + w, (v - y + 1) * 3 + w - x + 1
+        if DESCRIPTORS:
+            a = source.load([first, cell * channels + channel])
+            b = weight.load([begin, tap * channels + channel]).T
+        else:
+            inside = inner < channels - channel
+            a = _load(source + (cell * channels + channel) + sources, inside[None, :], EVEN)
+            b = _load(weight + (tap * channels + channel) + weights, inside[:, None], EVEN)
         total = _dot(a, b, total, PRECISION)
-    return total
+        # The next tile, without a division: channels first, then a row's taps.
+        channel += BLOCK_K
+        w = tl.where(channel < channels, w, w + 1)
+        channel = tl.where(channel < channels, channel, 0)
+        v = tl.where(w <= right, v, v + 1)
+        w = tl.where(w <= right, w, left)
+    return before + total if OWN else total
+
+
+@triton.jit
+def _parts(tile):
+    """The columns of a tile in parts: what follows from one after the other, registers suffice for."""
+    if tile.shape[1] > 128:
+        left, right = _halves(tile)
+        parts = _halves(left) + _halves(right)
+    else:
+        parts = (tile,)
+    return parts
+
+
+@triton.jit
+def _halves(tile):
+    """The left and the right half of a tile's columns."""
+    return tl.split(tl.permute(tl.reshape(tile, (tile.shape[0], 2, tile.shape[1] // 2)), (0, 2, 1)))
 
 
 @triton.jit
@@ -125,9 +174,21 @@ def _cells(row, y, x, size):
 
 
 @triton.jit
+def _stored(first, begin, regions, outputs, y, x, size, SHAPE: tl.constexpr, OFFSET: tl.constexpr):
+    """Where a tile of results lies in maps [regions, size, size, outputs]: the place of its first number, the others'
+    distances from that, and which of them there are; and the same for maps of one channel."""
+    row, column = tl.arange(0, SHAPE[0]), tl.arange(0, SHAPE[1])
+    cell, there = _cells(first.to(tl.int64), y, x, size), row < regions - first
+    cells = row.to(OFFSET) * (size * size)
+    at, wanted = cells[:, None] * outputs + column[None, :], there[:, None] & (column < outputs - begin)[None, :]
+    return cell * outputs + begin, at, wanted, cell, cells, there
+
+
+@triton.jit
 def _with_gates(
-    total, gates, weight, row, column, y, x, regions, outputs, size,
+    total, gates, weight, first, begin, y, x, regions, outputs, size,
     WIDE: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+    OFFSET: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ):  # fmt: skip
     """total + what the gates' convolutions carry back.
 
@@ -136,13 +197,15 @@ def _with_gates(
     """
     if WIDE:
         total = _convolved(
-            total, gates, weight, row, column, y, x, regions, outputs, 2 * outputs, size, BLOCK_K, EVEN, PRECISION
-        )
+            total, gates, weight, first, begin, y, x, regions, outputs, 2 * outputs, size,
+            BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
+        )  # fmt: skip
     else:
         inner = tl.arange(0, GATE_COLUMNS)
-        cell = _cells(tl.minimum(row, regions - 1), y, x, size)
-        a = tl.load(gates + cell[:, None] * GATE_COLUMNS + inner[None, :])
-        b = tl.load(weight + tl.minimum(column, outputs - 1)[None, :] * GATE_COLUMNS + inner[:, None])
+        row = first.to(tl.int64) + tl.minimum(tl.arange(0, total.shape[0]), regions - 1 - first)
+        column = begin + tl.minimum(tl.arange(0, total.shape[1]), outputs - 1 - begin)
+        a = tl.load(gates + _cells(row, y, x, size)[:, None] * GATE_COLUMNS + inner[None, :])
+        b = tl.load(weight + column[None, :] * GATE_COLUMNS + inner[:, None])
         total = _dot(a, b, total, PRECISION)
     return total
 
@@ -202,49 +265,86 @@ def conv_gru_gates_forward_kernel(
 def conv_gru_wide_gates_forward_kernel(
     inputs, state, weight_x, weight_h, bias, reset, update, regions, gate_channels, channels, size,
     REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr,
+    OFFSET: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Both gates, of `gate_channels` each, whose kernels and biases are one after the other."""
     outputs = 2 * gate_channels
-    row, column, y, x = _tile(regions, outputs, size, BLOCK_M, BLOCK_N)
+    first, begin, y, x = _tile(regions, outputs, size, BLOCK_M, BLOCK_N)
     total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
     total = _convolved(
-        total, inputs, weight_x, row, column, y, x, regions, outputs, channels, size, BLOCK_K, EVEN, PRECISION
-    )
+        total, inputs, weight_x, first, begin, y, x, regions, outputs, channels, size,
+        BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
+    )  # fmt: skip
     total = _convolved(
-        total, state, weight_h, row, column, y, x, regions, outputs, channels, size, BLOCK_K, EVEN, PRECISION
+        total, state, weight_h, first, begin, y, x, regions, outputs, channels, size,
+        BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
+    )  # fmt: skip
+    parts = _parts(total)
+    for i in tl.static_range(len(parts)):
+        _store_gates(parts[i], bias, reset, update, first, begin, y, x, regions, gate_channels, size, OFFSET)
+        begin += parts[i].shape[1]
+
+
+@triton.jit
+def _store_gates(total, bias, reset, update, first, begin, y, x, regions, gate_channels, size, OFFSET: tl.constexpr):
+    """Both gates from what the convolutions have summed, [regions, outputs] from `first` and `begin` on."""
+    column = begin + tl.arange(0, total.shape[1])
+    cell, _, _, _, cells, there = _stored(first, begin, regions, gate_channels, y, x, size, total.shape, OFFSET)
+    inside = column < 2 * gate_channels
+    gate = _sigmoid(total + tl.load(bias + column, mask=inside, other=0.0).to(total.dtype)[None, :])
+    at = cells[:, None] * gate_channels + (column % gate_channels)[None, :]
+    reset += cell - begin
+    update += cell - begin
+    tl.store(
+        reset + at, _rounded(gate, reset.dtype.element_ty), mask=there[:, None] & (column < gate_channels)[None, :]
     )
-    cell, there = _cells(row, y, x, size)[:, None], (row < regions)[:, None]
-    inside = column < outputs
-    gate = _sigmoid(total + tl.load(bias + column, mask=inside, other=0.0).to(REAL)[None, :])
-    at = cell * gate_channels + (column % gate_channels)[None, :]
-    tl.store(reset + at, _rounded(gate, reset.dtype.element_ty), mask=there & (column < gate_channels)[None, :])
-    tl.store(update + at, gate, mask=there & (inside & (column >= gate_channels))[None, :])
+    tl.store(update + at, gate, mask=there[:, None] & (inside & (column >= gate_channels))[None, :])
 
 
 @triton.jit(do_not_specialize=SIZES)
 def conv_gru_forward_kernel(
-    inputs, state, product, weight_x, weight_h, bias, update, new, out, regions, channels, size,
+    inputs, product, weight_x, weight_h, bias, before, update, new, out, regions, channels, size,
     REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
+    OFFSET: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """n from x and r.h, which is `product`; and u.(n - h)."""
-    row, column, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
+    """n from x and r.h, which is `product`; and u.(n - h), where h is `before`."""
+    first, begin, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
     total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
     total = _convolved(
-        total, inputs, weight_x, row, column, y, x, regions, channels, channels, size, BLOCK_K, EVEN, PRECISION
-    )
+        total, inputs, weight_x, first, begin, y, x, regions, channels, channels, size,
+        BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
+    )  # fmt: skip
     total = _convolved(
-        total, product, weight_h, row, column, y, x, regions, channels, channels, size, BLOCK_K, EVEN, PRECISION
-    )
-    cell, there = _cells(row, y, x, size)[:, None], (row < regions)[:, None]
-    at, wanted = cell * channels + column[None, :], there & (column < channels)[None, :]
-    total += tl.load(bias + column, mask=column < channels, other=0.0).to(REAL)[None, :]
+        total, product, weight_h, first, begin, y, x, regions, channels, channels, size,
+        BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
+    )  # fmt: skip
+    parts = _parts(total)
+    for i in tl.static_range(len(parts)):
+        _store_change(
+            parts[i], bias, before, update, new, out, first, begin, y, x, regions, channels, size, WIDE, OFFSET
+        )
+        begin += parts[i].shape[1]
+
+
+@triton.jit
+def _store_change(
+    total, bias, before, update, new, out, first, begin, y, x, regions, channels, size,
+    WIDE: tl.constexpr, OFFSET: tl.constexpr,
+):  # fmt: skip
+    """n and u.(n - h) from what the convolutions have summed, [regions, channels] from `first` and `begin` on."""
+    place, at, wanted, cell, cells, there = _stored(first, begin, regions, channels, y, x, size, total.shape, OFFSET)
+    column = begin + tl.arange(0, total.shape[1])
+    total += tl.load(bias + column, mask=column < channels, other=0.0).to(total.dtype)[None, :]
     n = tl.where(total <= 0, 0.0, total)  # a NaN stays one
-    tl.store(new + at, _rounded(n, new.dtype.element_ty), mask=wanted)
-    h = tl.load(state + at, mask=wanted, other=0.0).to(REAL)
-    u = tl.load(update + at, mask=wanted, other=0.0) if WIDE else tl.load(update + cell, mask=there, other=0.0)
-    tl.store(out + at, _rounded(u * (n - h), out.dtype.element_ty), mask=wanted)
+    tl.store(new + place + at, _rounded(n, new.dtype.element_ty), mask=wanted)
+    h = tl.load(before + place + at, mask=wanted, other=0.0).to(total.dtype)
+    if WIDE:
+        u = tl.load(update + place + at, mask=wanted, other=0.0)
+    else:
+        u = tl.load(update + cell + cells, mask=there, other=0.0)[:, None]
+    tl.store(out + place + at, _rounded(u * (n - h), out.dtype.element_ty), mask=wanted)
 
 
 # Backward; a gradient before an activation is called `pre_`. `gates` [cells, 2 * (channels or 1)] has r's, then u's.
@@ -279,11 +379,11 @@ def conv_gru_update_backward_kernel(
         pre = g * u * (n > 0).to(REAL)
         sums = tl.program_id(0).to(tl.int64) * channels + column
         tl.store(pre_new + at, _rounded(pre, pre_new.dtype.element_ty), mask=wanted)
-        tl.store(new_sums + sums, tl.sum(pre, 0), mask=column < channels)
+        tl.store(new_sums + sums, tl.sum(pre.to(new_sums.dtype.element_ty), 0), mask=column < channels)
         if WIDE:
             pre = g * (n - h) * u * (1 - u)
             tl.store(gates + at + (row + 1)[:, None] * channels, _rounded(pre, gates.dtype.element_ty), mask=wanted)
-            tl.store(gate_sums + sums, tl.sum(pre, 0), mask=column < channels)
+            tl.store(gate_sums + sums, tl.sum(pre.to(gate_sums.dtype.element_ty), 0), mask=column < channels)
         else:
             total += tl.sum(g * (n - h), 1)
     if not WIDE:
@@ -310,7 +410,7 @@ def conv_gru_reset_backward_kernel(
             pre = d_reset * r * (1 - r)
             sums = tl.program_id(0).to(tl.int64) * channels + column
             tl.store(gates + at + row[:, None] * channels, _rounded(pre, gates.dtype.element_ty), mask=wanted)
-            tl.store(gate_sums + sums, tl.sum(pre, 0), mask=column < channels)
+            tl.store(gate_sums + sums, tl.sum(pre.to(gate_sums.dtype.element_ty), 0), mask=column < channels)
         else:
             total += tl.sum(d_reset, 1)
     if not WIDE:
@@ -322,68 +422,87 @@ def conv_gru_reset_backward_kernel(
 def conv_gru_product_backward_kernel(
     pre_new, weight, d_product, regions, channels, size,
     REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr,
+    OFFSET: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """d_rh: pre_n convolved with the turned kernel. It is not rounded, as what follows from it is."""
-    row, column, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
+    first, begin, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
     total = _convolved(
         tl.zeros((BLOCK_M, BLOCK_N), REAL),
-        pre_new, weight, row, column, y, x, regions, channels, channels, size, BLOCK_K, EVEN, PRECISION,
+        pre_new, weight, first, begin, y, x, regions, channels, channels, size,
+        BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
     )  # fmt: skip
-    at = _cells(row, y, x, size)[:, None] * channels + column[None, :]
-    tl.store(d_product + at, total, mask=(row < regions)[:, None] & (column < channels)[None, :])
+    place, at, wanted, _, _, _ = _stored(first, begin, regions, channels, y, x, size, total.shape, OFFSET)
+    tl.store(d_product + place + at, total, mask=wanted)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def conv_gru_inputs_backward_kernel(
     pre_new, weight, gates, gate_weight, d_inputs, regions, channels, size,
     REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
+    OFFSET: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """d_x: what pre_n and the gates carry back through turned kernels."""
-    row, column, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
+    first, begin, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
     total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
     total = _convolved(
-        total, pre_new, weight, row, column, y, x, regions, channels, channels, size, BLOCK_K, EVEN, PRECISION
-    )
+        total, pre_new, weight, first, begin, y, x, regions, channels, channels, size,
+        BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
+    )  # fmt: skip
     total = _with_gates(
-        total, gates, gate_weight, row, column, y, x, regions, channels, size, WIDE, BLOCK_K, EVEN, PRECISION
-    )
-    at = _cells(row, y, x, size)[:, None] * channels + column[None, :]
-    wanted = (row < regions)[:, None] & (column < channels)[None, :]
-    tl.store(d_inputs + at, _rounded(total, d_inputs.dtype.element_ty), mask=wanted)
+        total, gates, gate_weight, first, begin, y, x, regions, channels, size,
+        WIDE, BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
+    )  # fmt: skip
+    place, at, wanted, _, _, _ = _stored(first, begin, regions, channels, y, x, size, total.shape, OFFSET)
+    tl.store(d_inputs + place + at, _rounded(total, d_inputs.dtype.element_ty), mask=wanted)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def conv_gru_state_backward_kernel(
     gates, gate_weight, grad, d_product, reset, update, d_state, regions, channels, size,
     REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
+    OFFSET: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """d_h = d_rh.r - g.u, and what the gates carry back through turned kernels."""
-    row, column, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
+    first, begin, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
     total = _with_gates(
         tl.zeros((BLOCK_M, BLOCK_N), REAL),
-        gates, gate_weight, row, column, y, x, regions, channels, size, WIDE, BLOCK_K, EVEN, PRECISION,
+        gates, gate_weight, first, begin, y, x, regions, channels, size,
+        WIDE, BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
     )  # fmt: skip
-    cell = _cells(row, y, x, size)
-    at, there = cell[:, None] * channels + column[None, :], row < regions
-    wanted = there[:, None] & (column < channels)[None, :]
+    parts = _parts(total)
+    for i in tl.static_range(len(parts)):
+        _store_state(
+            parts[i], grad, d_product, reset, update, d_state, first, begin, y, x, regions, channels, size, WIDE, OFFSET
+        )
+        begin += parts[i].shape[1]
+
+
+@triton.jit
+def _store_state(
+    total, grad, d_product, reset, update, d_state, first, begin, y, x, regions, channels, size,
+    WIDE: tl.constexpr, OFFSET: tl.constexpr,
+):  # fmt: skip
+    """d_h from what the gates carry back, [regions, channels] from `first` and `begin` on."""
+    place, at, wanted, cell, cells, there = _stored(first, begin, regions, channels, y, x, size, total.shape, OFFSET)
     if WIDE:
-        r = tl.load(reset + at, mask=wanted, other=0.0).to(REAL)
-        u = tl.load(update + at, mask=wanted, other=0.0).to(REAL)
+        r = tl.load(reset + place + at, mask=wanted, other=0.0).to(total.dtype)
+        u = tl.load(update + place + at, mask=wanted, other=0.0).to(total.dtype)
     else:
-        r = tl.load(reset + cell, mask=there, other=0.0).to(REAL)[:, None]
-        u = tl.load(update + cell, mask=there, other=0.0).to(REAL)[:, None]
-    total += tl.load(d_product + at, mask=wanted, other=0.0) * r
-    total -= tl.load(grad + at, mask=wanted, other=0.0).to(REAL) * u
-    tl.store(d_state + at, _rounded(total, d_state.dtype.element_ty), mask=wanted)
+        r = tl.load(reset + cell + cells, mask=there, other=0.0).to(total.dtype)[:, None]
+        u = tl.load(update + cell + cells, mask=there, other=0.0).to(total.dtype)[:, None]
+    total += tl.load(d_product + place + at, mask=wanted, other=0.0) * r
+    total -= tl.load(grad + place + at, mask=wanted, other=0.0).to(total.dtype) * u
+    tl.store(d_state + place + at, _rounded(total, d_state.dtype.element_ty), mask=wanted)
 
 
 @triton.jit(do_not_specialize=(*SIZES, "length"))
 def conv_gru_weight_backward_kernel(
     pre, source, parts, regions, length, outputs, channels, size,
     REAL: tl.constexpr, PRECISION: tl.constexpr, TAPS: tl.constexpr,
+    OFFSET: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a kernel, [parts, TAPS, outputs, channels]: of one tap, from `length` regions a part.
@@ -391,29 +510,43 @@ def conv_gru_weight_backward_kernel(
     TAPS is 9, or 1 for the tap in the middle alone. Programs of one part run at the same time, read the same regions.
     """
     across, down = tl.cdiv(channels, BLOCK_N), tl.cdiv(outputs, BLOCK_M)
-    program, part = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    column = program % across * BLOCK_N + tl.arange(0, BLOCK_N)
-    row = program // across % down * BLOCK_M + tl.arange(0, BLOCK_M)
+    program, part = tl.program_id(0), tl.program_id(1)
+    first_row, first_column = program // across % down * BLOCK_M, program % across * BLOCK_N
     which = program // across // down
     tap = which + (0 if TAPS == 9 else 4)
     dy, dx = tap // 3 - 1, tap % 3 - 1
     top, left = tl.maximum(-dy, 0), tl.maximum(-dx, 0)
-    width = size - tl.abs(dx)  # of the positions whose neighbour is inside
-    positions = (size - tl.abs(dy)) * width
-    # Channels beyond the last are some others, that memory is read in a row: nobody stores them.
-    pres, sources = pre + (row % outputs)[:, None], source + (column % channels)[None, :]
+    # The positions whose neighbour is inside.
+    bottom, right = top + size - tl.abs(dy), left + size - tl.abs(dx)
+    positions = (bottom - top) * (right - left)
+    row, column, inner = first_row + tl.arange(0, BLOCK_M), first_column + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
+    if not DESCRIPTORS:
+        regions_apart = inner.to(OFFSET) * (size * size)
+        # Channels beyond the last are some others, that memory is read in a row: nobody stores them.
+        pres = regions_apart[None, :] * outputs + (row % outputs)[:, None]
+        sources = regions_apart[:, None] * channels + (column % channels)[None, :]
     total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
-    for step in range(positions * (length // BLOCK_K)):
-        region = part * length + step // positions * BLOCK_K + tl.arange(0, BLOCK_K)
-        there = region < regions
-        y, x = top + step % positions // width, left + step % positions % width
-        cell = _cells(region, y, x, size)
-        neighbour = cell + (dy * size + dx)
-        a = tl.load(pres + cell[None, :] * outputs, mask=there[None, :], other=0.0)
-        b = tl.load(sources + neighbour[:, None] * channels, mask=there[:, None], other=0.0)
+    y, x, region = top, left, part * length
+    for _ in range(positions * (length // BLOCK_K)):
+        if DESCRIPTORS:
+            a = pre.load([region, (y * size + x) * outputs + first_row]).T
+            b = source.load([region, ((y + dy) * size + x + dx) * channels + first_column])
+        else:
+            there, cell = inner < regions - region, _cells(region.to(tl.int64), y, x, size)
+            a = tl.load(pre + cell * outputs + pres, mask=there[None, :], other=0.0)
+            b = tl.load(source + (cell + dy * size + dx) * channels + sources, mask=there[:, None], other=0.0)
         total = _dot(a, b, total, PRECISION)
-    at = ((part * TAPS + which) * outputs + row)[:, None] * channels + column[None, :]
-    tl.store(parts + at, total, mask=(row < outputs)[:, None] & (column < channels)[None, :])
+        x += 1
+        y = tl.where(x < right, y, y + 1)
+        x = tl.where(x < right, x, left)
+        region = tl.where(y < bottom, region, region + BLOCK_K)
+        y = tl.where(y < bottom, y, top)
+    parts += ((part.to(tl.int64) * TAPS + which) * outputs + first_row) * channels + first_column
+    tiles = _parts(total)
+    for i in tl.static_range(len(tiles)):
+        column = i * tiles[i].shape[1] + tl.arange(0, tiles[i].shape[1])
+        wanted = (row < outputs)[:, None] & (column < channels - first_column)[None, :]
+        tl.store(parts + (row - first_row).to(OFFSET)[:, None] * channels + column[None, :], tiles[i], mask=wanted)
 
 
 # Launchers, with the operators' own signatures
@@ -438,7 +571,7 @@ def conv_gru(inputs: Tensor, state: Tensor, weights: list[Tensor]) -> tuple[Tens
             made = (inputs, state, _packed(gate_x), _packed(gate_h), bias, reset, update)
             _launch(conv_gru_wide_gates_forward_kernel, made, outputs=2 * gates, gate_channels=gates, **shape)
             torch.mul(reset, state, out=product)
-        made = (inputs, state, product, _packed(new_x), _packed(new_h), new_bias.contiguous(), update, new, out)
+        made = (inputs, product, _packed(new_x), _packed(new_h), new_bias.contiguous(), state, update, new, out)
         _launch(conv_gru_forward_kernel, made, WIDE=gates > 1, **shape)
     return out, new, reset.to(inputs.dtype), update.to(inputs.dtype)
 
@@ -512,13 +645,15 @@ def _weight_gradient(pre: Tensor, source: Tensor, taps: int = 9) -> Tensor:
     """[outputs, channels, 3, 3], not rounded; [outputs, channels] for the tap in the middle alone."""
     regions, outputs, size, _ = pre.shape
     kernel, channels = conv_gru_weight_backward_kernel, source.shape[1]
-    constants, options = _constants(kernel, (source.dtype, source.device), outputs, channels, TAPS=taps)
+    like = source.dtype, source.device
+    constants, options = _constants(kernel, like, outputs, channels, size, TAPS=taps)
     tiles = taps * triton.cdiv(outputs, constants["BLOCK_M"]) * triton.cdiv(channels, constants["BLOCK_N"])
     block = constants["BLOCK_K"]
     length = triton.cdiv(triton.cdiv(regions, max(PROGRAMS // tiles, 1)), block) * block
     count = triton.cdiv(regions, length)
     parts = source.new_empty((count, taps, outputs, channels), dtype=accumulator(source.dtype))
-    kernel[tiles, count](pre, source, parts, regions, length, outputs, channels, size, **constants, **options)
+    tensors = _described(kernel, (pre, source, parts), constants)
+    kernel[tiles, count](*tensors, regions, length, outputs, channels, size, **constants, **options)
     total = parts.sum(0)
     return total.view(3, 3, outputs, channels).permute(2, 3, 0, 1) if taps == 9 else total[0]
 
@@ -539,17 +674,22 @@ def _launch(kernel, tensors, *, regions: int, channels: int, size: int, outputs:
         tiles = triton.cdiv(regions, constants["BLOCK_M"]) * triton.cdiv(outputs, constants["BLOCK_N"])
         programs = size * size * tiles
     numbers = {name: value for name, value in numbers.items() if name in kernel.arg_names}
+    tensors = _described(kernel, tensors, constants)
     kernel[(programs,)](*tensors, **(numbers | constants), **options)
 
 
 def _launch_rows(kernel, tensors, *, sums: int, regions: int, channels: int, size: int, WIDE: bool) -> list[Tensor]:
-    """Run a kernel whose programs have some rows of memory each. Sums per channel of what it computes, in order."""
-    like, rows, real = (tensors[0].dtype, tensors[0].device), regions * size * size, accumulator(tensors[0].dtype)
+    """Run a kernel whose programs have some rows of memory each. Sums per channel of what it computes, in order.
+
+    Of 16 bits a program adds its rows in float32; of float32 in float64, as a bias is the small rest of large terms.
+    """
+    like, rows = (tensors[0].dtype, tensors[0].device), regions * size * size
+    dtype = torch.float32 if like[0].itemsize == 2 else torch.float64
     constants, options = _constants(kernel, like, channels, channels, WIDE=WIDE)
     programs = triton.cdiv(rows, constants["BLOCK_M"])
     # The last ones are those of wide gates.
     sizes = [programs] * (sums if WIDE else sums - 1) + [0] * (not WIDE)
-    parts = [tensors[0].new_empty((count, channels), dtype=real) for count in sizes]
+    parts = [tensors[0].new_empty((count, channels), dtype=dtype) for count in sizes]
     kernel[(programs,)](*tensors, *parts, rows=rows, channels=channels, **constants, **options)
     return [part.sum(0, dtype=torch.float64) for part in parts]
 
@@ -570,13 +710,52 @@ def _constants(kernel, like: tuple, outputs: int, channels: int, size: int = 1, 
     ends = ends or {"BLOCK_N": made, "BLOCK_K": summed}
     constants = {name: min(end, ends.get(name, end)) for name, end in sizes.items() if name not in options}
     tf32 = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    even = channels % constants.get("BLOCK_K", 1) == 0
+    # Rows of a descriptor are multiples of 16 bytes. What a tile reads beyond the channels of a position is not zero:
+    # where that would be summed, blocks have to divide them.
+    rows_fit = outputs % 8 == channels % 8 == 0 if kernel is conv_gru_weight_backward_kernel else even
+    # What a tile spans, in the largest of maps and kernels: both gates' [regions, size, size, 2 * channels].
+    span = (
+        max(end for name, end in sizes.items() if name not in options)
+        * max(size * size, 9)
+        * 2
+        * max(channels, outputs)
+    )
     constants |= flags | {
         "REAL": tl.float64 if dtype == torch.float64 else tl.float32,
         "PRECISION": "tf32" if tf32 else "ieee",  # as PyTorch's own products
-        "EVEN": channels % constants["BLOCK_K"] == 0,
+        "EVEN": even,
+        "OFFSET": tl.int32 if span <= MOST_OFFSET else tl.int64,
+        "DESCRIPTORS": bool(constants.get("DESCRIPTORS") and rows_fit and dtype.itemsize == 2),
         "CELLS": max(triton.next_power_of_2(size * size), 16),
     }
     return {name: value for name, value in constants.items() if name in kernel.arg_names}, options
+
+
+def _described(kernel, tensors, constants: dict) -> list:
+    """A kernel's tensors, matrices that it multiplies as descriptors where `constants` say so: rows are regions or
+    outputs, columns all that is next to each other in memory.
+
+    DESCRIPTORS is unset in `constants` where a tensor does not begin at a multiple of 16 bytes, as a view may.
+    """
+    named = dict(zip(kernel.arg_names, tensors, strict=False))
+    operands = _operands(named, constants)
+    if any(named[name].data_ptr() % 16 for name in operands):
+        constants["DESCRIPTORS"] = False
+        return list(tensors)
+    for name, block in operands.items():
+        rows, columns = named[name].shape[0], named[name][0].numel()
+        named[name] = TensorDescriptor(named[name], [rows, columns], [columns, 1], block)
+    return list(named.values())
+
+
+def _operands(names, constants: dict) -> dict[str, list[int]]:
+    """Which arguments of these a kernel takes as descriptors, and their tiles."""
+    narrow = () if constants.get("WIDE", True) else ("gates", "gate_weight")
+    tiles = {name: tile for name, tile in OPERANDS.items() if name in names and name not in narrow}
+    return (
+        {name: [constants[end] for end in tile] for name, tile in tiles.items()} if constants.get("DESCRIPTORS") else {}
+    )
 
 
 def kernels(channels: int = 512) -> list[dict]:
@@ -603,14 +782,15 @@ def kernels(channels: int = 512) -> list[dict]:
             (conv_gru_weight_backward_kernel, {"TAPS": 1}, GATE_COLUMNS.value),
         ):
             constants, options = _constants(kernel, (dtype, torch.device("cpu")), outputs, channels, 7, **flags)
-            others = dict.fromkeys(sizes, "i32") | dict.fromkeys(
-                ("d_product", "parts", "new_sums", "gate_sums"), "*fp32"
-            )
+            others = dict.fromkeys(sizes, "i32") | dict.fromkeys(("d_product", "parts"), "*fp32")
+            others |= dict.fromkeys(("new_sums", "gate_sums"), "*fp32" if dtype.itemsize == 2 else "*fp64")
             if "forward" in kernel.__name__:
                 others |= {"reset": "*fp32", "update": "*fp32"}
             if "rows" in kernel.arg_names and flags is narrow:
                 others["gates"] = "*fp32"
             types = {name: others.get(name, maps) for name in kernel.arg_names if name not in constants}
+            for name, tile in _operands(types, constants).items():
+                types[name] = f"tensordesc<{maps[1:]}{tile}>"
             multiples = tuple(name for name in ("channels", "outputs", "gate_channels") if name in types)
             arguments = {"function": kernel, "types": types, "constexprs": constants, "multiples_of_16": multiples}
             shipped.append(arguments | options)

@@ -67,7 +67,8 @@ def paste_mean(memory: Tensor, patches: Tensor, boxes: Tensor, ptr: Tensor, *, i
     )
     library.check_floats(name, memory=memory, patches=patches)
     library.check_ragged(name, boxes, ptr, memory.shape[0])
-    library.check(len(boxes) == len(patches), name, lambda: f"{len(patches)} patches, but {len(boxes)} boxes")
+    regions = boxes.shape[0]
+    library.check(patches.shape[0] == regions, name, lambda: f"{len(patches)} patches, but {len(boxes)} boxes")
     library.check_device(name, memory=memory, boxes=boxes, ptr=ptr)
     chosen = library.choose(name, impl, memory.device.type)
     return library.overload(name, chosen)(memory, patches, boxes, ptr)

@@ -16,7 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from irnet_kernels.library import empty_map  # absolute: this file also runs as a copy outside of its package
+# Absolute: this file also runs as a copy outside of its package.
+from irnet_kernels.library import empty_map
+from irnet_kernels.triton_shared import divide, rounded
 
 # What is launched; nothing is tuned at run time. A thread has 2 cells or samples (ROWS * COLUMNS or SAMPLES by 4 warps)
 # of 8 or 16 channels: with more of them registers run out, with fewer what a cell costs prevails.
@@ -30,17 +32,10 @@ OPTIONS = {"enable_fp_fusion": False, "maxnreg": 168}  # without a bound ptxas s
 BOXES = tl.constexpr(32)  # that are looked at together
 STEPS = tl.constexpr(4)  # cells of one row that are weighted together for each of SAMPLES
 TOLERANCE = tl.constexpr(1e-4)  # as in geometry.h
-INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 SIZES = ("images", "regions", "height", "width", "size")  # one kernel serves them all, also 1 and multiples of 16
 
 
 # Positions and weights, of single numbers and of tiles
-
-
-@triton.jit
-def _divide(a, b):
-    """As IEEE rounds it, which `/` does for float64 only."""
-    return a / b if a.dtype == tl.float64 else tl.div_rn(a, b)
 
 
 @triton.jit
@@ -79,7 +74,7 @@ def _weight(position, cell, cells):
 
 @triton.jit
 def _crop_step(low, high, size):
-    return _divide(high - low, tl.maximum(size - 1, 1).to(low.dtype))
+    return divide(high - low, tl.maximum(size - 1, 1).to(low.dtype))
 
 
 @triton.jit
@@ -95,7 +90,7 @@ def _crop_position(low, step, index, size, cells, CLAMP: tl.constexpr):
 def _paste_position(low, high, cell, size):
     """Of a map's cell, on the patch's axis; infinite or NaN where the box has no extent or an infinite one."""
     extent = high - low
-    position = _divide(cell.to(low.dtype) - low, extent) * (size - 1).to(low.dtype)
+    position = divide(cell.to(low.dtype) - low, extent) * (size - 1).to(low.dtype)
     return tl.where(extent - extent == 0, position, float("nan"))
 
 
@@ -122,7 +117,7 @@ def _samples_near(low, step, cell, size, cells, border, CLAMP: tl.constexpr):
     every = size == 1
     if CLAMP:  # any number of samples may fall on the border
         every |= border & ((tl.minimum(low, high) < 0) | (tl.maximum(low, high) > cells - 1))
-    slope = tl.where(every, float("inf"), 1 / step)
+    slope = tl.where(every, float("inf"), divide(tl.full(step.shape, 1, tl.float32), step))
     return _neighbours(cell, -low * slope, slope, cells, size)
 
 
@@ -228,18 +223,6 @@ def _sampled(total, top, bottom, left, right, top_weight, bottom_weight, left_we
     return tl.fma(bottom_weight * right_weight, tl.load(bottom + right, mask=mask, other=0.0).to(total.dtype), total)
 
 
-@triton.jit
-def _rounded(value, dtype: tl.constexpr):
-    """In the output's dtype, rounded to nearest even; Triton's interpreter would cut a bfloat16's bits off."""
-    if INTERPRETED and dtype == tl.bfloat16:
-        bits = value.to(tl.uint32, bitcast=True)
-        bits = tl.where(value == value, bits + 0x7FFF + ((bits >> 16) & 1), 0x7FC00000)
-        rounded = (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    else:
-        rounded = value.to(dtype)
-    return rounded
-
-
 # Kernels
 
 
@@ -270,7 +253,7 @@ def crop_resize_forward_kernel(
             left.to(tl.int64) * channels, right.to(tl.int64) * channels,
             top_weight, bottom_weight, left_weight, right_weight, wanted & x_inside & (column < samples),
         )  # fmt: skip
-        tl.store(target + column.to(tl.int64) * channels, _rounded(total, out.dtype.element_ty), mask=wanted)
+        tl.store(target + column.to(tl.int64) * channels, rounded(total, out.dtype.element_ty), mask=wanted)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -315,7 +298,7 @@ def crop_resize_backward_kernel(
                 total = tl.fma(y_weight, part, total)
     target = out + ((image * height + y) * width + x) * channels + channel
     wanted = (y < height) & (x < width) & (channel < channels)
-    tl.store(target, _rounded(total, out.dtype.element_ty), mask=wanted)
+    tl.store(target, rounded(total, out.dtype.element_ty), mask=wanted)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -328,7 +311,7 @@ def paste_mean_forward_kernel(
     channel = _channels(CHUNKS, LANES)[:, None, None, :]
     y = first_y + tl.arange(0, ROWS)[None, :, None, None]
     x = first_x + tl.arange(0, COLUMNS)[None, None, :, None]
-    share = TOLERANCE / (size - 1) + 1e-6
+    share = divide(tl.full((), TOLERANCE, tl.float32), (size - 1).to(tl.float32)) + 1e-6
     stride = size.to(tl.int64) * channels
     begin, end = _owned(image, ptr, images, regions)
     total = tl.zeros((CHUNKS, ROWS, COLUMNS, LANES), REAL)
@@ -352,9 +335,9 @@ def paste_mean_forward_kernel(
     cell = ((image * height + y) * width + x) * channels + channel
     wanted = (y < height) & (x < width) & (channel < channels)
     before = tl.load(memory + cell, mask=wanted, other=0.0)
-    after = before.to(REAL) + _divide(total, tl.maximum(count, 1).to(REAL))
+    after = before.to(REAL) + divide(total, tl.maximum(count, 1).to(REAL))
     # What nothing covers keeps its bits, -0.0 and all.
-    tl.store(out + cell, tl.where(count > 0, _rounded(after, out.dtype.element_ty), before), mask=wanted)
+    tl.store(out + cell, tl.where(count > 0, rounded(after, out.dtype.element_ty), before), mask=wanted)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -371,7 +354,8 @@ def paste_mean_backward_kernel(
     channel = _channels(CHUNKS, LANES)[:, None, :]
     image, begin, end = _owner(region, ptr, images, regions)
     x1, y1, x2, y2 = _box(boxes, region, regions, REAL)
-    y_slope, x_slope = (y2 - y1).to(tl.float32) / (size - 1), (x2 - x1).to(tl.float32) / (size - 1)
+    last = (size - 1).to(tl.float32)
+    y_slope, x_slope = divide((y2 - y1).to(tl.float32), last), divide((x2 - x1).to(tl.float32), last)
     first_y, rows = _neighbours(row, y1.to(tl.float32), y_slope, size, height)
     rows = tl.where((begin <= region) & (region < end), rows, 0)
     stride = width.to(tl.int64) * channels
@@ -390,7 +374,7 @@ def paste_mean_backward_kernel(
             for top in range(0, rows, 16):
                 # Not grad / count, as in the reference: one division serves all channels.
                 count = _coverage(boxes, begin, end, first_y + top + tl.arange(0, 16), x, size, REAL)
-                weights = tl.reshape(_divide(x_weight[None, :], count), (16 * STEPS * SAMPLES,))
+                weights = tl.reshape(divide(x_weight[None, :], count), (16 * STEPS * SAMPLES,))
                 for i in range(top, tl.minimum(top + 16, rows)):
                     y = first_y + i
                     y_weight = _weight(_paste_position(y1, y2, y, size), row, size)
@@ -404,7 +388,7 @@ def paste_mean_backward_kernel(
                             part = tl.fma(weight, value, part)
                         total = tl.fma(y_weight, part, total)
         wanted = (column < size) & (channel < channels)
-        tl.store(target + column.to(tl.int64) * channels, _rounded(total, out.dtype.element_ty), mask=wanted)
+        tl.store(target + column.to(tl.int64) * channels, rounded(total, out.dtype.element_ty), mask=wanted)
 
 
 # Launchers, with the operators' own signatures

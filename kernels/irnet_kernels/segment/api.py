@@ -29,7 +29,7 @@ def segment_matmul(x: Tensor, other: Tensor, ptr: Tensor, *, impl: str = "auto")
         lambda: f"wants x [R, K] and other [B, K, N], got {list(x.shape)} and {list(other.shape)}",
     )
     library.check_floats(name, x=x, other=other)
-    library.check_ptr(name, ptr, len(other))
+    library.check_ptr(name, ptr, other.shape[0])
     library.check_device(name, x=x, ptr=ptr)
     return library.overload(name, library.choose(name, impl, x.device.type))(x, other, ptr)
 
@@ -51,7 +51,7 @@ def segment_outer(x: Tensor, y: Tensor, ptr: Tensor, *, impl: str = "auto") -> T
     name = "segment_outer"
     x, y = library.autocast(x, y)
     library.check(
-        x.dim() == y.dim() == 2 and len(x) == len(y),
+        x.dim() == y.dim() == 2 and x.shape[0] == y.shape[0],
         name,
         lambda: f"wants x [R, K] and y [R, N], got {list(x.shape)} and {list(y.shape)}",
     )

@@ -1,6 +1,9 @@
-// roi.cu as C++, and its functions as ctypes can call them.
+// crop_resize.cu and paste_mean.cu as C++, and their functions as ctypes can call them.
 
-#include "cuda/roi.cu"
+#include <memory>
+
+#include "cuda/crop_resize.cu"
+#include "cuda/paste_mean.cu"
 
 using namespace irnet;
 
@@ -25,7 +28,12 @@ int paste_mean(int dtype, const RoiShape* shape, const void* memory, const void*
 
 int paste_mean_backward(int dtype, const RoiShape* shape, const void* grad, const float* boxes, const int64_t* ptr,
                         void* out) {
-    return cuda::paste_mean_backward(static_cast<Dtype>(dtype), *shape, grad, boxes, ptr, out, nullptr);
+    // As long as it must be and no longer; bytes of 0xff make NaN.
+    const size_t bytes =
+        shape->images * shape->height * shape->width * (static_cast<Dtype>(dtype) == Dtype::f64 ? 8 : 4);
+    const std::unique_ptr<void, void (*)(void*)> shares(malloc(bytes), free);
+    memset(shares.get(), 0xff, bytes);
+    return cuda::paste_mean_backward(static_cast<Dtype>(dtype), *shape, grad, boxes, ptr, shares.get(), out, nullptr);
 }
 
 }  // extern "C"

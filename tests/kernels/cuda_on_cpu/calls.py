@@ -1,4 +1,4 @@
-"""csrc/cuda/roi.cu, compiled as C++ that runs on a CPU, and its functions by ctypes. Knows nothing of PyTorch."""
+"""The kernels of csrc/cuda, compiled as C++ that runs on a CPU, called through ctypes. Knows nothing of PyTorch."""
 
 import ctypes
 import subprocess

@@ -1,4 +1,4 @@
-// bfloat16 as in CUDA, as far as roi.cu needs it.
+// bfloat16 as in CUDA, as far as csrc/cuda needs it.
 #pragma once
 
 #include "cuda_runtime.h"

@@ -1,4 +1,4 @@
-// float16 as in CUDA, as far as roi.cu needs it.
+// float16 as in CUDA, as far as csrc/cuda needs it.
 #pragma once
 
 #include "cuda_runtime.h"

@@ -1,4 +1,4 @@
-// What roi.cu needs of CUDA, in C++: a block's threads take turns on one CPU thread, from barrier to barrier. For
+// What csrc/cuda needs of CUDA, in C++: a block's threads take turns on one CPU thread, from barrier to barrier. For
 // tests; no kernel and no operator here.
 //
 // Blocks run one after the other. Shared memory is thread_local, because what is can be found and filled with garbage
@@ -34,8 +34,10 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __shared__ static thread_local
-#define __syncthreads() cuda_on_cpu::wait(false, __LINE__)
+#define __syncthreads() cuda_on_cpu::wait(cuda_on_cpu::State::at_barrier, 0, __LINE__)
+#define __syncthreads_or(predicate) cuda_on_cpu::any(predicate, __LINE__)
 #define __ballot_sync(whole_warp, predicate) cuda_on_cpu::ballot(predicate, __LINE__)
+#define __shfl_up_sync(whole_warp, value, distance, width) cuda_on_cpu::shuffle_up(value, distance, width, __LINE__)
 
 struct dim3 {
     unsigned x = 1, y = 1, z = 1;
@@ -92,14 +94,14 @@ constexpr size_t kStack = 1 << 16;
 
 inline unsigned order = 0;  // 0: first thread first; 1: last thread first; else shuffled anew at every barrier
 
-enum class State { fresh, ready, at_ballot, at_barrier, done };
+enum class State { fresh, ready, at_exchange, at_barrier, done };
 
 struct Thread {
     jmp_buf where;
     State state;
-    int line;  // of the barrier
-    bool predicate;
-    unsigned ballot;
+    int line;         // of the barrier
+    int sent, shown;  // to the warp at an exchange or to the block at a barrier, and what all see of it until the next
+    bool any;         // at the last barrier, of the block
     void* sanitizer;
 };
 
@@ -132,9 +134,10 @@ inline void arriving_first() {}
 #endif
 
 // Back to the scheduler, until the thread's turn comes again.
-inline void wait(bool at_ballot, int line) {
+inline void wait(State state, int sent, int line) {
     Thread& thread = block.threads[block.current];
-    thread.state = at_ballot ? State::at_ballot : State::at_barrier;
+    thread.state = state;
+    thread.sent = sent;
     thread.line = line;
     if (_setjmp(thread.where) == 0) {
         leaving(&thread.sanitizer, scheduler_stack, scheduler_size);
@@ -143,10 +146,25 @@ inline void wait(bool at_ballot, int line) {
     arriving(block.threads[block.current].sanitizer);
 }
 
+inline bool any(bool predicate, int line) {
+    wait(State::at_barrier, predicate, line);
+    return block.threads[block.current].any;
+}
+
 inline unsigned ballot(bool predicate, int line) {
-    block.threads[block.current].predicate = predicate;
-    wait(true, line);
-    return block.threads[block.current].ballot;
+    wait(State::at_exchange, predicate, line);
+    unsigned votes = 0;
+    for (unsigned lane = 0; lane < kWarp; ++lane) {
+        votes |= unsigned{block.threads[block.current / kWarp * kWarp + lane].shown != 0} << lane;
+    }
+    return votes;
+}
+
+// Of the thread `distance` before in a group of `width`, the thread's own where there is none.
+inline int shuffle_up(int value, unsigned distance, unsigned width, int line) {
+    wait(State::at_exchange, value, line);
+    const bool exists = block.current % width >= distance;
+    return block.threads[block.current - (exists ? distance : 0)].shown;
 }
 
 inline void enter() {
@@ -195,18 +213,19 @@ inline void spoil_shared_memory() {
     if (dl_iterate_phdr(spoil, nullptr) != 1) fail("there is no shared memory", 0);
 }
 
-// Lets those on that wait together: a warp at a ballot, or all at a barrier.
+// Lets those on that wait together: a warp at an exchange, or all at a barrier.
 inline void release(unsigned begin, unsigned end, State state) {
     const int line = block.threads[begin].line;
-    unsigned votes = 0;
+    bool any = false;
     for (unsigned i = begin; i < end; ++i) {
         const Thread& thread = block.threads[i];
         if (thread.state != state) return;
         if (thread.line != line) fail("threads wait at different barriers", line);
-        if (state == State::at_ballot) votes |= unsigned{thread.predicate} << (i - begin);
+        any = any || thread.sent != 0;
     }
     for (unsigned i = begin; i < end; ++i) {
-        block.threads[i].ballot = votes;
+        block.threads[i].shown = block.threads[i].sent;
+        block.threads[i].any = any;
         block.threads[i].state = State::ready;
     }
 }
@@ -222,7 +241,7 @@ inline bool run_warp(const std::vector<unsigned>& lanes, unsigned begin) {
             again = true;
         }
         if (!again) return ran;
-        release(begin, begin + kWarp, State::at_ballot);
+        release(begin, begin + kWarp, State::at_exchange);
     }
 }
 
