@@ -103,6 +103,7 @@ export CUDA_CHECK
 
 # Python 3.12 is what the machine with the GPU has. Each environment is of its own and takes about 4 GB.
 PYTHON312 ?= python3.12
+CHECKED := numpy pytest pytest-xdist hypothesis Pillow PyYAML safetensors tqdm matplotlib
 
 compat:
 	$(MAKE) VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt PYTHON=$(PYTHON312) compat-tests
@@ -111,7 +112,7 @@ compat:
 # The extension of the tree stays as it is.
 COMPAT = build/compat$(VENV)
 compat-tests: $(READY)
-	$(PIP) install -c $(CONSTRAINTS) numpy pytest pytest-xdist hypothesis
+	$(PIP) install -c $(CONSTRAINTS) $(CHECKED)
 	rm -rf $(COMPAT)/lib
 	FORCE_CUDA=0 IRNET_REQUIRE_EXT=1 $(BIN)/python setup.py -q build \
 	  --build-base $(COMPAT) --build-temp $(COMPAT)/temp --build-lib $(COMPAT)/lib
@@ -121,7 +122,7 @@ gpu-prepare:
 	$(MAKE) VENV=.venv-gpu CONSTRAINTS=constraints-gpu.txt PYTHON=$(PYTHON312) gpu-pack
 
 gpu-pack: $(READY)
-	$(PIP) install -c $(CONSTRAINTS) numpy pytest pytest-xdist hypothesis Pillow PyYAML safetensors tqdm matplotlib
+	$(PIP) install -c $(CONSTRAINTS) $(CHECKED)
 	$(BIN)/python benchmarks/gpu_prepare.py pack
 
 # The toys are test-only kernels: they prove on this machine that the gate catches what it is there for.

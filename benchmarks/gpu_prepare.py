@@ -17,6 +17,8 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,47 +63,63 @@ def pack() -> None:
 
 def unpack(device: str) -> None:
     """Put in place what was packed; build an extension where it is not for this tree, this Python and this torch."""
+    here, packed = facts(), json.loads(FACTS.read_text()) if FACTS.is_file() else {}
+    differs = [name for name in here if packed.get(name) != here[name]]
     if CACHE.is_file() and not TRITON_CACHE.exists():
         TRITON_CACHE.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(CACHE) as archive:
-            archive.extractall(TRITON_CACHE.parent, filter="data")
+        with tempfile.TemporaryDirectory(dir=TRITON_CACHE.parent) as part, tarfile.open(CACHE) as archive:
+            archive.extractall(part, filter="data")
+            Path(part, TRITON_CACHE.name).rename(TRITON_CACHE)  # all of it or nothing
         print(f"{TRITON_CACHE}: {sum(1 for _ in TRITON_CACHE.iterdir())} entries", flush=True)
-    packed = json.loads(FACTS.read_text()) if FACTS.is_file() and EXTENSION.is_file() else {}
-    here = facts()
-    other = [name for name in here if packed.get(name) != here[name]]
-    if not other:
-        shutil.copy(EXTENSION, ROOT / "kernels/irnet_kernels" / EXTENSION.name)
-        print(f"the extension was built beforehand, for {ARCHITECTURE}", flush=True)
-    elif device == "cpu":
-        print(f"the extension stays as it is: what was packed differs in {', '.join(other)}", flush=True)
-    else:
-        print(f"building the extension: what was packed differs in {', '.join(other)}", flush=True)
-        _python("setup.py", "build_ext", "--inplace", env=BUILD | _toolkit() | _this_gpu())
-    _python("-m", "irnet_kernels.info")
+        if "kernels" in differs:
+            print(
+                "it is of other Triton kernels: those that have changed are compiled when they are launched", flush=True
+            )
+    check = LOADED.format(cuda=device != "cpu")
+    target = ROOT / "kernels/irnet_kernels" / EXTENSION.name
+    if EXTENSION.is_file() and not set(differs) - {"kernels"}:
+        shutil.copy(EXTENSION, target)
+        try:
+            _python("-c", check)
+            return
+        except subprocess.CalledProcessError:
+            target.unlink()
+            differs = ["that it does not load here"]
+    print(f"what was packed is not taken: it differs in {', '.join(differs)}", flush=True)
     if device != "cpu":
-        _python("-c", LOADED)
+        _python("setup.py", "build_ext", "--inplace", env=BUILD | _toolkit() | _this_gpu())
+    _python("-c", check)
 
 
 LOADED = """
-import torch, irnet_kernels
-assert torch.cuda.is_available(), "there is no GPU that torch can use"
-available = irnet_kernels.available()
-assert "cuda" in available["crop_resize"]["cuda"], "the extension has no CUDA kernels"
-assert "triton" in available["conv_gru"]["cuda"], "there is no Triton"
+import torch, irnet_kernels.info
+irnet_kernels.info.main()
+if {cuda}:
+    assert torch.cuda.is_available(), "there is no GPU that torch can use"
+    available = irnet_kernels.available()
+    assert "cuda" in available["crop_resize"]["cuda"], "the extension has no CUDA kernels"
+    assert "triton" in available["conv_gru"]["cuda"], "there is no Triton"
 """
 
 
 def facts() -> dict[str, str]:
-    """What the extension and the cache depend on."""
-    digest = hashlib.sha256()
-    for path in sorted([*(p for p in (ROOT / "csrc").rglob("*") if p.is_file()), ROOT / "setup.py"]):
-        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    """What the extension (sources) and the cache (kernels) depend on, and both of them."""
+    sources = _digest([*(ROOT / "csrc").rglob("*.*"), ROOT / "setup.py"])
+    kernels = _digest((ROOT / "kernels").rglob("*.py"))
     versions = {name: importlib.metadata.version(name) for name in ("torch", "triton")}
     # "+cu130" is not part of every build's metadata.
     return {name: version.partition("+")[0] for name, version in versions.items()} | {
         "python": sysconfig.get_python_version(),
-        "sources": digest.hexdigest(),
+        "sources": sources,
+        "kernels": kernels,
     }
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _kept(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:

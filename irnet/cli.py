@@ -5,15 +5,17 @@ Bad input is one line on standard error and exit code 2.
 
 import argparse
 import copy
+import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 from . import __version__
-from .errors import InputError, explain
+from .errors import InputError, check_bounds, explain
 from .interrupts import Stopped, raising
 
 # GNU OpenMP's threads spin while they wait, and on a busy machine take the cores from those that work. It reads the
@@ -21,21 +23,16 @@ from .interrupts import Stopped, raising
 if not {"GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+_SETTING = re.compile(r"(model|loss|data|train)\.\w+=")
 log = logging.getLogger("irnet")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with raising():
-            options = _options(sys.argv[1:] if arguments is None else list(arguments))
-            logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-            return options.run(options) or 0
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        print("irnet: torch: is not installed; pip install torch", file=sys.stderr)
-        return 2
+            return _run(words)
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -50,18 +47,21 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + error.number
 
 
-def _options(words: list[str]) -> argparse.Namespace:
-    """The command line as options; argparse ends the program where it is wrong."""
+def _run(words: list[str]) -> int:
     for at, (word, following) in enumerate(pairwise(words)):
         if word == "--resume" and "=" in following and not os.path.exists(following):
             words[at] = "--resume=auto"  # argparse would take KEY=VALUE for the PATH
+    for stream in (sys.stdout, sys.stderr):  # a class name that the terminal's encoding lacks ends no command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser(words)
     options, rest = parser.parse_known_args(words)
     if rest:  # argparse takes KEY=VALUE words from one place only; here they may stand between options
         if not hasattr(options, "overrides") or any(word.startswith("-") or "=" not in word for word in rest):
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.overrides += rest
-    return options
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    return options.run(options) or 0
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -101,10 +101,10 @@ def _eval(options: argparse.Namespace) -> None:
     from .engine import checkpoint, evaluate, predict
     from .engine.setup import choose_device, open_dataset, restore_model, same_classes, some_regions
 
+    check_bounds("--vis", options.vis, 0)
     saved = checkpoint.find(options.checkpoint, checkpoint.BEST if options.best else checkpoint.LAST)
     config, device = _config(options, base=copy.deepcopy(saved.config)), choose_device(options.device)
-    if config.model != saved.config.model:
-        raise InputError("command line", "a checkpoint's model cannot be changed", "leave out the model.* settings")
+    _same_model(config, saved.config)
     data = open_dataset(config.data, "val")
     same_classes(data.classes, saved.classes, data.path)
     some_regions(data)
@@ -123,37 +123,44 @@ def _eval(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    import torch
+    import json
 
-    from . import files
-    from .data.boxes import check_boxes, read_boxes
-    from .data.sample import Sample, read_image
+    from .data.boxes import boxes_of
     from .engine import checkpoint, predict
-    from .engine.setup import choose_device, restore_model, sizes
-    from .report.draw import annotate, trail
+    from .engine.setup import choose_device, restore_model
+    from .report.draw import trail
 
+    settings = [word for word in options.images if _SETTING.match(word) and not os.path.exists(word)]
+    options.overrides += settings
+    images = [Path(word) for word in options.images if word not in settings]
     saved = checkpoint.find(options.checkpoint, checkpoint.BEST if options.best else checkpoint.LAST)
-    image = read_image(options.image)
-    boxes, _ = read_boxes(options.boxes)
-    boxes = check_boxes(boxes, image.shape[1], image.shape[2], options.boxes)
+    config = _config(options, base=copy.deepcopy(saved.config))
+    _same_model(config, saved.config)
+    pictures = predict.picture_paths(images, options.output)
+    boxes = boxes_of(images, options.boxes)
     model = restore_model(saved.config.model, len(saved.classes), saved.model, saved.source)
     model = model.to(choose_device(options.device))
-    sample = Sample(image, boxes, torch.zeros(len(boxes), dtype=torch.int64), Path(options.image).name)
-    reasoning = predict.explain(model, sample, saved.classes, **sizes(saved.config.data))
-    reasoning.labels = None
-    picture = Path(options.output or Path(options.image).stem + ".irnet.png")
-    files.write_with(picture, lambda path: annotate(reasoning).save(path, format="PNG"))
-    for index in range(len(boxes)):
-        name, score = reasoning.answer(index)
-        print(f"{index + 1}: {name} {score:.2f}  ({trail(reasoning, index) or 'the same at every step'})")
-    if not len(boxes):
-        print(f"{options.boxes} holds no boxes: no regions to name")
-    print(picture)
+    for image, picture, given in zip(images, pictures, boxes, strict=True):
+        reasoning = predict.explain_given(model, image, given, saved.classes, config.data)
+        pages = [str(page) for page in predict.save_pages(picture, reasoning)]
+        if options.json:
+            print(json.dumps({"image": str(image), "pictures": pages, "regions": predict.as_plain(reasoning)}))
+            continue
+        if len(images) > 1:
+            print(f"{image}:")
+        for index in range(len(reasoning.boxes)):
+            name, score = reasoning.answer(index)
+            given_name = f"; given as {given.names[index]}" if given.names and given.names[index] else ""
+            print(
+                f"{index + 1}: {name} {score:.2f}  ({trail(reasoning, index) or 'the same at every step'}{given_name})"
+            )
+        if not len(reasoning.boxes):
+            print(f"{given.where} holds no boxes: no regions to name")
+        print("\n".join(pages))
 
 
 def _data(options: argparse.Namespace) -> None:
     from .data import scenes
-    from .engine.setup import open_dataset
 
     if options.what == "scenes":
         facts = scenes.generate(
@@ -166,19 +173,22 @@ def _data(options: argparse.Namespace) -> None:
                 f"{100 * bounds['instance_accuracy']:.2f}% accuracy, {100 * bounds['class_ap']:.2f}% class AP"
             )
         return
-    config = _config(options)
-    for part in ("train", "val"):
-        data = open_dataset(config.data, part)
-        labels = data.image_labels()
-        print(f"{data.split}: {len(data)} images, {sum(map(len, labels))} regions, {len(data.classes)} classes")
-        for reason, count in data.skipped.items():
-            print(f"  {reason}: {count}")
+    from .engine.check import check
+
+    findings = check(_config(options), options.images, print)
+    for error in findings:
+        print(f"  {' '.join(str(error).splitlines())}")
+    if findings:
+        first, count = findings[0], len(findings)
+        listed = f" (the first of {count} findings, all listed above)" if count > 1 else ""
+        raise InputError(first.where, first.trouble + listed, first.cure)
 
 
 def _graph(options: argparse.Namespace) -> None:
     from .data.graphs import save_class_graph
     from .engine.setup import class_graph, open_dataset
 
+    check_bounds("--show", options.show, 0)
     config = _config(options)
     graph = class_graph(config.data, open_dataset(config.data, "train"))
     for name, (src, dst, weight) in graph.relations.items():
@@ -195,6 +205,11 @@ def _info(options: argparse.Namespace) -> None:
 
     print(f"irnet {__version__}")
     info.main()
+
+
+def _same_model(config, saved) -> None:
+    if config.model != saved.model:
+        raise InputError("command line", "a checkpoint's model cannot be changed", "leave out the model.* settings")
 
 
 def _config(options: argparse.Namespace, base=None, small: bool = False):
@@ -273,25 +288,16 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     sub.add_argument("--limit-batches", type=int)
     sub.add_argument("--vis", type=int, default=0, metavar="N", help="draw the first N images into vis/")
 
-    sub = command("predict", _predict, "name the object in every box of one image; writes an annotated PNG")
-    sub.add_argument("image", metavar="IMAGE")
-    sub.add_argument("--boxes", required=True, metavar="FILE", help="JSON list, or lines, of x1 y1 x2 y2 in pixels")
-    sub.add_argument("--output", metavar="PNG", help="default: the image's name with .irnet.png, in this folder")
-    _checkpoint_options(sub)
-    sub.add_argument("--device", default="auto")
+    sub = command("predict", _predict, "name the object in every box of images; writes annotated pictures")
+    _predict_options(sub)
 
     sub = command("data", _data, "generate scenes, or check a data set and count what is in it")
-    sub.add_argument("what", choices=["scenes", "check"])
-    sub.add_argument("--output-dir", default="data/scenes", help="of scenes")
-    _scene_options(sub)
-    sub.add_argument("--size", type=int, default=192, help="pixels of a scene's side")
-    sub.add_argument("--seed", type=int, default=0)
-    _data_options(sub)
+    _dataset_options(sub)
 
     sub = command("graph", _graph, "show the class graph of a data set, or write it as JSON")
     sub.add_argument("--show", type=int, default=5, help="strongest edges to print per relation")
-    sub.add_argument("--output", metavar="JSON")
-    _data_options(sub)
+    sub.add_argument("--output", metavar="JSON", help="write the graph into this file")
+    _settings(sub)
 
     sub = command("bench", None, "measure speed and memory, compare and report measurements, guard against regressions")
     if words[:1] == ["bench"]:  # its options come with its modules, which import PyTorch
@@ -301,6 +307,37 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
 
     command("info", _info, "versions, devices and the operators' implementations")
     return parser
+
+
+def _predict_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="image files; settings such as data.orientation=turned, too"
+    )
+    sub.add_argument(
+        "--boxes",
+        required=True,
+        action="append",
+        metavar="FILE",
+        help="JSON list, or lines, of x1 y1 x2 y2 in pixels, one FILE for each image; or one FILE in COCO's format",
+    )
+    sub.add_argument(
+        "--output", metavar="PATH", help="a .png or .jpg file, of several images a folder; here if not given"
+    )
+    sub.add_argument("--json", action="store_true", help="print the answers as a JSON object on each image's line")
+    _checkpoint_options(sub)
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    sub.set_defaults(overrides=[])
+
+
+def _dataset_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("what", choices=["scenes", "check"])
+    sub.add_argument("--output-dir", default="data/scenes", help="of scenes")
+    _scene_options(sub)
+    sub.add_argument("--size", type=int, default=192, help="pixels of a scene's side")
+    sub.add_argument("--seed", type=int, default=0, help="of scenes")
+    sub.add_argument("--images", action="store_true", help="decode every image, where otherwise its header is read")
+    sub.add_argument("-j", "--workers", type=int, metavar="N", help="processes that read images")
+    _settings(sub)
 
 
 def _commands(parser: argparse.ArgumentParser, metavar: str) -> Callable[..., argparse.ArgumentParser]:
@@ -327,14 +364,26 @@ def _data_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data-root", metavar="DIR")
 
 
+def _settings(sub: argparse.ArgumentParser) -> None:
+    """The settings of a run for a command that opens its data and makes no model."""
+    _data_options(sub)
+    sub.add_argument("--small", action="store_true", help="the settings of train --small, in place of the paper's")
+    sub.add_argument("--max-regions", type=int, metavar="N", help="regions kept per training image")
+    _config_options(sub)
+
+
 def _checkpoint_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--checkpoint", required=True, metavar="RUN", help="a run folder or a checkpoint file")
     sub.add_argument("--best", action="store_true", help="the checkpoint with the best class AP, not the last")
 
 
 def _common(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--config", metavar="YAML", help="sections model, loss, data, train; see irnet/config.py")
+    _config_options(sub)
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def _config_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--config", metavar="YAML", help="sections model, loss, data, train; see irnet/config.py")
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, such as train.lr=1e-3")
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import math
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,12 @@ class DataConfig:
 
     name: str = "coco"  # coco, or scenes (a generated set in the same layout)
     root: str = ""
-    train_split: str = ""  # empty: train2017 for coco, train for scenes
-    val_split: str = ""  # empty: val2017 for coco, val for scenes
+    train_split: str = ""  # a name, or a JSON file within ROOT; empty: what is there, see irnet/data/layouts.py
+    val_split: str = ""
+    val_share: float = 0.1  # held out by image where one file holds everything and no val_split is named
+    split_seed: int = 0  # which images those are
+    orientation: str = "auto"  # of photographs with an EXIF orientation: stored, turned, or auto, by the annotated size
+    max_pixels: int = 178_956_970  # of an image; a larger one may be an attack on the memory
     class_graph: str = ""  # empty: ROOT/class_graph.json where it is, else derived from the training annotations
     word_vectors: str = ""  # a safetensors file with `vectors` [C, V] in class order; empty: learned class features
     short_side: int = 600  # pixels; 0 keeps images as they are
@@ -219,51 +224,59 @@ def override(config: Config, key: str, value: Any, where: str | Path = "command 
     setattr(section, name, value)
 
 
+CHOICES = {
+    "model.variant": VARIANTS,
+    "model.backbone": ("small", "resnet50", "resnet101"),
+    "model.assignment": ("own", "mean"),
+    "model.region_start": ("feature", "zero"),
+    "data.name": ("coco", "scenes"),
+    "data.orientation": ("auto", "stored", "turned"),
+    "train.optimizer": ("sgd", "adamw"),
+    "train.amp": ("off", "bf16", "fp16"),
+}
+LEAST = {
+    "model.backbone_channels": 2,
+    "model.iterations": 1,
+    "model.patch_size": 2,
+    "model.memory_channels": 1,
+    "model.memory_size": 1,
+    "model.hidden": 1,
+    "model.graph_channels": 1,
+    "model.graph_layers": 1,
+    "loss.memory": 0,
+    "loss.final": 0,
+    "data.short_side": 0,
+    "data.long_side": 0,
+    "data.max_regions": 0,
+    "data.max_pixels": 1,
+    "data.split_seed": 0,
+    "train.steps": 0,
+    "train.batch_size": 1,
+    "train.grad_accum_steps": 1,
+    "train.lr": 0,
+    "train.confidence_lr": 0,
+    "train.warmup_steps": 0,
+    "train.momentum": 0,
+    "train.weight_decay": 0,
+    "train.clip_norm": 0,
+    "train.workers": 0,
+    "train.checkpoint_every": 1,
+    "train.eval_every": 0,
+    "train.log_every": 1,
+    "train.limit_batches": 0,
+    "train.vis": 0,
+}
+
+
 def validate(config: Config, where: str | Path = "command line") -> None:
     """InputError for values that name nothing or make no sense."""
     model, loss, data, train = config.model, config.loss, config.data, config.train
-    choices = [
-        ("model.variant", model.variant, VARIANTS),
-        ("model.backbone", model.backbone, ("small", "resnet50", "resnet101")),
-        ("model.assignment", model.assignment, ("own", "mean")),
-        ("model.region_start", model.region_start, ("feature", "zero")),
-        ("data.name", config.data.name, ("coco", "scenes")),
-        ("train.optimizer", train.optimizer, ("sgd", "adamw")),
-        ("train.amp", train.amp, ("off", "bf16", "fp16")),
-    ]
-    for key, value, allowed in choices:
+    for key, allowed in CHOICES.items():
+        value = attrgetter(key)(config)
         if value not in allowed:
             raise InputError(where, f"{key} is {value!r}", f"choose one of {', '.join(allowed)}")
-    least = [
-        ("model.backbone_channels", model.backbone_channels, 2),
-        ("model.iterations", model.iterations, 1),
-        ("model.patch_size", model.patch_size, 2),
-        ("model.memory_channels", model.memory_channels, 1),
-        ("model.memory_size", model.memory_size, 1),
-        ("model.hidden", model.hidden, 1),
-        ("model.graph_channels", model.graph_channels, 1),
-        ("model.graph_layers", model.graph_layers, 1),
-        ("loss.memory", loss.memory, 0),
-        ("loss.final", loss.final, 0),
-        ("data.short_side", data.short_side, 0),
-        ("data.long_side", data.long_side, 0),
-        ("data.max_regions", data.max_regions, 0),
-        ("train.steps", train.steps, 0),
-        ("train.batch_size", train.batch_size, 1),
-        ("train.grad_accum_steps", train.grad_accum_steps, 1),
-        ("train.lr", train.lr, 0),
-        ("train.confidence_lr", train.confidence_lr, 0),
-        ("train.warmup_steps", train.warmup_steps, 0),
-        ("train.momentum", train.momentum, 0),
-        ("train.weight_decay", train.weight_decay, 0),
-        ("train.clip_norm", train.clip_norm, 0),
-        ("train.workers", train.workers, 0),
-        ("train.checkpoint_every", train.checkpoint_every, 1),
-        ("train.eval_every", train.eval_every, 0),
-        ("train.log_every", train.log_every, 1),
-        ("train.limit_batches", train.limit_batches, 0),
-    ]
-    for key, value, lowest in least:
+    for key, lowest in LEAST.items():
+        value = attrgetter(key)(config)
         highest = MANY.get(key, MOST) if isinstance(value, int) else FLOAT32
         if not lowest <= value <= highest:  # false for NaN
             cure = f"give at most {highest:,}" if highest < value < math.inf else f"give at least {lowest}"
@@ -275,6 +288,8 @@ def validate(config: Config, where: str | Path = "command line") -> None:
             raise InputError(where, f"train.lr_steps holds {_short(step)}", f"give steps from 0 to {MOST:,}")
     if not 0 < model.bandwidth <= FLOAT32:
         raise InputError(where, f"model.bandwidth is {model.bandwidth}", "give a number of pixels above 0")
+    if not 0 < data.val_share < 1:
+        raise InputError(where, f"data.val_share is {data.val_share}", "give a part of the images between 0 and 1")
     if not 0 < loss.beta <= 1:  # at 0 an image whose regions are all right would have no weights to normalise
         raise InputError(where, f"loss.beta is {loss.beta}", "give a number above 0 and at most 1")
     if model.gate_channels not in (0, 1, model.memory_channels):

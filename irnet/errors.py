@@ -2,6 +2,7 @@
 exits with code 2."""
 
 import errno
+import math
 import os
 
 
@@ -18,6 +19,14 @@ class InputError(Exception):
     def __reduce__(self):
         # Exception's own pickling would call __init__ with the one finished message; loader workers send these home.
         return type(self), (self.where, self.trouble, self.cure)
+
+
+def check_bounds(where: str, value: float | None, least: float, most: float = math.inf) -> None:
+    """InputError, naming the option `where`, unless `value` lies within the bounds and is finite; None is no value."""
+    if value is None or (least <= value <= most and abs(value) < math.inf):  # false for NaN
+        return
+    bounds = f"give at least {least}" if most == math.inf else f"give {least} to {most}"
+    raise InputError(where, f"{value} is out of range", bounds)
 
 
 SMALLER = (
@@ -37,6 +46,8 @@ def explain(error: BaseException, smaller: str = SMALLER) -> InputError | None:
     code = error.errno if isinstance(error, OSError) else None
     if isinstance(error, InputError):
         return error
+    if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+        return InputError("torch", "is not installed", "pip install torch")
     if isinstance(error, MemoryError) or code == errno.ENOMEM or _has(error, _NO_MEMORY):
         return InputError("memory", f"there is too little ({_line(text, _NO_MEMORY)})", smaller)
     if _has(error, _WORKERS):
@@ -45,6 +56,9 @@ def explain(error: BaseException, smaller: str = SMALLER) -> InputError | None:
     if code in (errno.EMFILE, errno.EAGAIN) or _has(error, ("Too many open files",)):
         trouble = f"the system's limit is reached ({_line(text, ('Too many', 'unavailable'))})"
         return InputError("--workers", trouble, "take fewer with -j, or raise the limit (ulimit -n, ulimit -u)")
+    if isinstance(error, OSError) and error.filename is not None:  # out of reach, a name too long, a loop of links
+        where = os.fsdecode(error.filename)
+        return InputError(where, error.strerror or text, "check the path and its permissions")
     if any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
         marks = ("No working C++ compiler", "Triton", "triton", "Error", "error")
         cure = "install a C++ compiler (g++) or name one in CXX, or leave out --compile"

@@ -92,6 +92,46 @@ def test_data_check(copied, capsys):
     assert re.search(r"^train: 8 images, 69 regions, 19 classes\n  iscrowd: 1\nval: 4 images, 22 regions", out, re.M)
 
 
+@pytest.mark.parametrize("command", [["data", "check"], ["graph"]])
+def test_check_and_graph_take_settings_as_train_does(command, copied, refused, tmp_path, capsys):
+    for split in ("train", "val"):
+        (copied / f"annotations/instances_{split}.json").rename(copied / f"annotations/instances_my{split}.json")
+        (copied / "images" / split).rename(copied / "images" / f"my{split}")
+    named = ["data.train_split=mytrain", "data.val_split=myval"]
+    words = [*command, "--data-root", copied]
+    refused(words, "name the one to train on by data.train_split: mytrain, myval")
+    refused(
+        [*words, "data.train_split=x", "data.val_split=y"], "by data.train_split and data.val_split: mytrain, myval"
+    )
+    run(*words, *named)
+    run(*words, named[0], "--small", "--max-regions", "1", named[1])
+    assert ("8 images, 8 regions" in capsys.readouterr().out) == (command[0] == "data")
+    (tmp_path / "my.yaml").write_text("data: {train_split: mytrain, val_split: myval}")
+    run(*words, "--config", tmp_path / "my.yaml")
+    refused([*words, "--config", tmp_path / "no.yaml"], "no.yaml", "No such file")
+    refused([*words, "data.colour=red"], "unknown config key 'data.colour'")
+    refused([*words, "--max-regions", "-1"], "data.max_regions is -1")
+
+
+def test_data_check_in_processes(copied, refused, monkeypatch, capsys):
+    monkeypatch.setattr("irnet.engine.check.CHUNK", 2)
+    words = ["data", "check", "--data-root", copied, "-j", "2", "--images"]
+    run(*words)
+    for number in (2, 5, 7):
+        path = next(copied.rglob(f"*train/{number:06d}.png"))
+        path.write_bytes(path.read_bytes()[:900] + path.read_bytes()[920:])
+    (copied / "class_graph.json").unlink()
+    change(copied, "val", "categories", rename)
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == 2
+    captured = capsys.readouterr()
+    found = [line.split(": ")[0].strip() for line in captured.out.splitlines() if line.startswith(f"  {copied}")]
+    assert [os.path.basename(name) for name in found] == [
+        "000002.png", "000005.png", "000007.png", "instances_val.json"
+    ]  # fmt: skip
+    assert "the first of 4 findings" in captured.err
+
+
 def test_data_scenes(tmp_path, capsys):
     run("data", "scenes", "--output-dir", tmp_path / "s", "--train-scenes", "2", "--val-scenes", "2", "--size", "160")
     assert "train: 2 images; seeing only a box's own view" in capsys.readouterr().out

@@ -469,6 +469,31 @@ def test_autocast_is_as_good_as_bfloat16_can_be(variant):
     assert all(g is not None and g.isfinite().all() and g.any() for g in found.values())
 
 
+@pytest.mark.parametrize("variant", ["conv", "local", "global", "full"])
+def test_an_exported_roll_out_takes_any_number_of_regions(variant):
+    model = build(variant)
+    regions = torch.export.Dim("regions")
+
+    class RollOut(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, features, boxes, ptr):
+            return self.model.reason(features, boxes, ptr).final
+
+    def arguments(*counts):
+        batch = make_batch([(48, 64)] * len(counts), counts)
+        return model.backbone(torch.stack(batch.images)), batch.boxes, batch.ptr
+
+    with torch.no_grad():
+        shapes = (None, {0: regions}, None)
+        program = torch.export.export(RollOut(), arguments(3, 4), dynamic_shapes=shapes).module()
+        for counts in ((3, 4), (1, 2), (20, 30)):
+            given = arguments(*counts)
+            assert torch.equal(program(*given), model.reason(*given).final)
+
+
 # --------------------------------------------------------------------------------------------------------- autocast
 
 
@@ -524,28 +549,3 @@ def test_autocast_keeps_only_patches_of_a_further_step():
 
     assert 0 < steps(3) - steps(2) <= 62_720
     assert steps(5) - steps(4) == steps(3) - steps(2)
-
-
-@pytest.mark.parametrize("variant", ["conv", "local", "global", "full"])
-def test_an_exported_roll_out_takes_any_number_of_regions(variant):
-    model = build(variant)
-    regions = torch.export.Dim("regions")
-
-    class RollOut(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def forward(self, features, boxes, ptr):
-            return self.model.reason(features, boxes, ptr).final
-
-    def arguments(*counts):
-        batch = make_batch([(48, 64)] * len(counts), counts)
-        return model.backbone(torch.stack(batch.images)), batch.boxes, batch.ptr
-
-    with torch.no_grad():
-        shapes = (None, {0: regions}, None)
-        program = torch.export.export(RollOut(), arguments(3, 4), dynamic_shapes=shapes).module()
-        for counts in ((3, 4), (1, 2), (20, 30)):
-            given = arguments(*counts)
-            assert torch.equal(program(*given), model.reason(*given).final)

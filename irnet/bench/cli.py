@@ -1,6 +1,8 @@
 """The options of `irnet bench`: reads them, calls the room that does the work, prints. Measures nothing itself."""
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,9 +42,7 @@ def _measure_options(parser: argparse.ArgumentParser, suite: str) -> None:
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), help="in place of each case's own")
     parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--without", default="", metavar="TEXT", help="no contestants whose name contains TEXT")
-    parser.add_argument(
-        "--pace-only", action="store_true", help="of the peers only the one that the gate holds time to"
-    )
+    parser.add_argument("--pace-only", action="store_true", help="time irnet's own and one peer each")
     parser.add_argument("--seconds", type=float, default=0.5, help="how long a contestant is timed in each mode")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch")
@@ -54,26 +54,35 @@ def _measure(options: argparse.Namespace) -> int:
     import torch
 
     from ..engine.setup import choose_device
+    from ..errors import check_bounds
     from . import run
     from .case import cases
 
+    check_bounds("--seconds", options.seconds, 0, 86_400)
+    check_bounds("--threads", options.threads, 1, 4096)
+    check_bounds("--seed", options.seed, 0, 2**63 - 1)
     device = choose_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
     chosen = cases(options.suite, options.filter, options.cases)
     groups = run.plan(chosen, device, run.parse_sweep(options.sweep), options.dtype)
     output = Path(options.output or DEFAULT_OUTPUT.format(device=device.type))
-    found = run.run(
-        groups,
-        output,
-        device,
-        modes=options.mode,
-        seconds=options.seconds,
-        without=options.without,
-        pace_only=options.pace_only,
-        seed=options.seed,
-        fresh=options.fresh,
-    )
+    try:
+        found = run.run(
+            groups,
+            output,
+            device,
+            modes=options.mode,
+            seconds=options.seconds,
+            without=options.without,
+            pace_only=options.pace_only,
+            seed=options.seed,
+            fresh=options.fresh,
+        )
+    except run.DeviceLost as lost:
+        print(f"{lost}; another process goes on", file=sys.stderr, flush=True)
+        words = [word for word in sys.argv[1:] if word != "--fresh"]
+        os.execv(sys.executable, [sys.executable, "-m", "irnet.cli", *words])
     print(run.text(found))
     print(output)
     wrong = run.failed(found)

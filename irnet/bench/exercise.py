@@ -13,7 +13,7 @@ import sys
 import torch
 
 from ..engine.setup import choose_device
-from .case import DTYPES, Setup, cases
+from .case import DTYPES, Setup, Work, cases
 from .machine import synchronize
 from .measure import mode_call
 
@@ -24,7 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--filter", default="", metavar="TEXT", help="only cases whose name contains TEXT")
     parser.add_argument("--first", default="", metavar="TEXT", help="cases whose name contains TEXT come first")
     parser.add_argument("--cases", action="append", default=[], metavar="FILE", help="a Python file with further cases")
-    parser.add_argument("--implementation", nargs="+", metavar="NAME", help="only these, such as cuda")
+    parser.add_argument(
+        "--implementation", nargs="+", metavar="NAME", help="only these, such as cuda; auto for one each"
+    )
     parser.add_argument(
         "--shape", choices=("gate", "cpu", "cuda"), default="gate", help="a case's shape: gate is small"
     )
@@ -32,15 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", action="store_true", help="call twice, and switch a profiler on the second time")
     options = parser.parse_args(arguments)
     device = choose_device(options.device)
-    chosen = cases("kernels", options.filter, options.cases)
+    chosen, called = cases("kernels", options.filter, options.cases), 0
     for case in sorted(chosen, key=lambda case: options.first not in case.name):  # stable
         for dtype in options.dtype if case.shapes[options.shape] else []:
             work = case.build(Setup(case.shapes[options.shape], DTYPES[dtype], device))
-            for name, contestant in work.contestants.items():
-                if contestant.peer or contestant.call is None or name == work.reference:  # PyTorch's own kernels
-                    continue
-                if options.implementation and name not in options.implementation:
-                    continue
+            for name in _implementations(work, options.implementation):
+                called += 1
+                contestant = work.contestants[name]
                 for mode in ("step",) if options.profile else work.modes:
                     call = mode_call(work, contestant, mode)
                     if options.profile:
@@ -50,7 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
                         call()
                         synchronize(device)
                 print(f"{case.name} {name} {dtype}: {', '.join(work.modes)}", flush=True)
-    return 0
+    if not called:
+        print("nothing was called: there is no such implementation here", file=sys.stderr)
+    return 0 if called else 1
+
+
+def _implementations(work: Work, chosen: list[str] | None) -> list[str]:
+    """The compiled implementations of a case, the one that "auto" takes first; of these the chosen ones."""
+    own = [n for n, one in work.contestants.items() if not one.peer and one.call and n != work.reference]
+    return own[:1] if chosen == ["auto"] else [name for name in own if not chosen or name in chosen]
 
 
 @contextlib.contextmanager

@@ -28,6 +28,10 @@ from .records import ERROR, OK, OOM, Record
 log = logging.getLogger("irnet")
 
 
+class DeviceLost(Exception):
+    """A kernel has left the GPU useless to this process. What was measured is written, and another process goes on."""
+
+
 @dataclass(frozen=True)
 class Group:
     """What is measured together: one case in one shape and dtype, all contestants and modes."""
@@ -120,20 +124,17 @@ def run(
             bar.set_description(group.case.name)
             if group.dtype not in rates:
                 rates[group.dtype] = machine.matmul_rate(device, DTYPES[group.dtype])
-            found = measure(
-                group.case,
-                group.shape,
-                group.dtype,
-                device,
-                seed,
-                modes,
-                seconds,
-                without,
-                pace_only,
-                bar.set_postfix_str,
-            )
+            how = seed, modes, seconds, without, pace_only, bar.set_postfix_str
+            lost = None
+            try:
+                found = measure(group.case, group.shape, group.dtype, device, *how)
+            except torch.AcceleratorError as error:
+                lost = Result(False, ERROR, f"the device is lost: {str(error).splitlines()[0]}")
+                found = {("reference", mode): lost for mode in modes}
             stamp = {"run": identity, "seed": seed, "plan": digest, "machine": facts | machine.condition(device)}
             records.append(output, [record(group, *key, result, rates, stamp) for key, result in found.items()])
+            if lost:
+                raise DeviceLost(lost.reason)
             bar.update()
     return [r for r in records.read(output) if r.run == identity]
 

@@ -39,12 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cases", action="append", default=[], metavar="FILE", help="a Python file with further cases")
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["bfloat16", "float32"])
     parser.add_argument("--seconds", type=float, default=0.05, help="how long an implementation is timed in each mode")
-    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="processes that compare")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at the same time")
     parser.add_argument("--one", nargs=2, metavar=("CASE", "IMPLEMENTATION"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
         return _one(*options.one, options)
-    device = choose_device(options.device).type
+    device = torch.device(options.device).type  # nothing is started on it here
     shared = ["--device", options.device, "--seconds", str(options.seconds), "--dtype", *options.dtype]
     shared += [word for file in options.cases for word in ("--cases", file)]
     jobs = [
@@ -111,7 +111,7 @@ class Job:
     def _listen(self, last: str) -> None:
         """Print and keep each line until the `last` one; anything but an orderly end is a failure."""
         for line in self.process.stdout:
-            if line.strip() == last:
+            if last and line.strip() == last:
                 return
             if not line.startswith("{"):  # a library greets
                 print(self.name, line, end="", flush=True)

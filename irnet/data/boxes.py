@@ -1,15 +1,107 @@
-"""Boxes that a user gives for an image of their own: reading the file and refusing what cannot be a region."""
+"""Boxes that a user gives for images of their own: reading the files and refusing what cannot be a region."""
 
 import json
 import os
-from pathlib import Path
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
 
+from irnet.data import coco_file
 from irnet.errors import InputError
 
 _FORMAT = "give a JSON list of [x1, y1, x2, y2] or of {'box': [...], 'name': ...}, or x1 y1 x2 y2 on each line"
+
+
+@dataclass
+class Boxes:
+    """The boxes of one image.
+
+    boxes      float32 [R, 4], (x1, y1, x2, y2) in pixels
+    names      R names that the file gives, "" for none; or empty
+    annotated  the (width, height) of the image they were made for, where the file tells
+    where      the file they come from
+    """
+
+    boxes: Tensor
+    names: list[str]
+    annotated: tuple[int, int] | None
+    where: str | os.PathLike
+
+
+def boxes_of(images: Sequence[Path], paths: Sequence[str | os.PathLike]) -> list[Boxes]:
+    """The boxes of each image: from one file in COCO's format, else from as many files as there are images.
+
+    COCO's format: annotations with their images, or a list of detections as detectors write them, whose image_id is the
+    image's name or the number in it.
+    """
+    tables = [_read_coco(path) for path in paths]
+    if len(paths) == 1 and tables[0] is not None:
+        return [_from_coco(paths[0], tables[0], image, len(images)) for image in images]
+    if len(paths) != len(images):
+        cure = "repeat --boxes once for each image, in their order, or give one file in COCO's format"
+        raise InputError("--boxes", f"{len(paths)} files are given for {len(images)} images", cure)
+    found = []
+    for image, path, content in zip(images, paths, tables, strict=True):
+        if content is None:
+            boxes, names = read_boxes(path)
+            found.append(Boxes(boxes, names or [], None, path))
+        else:
+            found.append(_from_coco(path, content, image, 1))
+    return found
+
+
+def _read_coco(path: str | os.PathLike) -> dict | list | None:
+    """The content of a JSON file in COCO's format; None for any other file, which `read_boxes` reads or refuses."""
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if isinstance(content, dict) and "annotations" in content:
+        return coco_file.read_tables(Path(path))
+    listed = isinstance(content, list) and content and all(isinstance(row, dict) for row in content)
+    return content if listed and any("bbox" in row for row in content) else None
+
+
+def _from_coco(path: str | os.PathLike, content: dict | list, image: Path, images: int) -> Boxes:
+    path, annotated, classes = Path(path), None, {}
+    rows = content if isinstance(content, list) else content["annotations"]
+    for i, row in enumerate(rows):
+        if "image_id" not in row:
+            raise InputError(path, f"{coco_file.row_name(rows, i, 'annotation')} has no image_id", coco_file.CURE)
+    if isinstance(content, dict):
+        names = coco_file.texts(content["images"], "file_name", path, "image")
+        own = [i for i, name in enumerate(names) if PurePosixPath(name.replace("\\", "/")).name == image.name]
+        if len(own) != 1:
+            trouble = f"lists {len(own)} images called {image.name}"
+            raise InputError(path, trouble, "give the file that annotates this image, once")
+        row = content["images"][own[0]]
+        number = row.get("id")
+        if type(row.get("width")) is int and type(row.get("height")) is int:
+            annotated = row["width"], row["height"]
+        titles = coco_file.texts(content["categories"], "name", path, "category")
+        classes = dict(
+            zip(coco_file.integers(content["categories"], "id", path, "category").tolist(), titles, strict=True)
+        )
+        rows = [row for row in rows if row["image_id"] == number]
+    elif images > 1 or len({str(row["image_id"]) for row in rows}) > 1:
+        rows = [row for row in rows if _names(row["image_id"], image)]
+        if not rows:
+            trouble = f"has no detection whose image_id is {image.stem}, or the number in it"
+            raise InputError(path, trouble, "name the images as the detector does")
+    boxes = torch.from_numpy(coco_file.corners(rows, path)).float()
+    numbers = coco_file.integers(rows, "category_id", path, "annotation", default=-1).tolist()
+    given = [classes.get(number, f"category {number}" if number >= 0 else "") for number in numbers]
+    return Boxes(boxes.reshape(-1, 4), given, annotated, path)
+
+
+def _names(image_id: object, image: Path) -> bool:
+    """Whether a detection's image_id is the image's: its name, or the number at the end of its name."""
+    number = re.search(r"\d+$", image.stem)
+    return str(image_id) in (image.name, image.stem) or (number is not None and image_id == int(number[0]))
 
 
 def read_boxes(path: str | os.PathLike) -> tuple[Tensor, list[str] | None]:

@@ -120,13 +120,18 @@ def save_class_graph(graph: ClassGraph, path: str | os.PathLike) -> None:
 def derive_class_graph(dataset: LabelledImages) -> ClassGraph:
     """A graph for a data set that brings none, from its annotations alone; no image is opened.
 
-    same_supercategory  both ways between any two classes of one (named) supercategory, weight 1
+    same_supercategory  both ways between any two classes of one (named) supercategory, weight 1; a supercategory of
+                        all classes is none
     co_occurs           weight P(an image of dst also has src), counted over images; absent where never
 
     No self-loops; edges sorted by (src, dst). InputError where that gives no edge. Derive it from training data only.
     """
     count = len(dataset.classes)
     groups = np.array(dataset.supercategories, dtype=object)
+    for group in set(dataset.supercategories):
+        # Ties of all to all say nothing. Roboflow names its project so, as every class's group and as one more class.
+        if all(found == group or name == group for name, found in zip(dataset.classes, groups, strict=True)):
+            groups[groups == group] = ""
     same = (groups[:, None] == groups[None, :]) & (groups != "")[:, None]
     together = np.zeros((count, count), dtype=np.int64)  # images that have both; the diagonal, images that have one
     for labels in dataset.image_labels():

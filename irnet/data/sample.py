@@ -3,26 +3,19 @@
 No data set's own layout or file format belongs here.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
-
-from irnet.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # "left_" and "right_" anywhere a word begins (so never in "bright_"), "left " and "right " at the front only.
 _SIDE = re.compile(r"(?<![^\W_])(?:left|right)(?=_)|^(?:left|right)(?= )")
-# What Pillow raises for damaged files; the last, for a header that claims a monstrous size.
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass
@@ -78,25 +71,6 @@ class Batch:
             images, names = self.images[start : start + size], self.names[start : start + size]
             pieces.append(Batch(images, self.boxes[rows], ptr - ptr[0], self.labels[rows], names, self.kinds[rows]))
         return pieces
-
-
-def read_image(path: str | os.PathLike) -> Tensor:
-    """The image in `path` as uint8 [3, H, W], RGB whatever its mode. InputError where it cannot be decoded.
-
-    An EXIF orientation is not applied: annotated boxes are in the pixels as stored, so turning the image would
-    part it from its boxes.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255, i.e. to white
-                image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-            pixels = np.array(image.convert("RGB"))
-    except FileNotFoundError:
-        raise InputError(path, "no such image file", "check the path") from None
-    except _PILLOW_ERRORS as error:
-        reason = " ".join(str(error).split())
-        raise InputError(path, f"not a readable image ({reason})", "fetch the file again or leave it out") from None
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def resized_size(height: int, width: int, short: int | None, long: int | None) -> tuple[int, int]:

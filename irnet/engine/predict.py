@@ -1,5 +1,7 @@
 """Prediction: one image, its boxes and a model, to a `Reasoning` that the report can draw."""
 
+import logging
+import os
 from pathlib import Path
 
 import torch
@@ -7,19 +9,111 @@ import torch
 from .. import files
 from ..backbone import STRIDE
 from ..config import DataConfig
+from ..data.boxes import Boxes, check_boxes
+from ..data.images import read_header, read_image
 from ..data.sample import Sample, collate, prepare
+from ..errors import InputError
 from ..model import IRNet
-from ..report.draw import Reasoning, annotate
+from ..report.draw import Reasoning, annotate_pages
 from .setup import sizes
+
+log = logging.getLogger("irnet")
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # of pictures, by the end of their name
+TAIL = 100  # bytes of an image's name in that of its picture: folders and names in CJK outgrow a file's name
 
 
 def draw(folder: Path, model: IRNet, dataset, config: DataConfig, count: int) -> None:
-    """An annotated PNG of each of the data set's first `count` images, named after the image."""
+    """Annotated PNGs of each of the data set's first `count` images, named after the image."""
     for index in range(min(count, len(dataset))):
         sample = dataset[index]
-        picture = annotate(explain(model, sample, dataset.classes, **sizes(config)))
-        name = "_".join(Path(sample.name).with_suffix(".png").parts)
-        files.write_with(folder / name, lambda path, picture=picture: picture.save(path, format="PNG"))
+        reasoning = explain(model, sample, dataset.classes, **sizes(config))
+        save_pages(folder / picture_name(index, sample.name), reasoning)
+
+
+def picture_name(index: int, name: str) -> str:
+    """A file name for the picture of image `index`: its number and the end of its name, which may be any text."""
+    stem = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in os.path.splitext(name)[0])
+    tail = stem.encode(errors="replace")[-TAIL:].decode(errors="ignore").lstrip("._")
+    return f"{index + 1:06d}_{tail}.png"
+
+
+def picture_paths(images: list[Path], output: str | None) -> list[Path]:
+    """Where the picture of each image goes: the file `output`, or into a folder. InputError where that is no picture.
+
+    Without `output`, and in a folder, one image gives NAME.irnet.png and several are numbered.
+    """
+    if len(images) > 1 or output is None or Path(output).is_dir():
+        folder = Path(output or ".")
+        if len(images) > 1 and folder.suffix.lower() in FORMATS:
+            raise InputError("--output", f"{output} is one picture for {len(images)} images", "name a folder")
+        names = [picture_name(i, image.name) for i, image in enumerate(images)]
+        return [folder / (name if len(images) > 1 else f"{name[7:-4]}.irnet.png") for name in names]
+    picture = Path(output)
+    if picture.suffix.lower() not in FORMATS:
+        raise InputError("--output", f"{output} is no picture's name", "let it end in .png or .jpg")
+    if picture.exists() and any(image.exists() and picture.samefile(image) for image in images):
+        raise InputError("--output", f"{output} is the image itself", "choose another name")
+    return [picture]
+
+
+def explain_given(model: IRNet, image: Path, given: Boxes, classes: list[str], config: DataConfig) -> Reasoning:
+    """The reasoning on an image file and the boxes that the user gives for it, whose classes nobody knows."""
+    pixels = read_image(image, annotated=given.annotated, orientation=config.orientation, max_pixels=config.max_pixels)
+    header = read_header(image, config.max_pixels)
+    if header.orientation != 1:
+        turned = header.is_turned(config.orientation, given.annotated)
+        sizes_of = [f"{width} x {height}" for width, height in (header.size(turned), header.size(not turned))]
+        how = ("as viewers turn it", "stored") if turned else ("as stored", "turned")
+        log.warning(
+            "%s: boxes are read in pixels of the image %s, %s; its EXIF orientation is %d; data.orientation=%s reads "
+            "them in the image of %s",
+            *(image, how[0], sizes_of[0], header.orientation, how[1], sizes_of[1]),
+        )
+    boxes = check_boxes(given.boxes, pixels.shape[1], pixels.shape[2], given.where)
+    sample = Sample(pixels, boxes, torch.zeros(len(boxes), dtype=torch.int64), image.name)
+    reasoning = explain(model, sample, classes, **sizes(config))
+    reasoning.labels, reasoning.given = None, given.names
+    return reasoning
+
+
+def save_pages(picture: Path, reasoning: Reasoning) -> list[Path]:
+    """The pages of `annotate_pages` as PICTURE, PICTURE with .2 before its suffix, and so on; returns their paths."""
+    paths = []
+    for number, page in enumerate(annotate_pages(reasoning), 1):
+        path = picture if number == 1 else picture.with_suffix(f".{number}{picture.suffix}")
+        save = lambda place, page=page: page.save(place, format=FORMATS[picture.suffix.lower()], quality=92)  # noqa: E731
+        files.write_with(path, save)
+        paths.append(path)
+    return paths
+
+
+def as_plain(reasoning: Reasoning) -> list[dict]:
+    """What the model made of each box, as values that JSON can hold."""
+    answers = []
+    for index, box in enumerate(reasoning.boxes.tolist()):
+        name, score = reasoning.answer(index)
+        best = reasoning.scores[:, index].argmax(axis=1).tolist()
+        top = reasoning.final[index].argsort()[::-1][:5].tolist()
+        answers.append(
+            {
+                "box": box,
+                "given": reasoning.given[index] if reasoning.given else None,
+                "class": name,
+                "score": round(score, 6),
+                "top": [
+                    {"class": reasoning.classes[c], "score": round(float(reasoning.final[index, c]), 6)} for c in top
+                ],
+                "steps": {
+                    step: {
+                        "class": reasoning.classes[c],
+                        "score": round(float(reasoning.scores[k, index, c]), 6),
+                        "attention": round(float(reasoning.attention[k, index]), 6),
+                    }
+                    for k, (step, c) in enumerate(zip(reasoning.steps, best, strict=True))
+                },
+            }
+        )
+    return answers
 
 
 @torch.no_grad()

@@ -85,7 +85,7 @@ def log_file(path: Path) -> Iterator[None]:
     """Copy the log into a file while the run lasts."""
     with files.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = _LogFile(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(min(log.level or logging.INFO, logging.INFO))

@@ -15,6 +15,7 @@ from irnet_kernels import EdgeSet
 from ..config import Config, DataConfig, ModelConfig
 from ..data.coco import CocoDataset
 from ..data.graphs import ClassGraph, derive_class_graph, load_class_graph
+from ..data.layouts import Share, choose_split
 from ..errors import InputError
 from ..graph import EDGE_TENSORS
 from ..model import IRNet
@@ -24,17 +25,25 @@ CHANGED = "it is damaged or was changed by hand: take another one"
 OF_CLASSES = ("classifier.", "map_logits.", "class_features")
 DATA_TENSORS = (*("graph." + name for name in EDGE_TENSORS), "graph.word_vectors")  # which come from the data
 log = logging.getLogger("irnet")
-SPLITS = {"coco": ("train2017", "val2017"), "scenes": ("train", "val")}
 
 
-def open_dataset(config: DataConfig, part: str) -> CocoDataset:
+def open_dataset(config: DataConfig, part: str, require_images: bool = True) -> CocoDataset:
     """The training ("train") or held-out ("val") part of the configured data set."""
     if not config.root:
         raise InputError("--data-root", "is not given", "name the folder of the data set")
-    train, val = SPLITS[config.name]
-    if part == "train":
-        return CocoDataset(config.root, config.train_split or train, max_regions=config.max_regions or None)
-    return CocoDataset(config.root, config.val_split or val)
+    split, shared = choose_split(Path(config.root), part, config.train_split, config.val_split)
+    data = CocoDataset(
+        config.root,
+        split,
+        max_regions=(config.max_regions or None) if part == "train" else None,
+        share=Share(part == "val", config.val_share, config.split_seed) if shared else None,
+        orientation=config.orientation,
+        max_pixels=config.max_pixels,
+        require_images=require_images,
+    )
+    if require_images:
+        data.warn_of_turned_images()
+    return data
 
 
 def sizes(config: DataConfig) -> dict[str, int | None]:

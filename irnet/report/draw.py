@@ -2,18 +2,21 @@
 
 import colorsys
 import math
-import unicodedata
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
+from .fonts import Typeface, typeface
+
 Colour = tuple[int, int, int]
 
 PANEL_WIDTH = 900  # narrowest annotated picture: below this the panel's columns no longer fit
 OVERLAY_WIDTH = 480
+PAGE_BOXES = 100  # on one page
 LONGEST_SIDE = 2400  # larger images are shrunk, so that a picture stays something one can open and mail
 MODULE_COLOURS: dict[str, Colour] = {"conv": (128, 128, 128), "local": (43, 122, 210), "global": (222, 116, 14)}
 _PAPER, _INK, _FAINT, _WRONG = (255, 255, 255), (24, 26, 30), (112, 117, 125), (190, 30, 30)
@@ -35,6 +38,8 @@ class Reasoning:
     labels     int64 [R], the true classes where known, else None
     kinds      R strings, or empty
     variant    the model's name: "conv", "local", "global" or "full"
+    given      R names that the user gave the boxes, "" for none; or empty
+    first      the number of the first box, where the boxes are a part of `total`, less one
 
     Raises ValueError where the shapes do not fit each other.
     """
@@ -51,6 +56,9 @@ class Reasoning:
     labels: np.ndarray | None = None
     kinds: list[str] = field(default_factory=list)
     variant: str = ""
+    given: list[str] = field(default_factory=list)
+    first: int = 0
+    total: int | None = None
 
     def __post_init__(self):
         self.image = np.ascontiguousarray(self.image)
@@ -61,6 +69,7 @@ class Reasoning:
         self.labels = None if self.labels is None else np.asarray(self.labels, np.int64)
         self.memory = None if self.memory is None else np.asarray(self.memory, np.float32)
         regions, steps, classes = len(self.boxes), len(self.steps), len(self.classes)
+        self.total = regions if self.total is None else self.total
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8 or self.image.size == 0:
             raise ValueError(f"image must be uint8 [H, W, 3] and not empty, got {self.image.dtype} {self.image.shape}")
         for name, shape in [
@@ -72,8 +81,10 @@ class Reasoning:
             array = getattr(self, name)
             if array is not None and array.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-        if self.kinds and len(self.kinds) != regions:
-            raise ValueError(f"kinds must be empty or name all {regions} regions, got {len(self.kinds)}")
+        for name in ("kinds", "given"):
+            values = getattr(self, name)
+            if values and len(values) != regions:
+                raise ValueError(f"{name} must be empty or name all {regions} regions, got {len(values)}")
         if self.memory is not None and (self.memory.ndim != 3 or self.memory.size == 0):
             raise ValueError(f"memory must be [M, h, w] and not empty, got {self.memory.shape}")
 
@@ -128,18 +139,44 @@ def module_mass(reasoning: Reasoning) -> dict[str, np.ndarray]:
     return {m: reasoning.attention[[n == m for n in names]].sum(axis=0) for m in dict.fromkeys(names)}
 
 
+def annotate_pages(reasoning: Reasoning) -> Iterator[Image.Image]:
+    """One or more pages as `annotate` draws them, each with at most PAGE_BOXES of the boxes."""
+    for start in range(0, max(1, len(reasoning.boxes)), PAGE_BOXES):
+        yield annotate(part(reasoning, start, start + PAGE_BOXES))
+
+
+def part(reasoning: Reasoning, start: int, stop: int) -> Reasoning:
+    """The boxes `start` to `stop` alone, which keep their numbers."""
+    r, which = reasoning, slice(start, stop)
+    return replace(
+        r,
+        boxes=r.boxes[which],
+        scores=r.scores[:, which],
+        attention=r.attention[:, which],
+        final=r.final[which],
+        labels=None if r.labels is None else r.labels[which],
+        kinds=r.kinds[which],
+        given=r.given[which],
+        first=r.first + start,
+        total=r.total,
+    )
+
+
 def annotate(reasoning: Reasoning) -> Image.Image:
     """The image with its boxes and answers, and under it a panel with one row per box.
 
-    A row holds the box's number, the final class and score (with the true class where it is known and another),
-    the attention over the steps and the trail of answers. Small images are enlarged by a whole factor and very
-    large ones shrunk; the panel grows with the number of boxes and never leaves one out.
+    A row holds the box's number, the final class and score (with the true class where it is known and another, and
+    the name that the user gave), the attention over the steps and the trail of answers. Small images are enlarged by
+    a whole factor and very large ones shrunk; the panel grows with the number of boxes and never leaves one out.
     """
+    face = typeface([*reasoning.classes, *reasoning.given])
+    given = [face.plain(name) for name in reasoning.given]
+    reasoning = replace(reasoning, classes=face.names(reasoning.classes), given=given)
     picture, scale = _scaled(reasoning.image, PANEL_WIDTH)
     width = max(picture.width, PANEL_WIDTH)
     size = round(15 * (1 + (width / PANEL_WIDTH - 1) * 0.6))  # larger pictures are mostly looked at shrunk
-    _draw_boxes(picture, reasoning, scale, size)
-    panel = _panel(reasoning, width, size)
+    _draw_boxes(picture, reasoning, scale, size, face)
+    panel = _panel(reasoning, width, size, face)
     page = Image.new("RGB", (width, picture.height + panel.height), _PAPER)
     page.paste(picture, ((width - picture.width) // 2, 0))
     page.paste(panel, (0, picture.height))
@@ -211,13 +248,8 @@ def attention_overlay(reasoning: Reasoning) -> Image.Image:
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=size)
-
-
-def _plain(text: str) -> str:
-    """`text` in the characters the bundled font has (ASCII); accents are dropped, anything else becomes "?"."""
-    letters = [c for c in unicodedata.normalize("NFKD", " ".join(text.split())) if not unicodedata.combining(c)]
-    return "".join(c if " " <= c <= "~" else "?" for c in letters)
+    """For texts of our own, which are ASCII."""
+    return typeface([]).font(size)
 
 
 def _scaled(image: np.ndarray, width: int) -> tuple[Image.Image, float]:
@@ -289,7 +321,7 @@ def _bar(draw: ImageDraw.ImageDraw, box, shares: np.ndarray, palette: np.ndarray
                 draw.text(((left + right) / 2, (y1 + y2) / 2), text, font=font, fill=_on(colour), anchor="mm")
 
 
-def _draw_boxes(picture: Image.Image, reasoning: Reasoning, scale: float, size: int) -> None:
+def _draw_boxes(picture: Image.Image, reasoning: Reasoning, scale: float, size: int, face: Typeface) -> None:
     draw, regions = ImageDraw.Draw(picture), len(reasoning.boxes)
     if regions == 0:
         font = _font(size)
@@ -299,10 +331,10 @@ def _draw_boxes(picture: Image.Image, reasoning: Reasoning, scale: float, size: 
     boxes = _pixel_boxes(reasoning.boxes, scale, picture.size)
     line = max(1, round(size / 6)) if regions <= 40 else max(1, round(size / 10))
     for r in sorted(range(regions), key=lambda r: -_area(boxes[r])):
-        _outline(draw, boxes[r], _box_colour(r), line)
-    font = _font(size if regions <= 40 else max(11, round(size * 0.75)))
+        _outline(draw, boxes[r], _box_colour(reasoning.first + r), line)
+    font = face.font(size if regions <= 40 else max(11, round(size * 0.75)))
     for r, (text, place) in _place_labels(reasoning, boxes, picture.size, font).items():
-        colour = _box_colour(r)
+        colour = _box_colour(reasoning.first + r)
         draw.rectangle(place, fill=colour, outline=(0, 0, 0))
         middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
         draw.text(middle, text, font=font, fill=_on(colour), anchor="mm")
@@ -318,10 +350,10 @@ def _place_labels(reasoning: Reasoning, boxes, size: tuple[int, int], font) -> d
     taken, result = np.zeros((0, 4)), {}
     for r in sorted(range(len(boxes)), key=lambda r: _area(boxes[r])):
         name, score = reasoning.answer(r)
-        name = _plain(name)
         name = name if len(name) <= 24 else f"{name[:22]}.."
         best = None
-        for text in (f"{r + 1} {name} {score:.2f}", f"{r + 1}"):
+        number = reasoning.first + r + 1
+        for text in (f"{number} {name} {score:.2f}", f"{number}"):
             places = _candidates(boxes[r], math.ceil(font.getlength(text)) + 8, height, size)
             covered = _overlap(places, taken)
             others = _overlap(places, np.delete(everything, r, axis=0)) if len(boxes) <= 100 else 0.0
@@ -360,7 +392,7 @@ def _overlap(places: np.ndarray, others: np.ndarray) -> np.ndarray:
 def _wrap(text: str, font, width: float) -> list[str]:
     """`text` in lines of at most `width` pixels; a word longer than a line is broken, nothing is cut away."""
     lines, line = [], ""
-    for word in _plain(text).split(" "):
+    for word in text.split(" "):
         joined = f"{line} {word}" if line else word
         if font.getlength(joined) <= width:
             line = joined
@@ -375,9 +407,9 @@ def _wrap(text: str, font, width: float) -> list[str]:
     return [*lines, line]
 
 
-def _panel(reasoning: Reasoning, width: int, size: int) -> Image.Image:
+def _panel(reasoning: Reasoning, width: int, size: int, face: Typeface) -> Image.Image:
     """The table under the annotated image: a legend, then a row per box as high as its longest cell."""
-    font, small = _font(size), _font(round(size * 0.85))
+    font, small = face.font(size), face.font(round(size * 0.85))
     pad, step = round(size * 0.8), round(size * 1.3)
     regions = len(reasoning.boxes)
     if regions == 0:
@@ -385,25 +417,16 @@ def _panel(reasoning: Reasoning, width: int, size: int) -> Image.Image:
         note = "There are no boxes to name in this image."
         ImageDraw.Draw(panel).text((pad, pad), note, font=font, fill=_INK)
         return panel
-    number = round(font.getlength(str(regions))) + size
+    number = round(font.getlength(str(reasoning.total))) + size
     edges = [pad, pad + number + pad, *(pad + number + round(width * share) for share in (0.22, 0.47))]
     widths = [edges[1] - edges[0] - pad, edges[2] - edges[1] - pad, edges[3] - edges[2] - pad, width - edges[3] - pad]
 
-    rows = []
-    for r in range(regions):
-        name, score = reasoning.answer(r)
-        truth = reasoning.truth(r)
-        lines = [(line, _INK) for line in _wrap(f"{name}  {score:.2f}", font, widths[1])]
-        if truth is not None and truth != name:
-            lines += [(line, _WRONG) for line in _wrap(f"wrong, truly {truth}", font, widths[1])]
-        changes = _changes(reasoning, r, "->")
-        told = [(line, _INK) for change in changes for line in _wrap(change, font, widths[3])]
-        told = told or [("no change", _FAINT)]
-        rows.append((lines, told, step * max(len(lines), len(told)) + round(size * 0.5)))
-
+    rows = _panel_rows(reasoning, widths, font, size, step)
     colours = [_step_colour(name, reasoning.steps) for name in reasoning.steps]
-    title = f"{regions} box{'es' if regions > 1 else ''}"
-    title += f", variant {_plain(reasoning.variant)}" if reasoning.variant else ""
+    title = f"{reasoning.total} box{'es' if reasoning.total > 1 else ''}"
+    if regions < reasoning.total:
+        title = f"boxes {reasoning.first + 1} to {reasoning.first + regions} of {reasoning.total}"
+    title += f", variant {reasoning.variant}" if reasoning.variant else ""
     legend = _legend_rows(list(zip(reasoning.steps, colours, strict=True)), small, width - 2 * pad)
     head = pad + step + len(legend) * step + pad + step
     panel = Image.new("RGB", (width, head + sum(height for *_, height in rows) + pad), _PAPER)
@@ -419,9 +442,15 @@ def _panel(reasoning: Reasoning, width: int, size: int) -> Image.Image:
     y = head
     for r, (lines, told, height) in enumerate(rows):
         draw.line((pad, y, width - pad, y), fill=(222, 224, 228))
-        top, colour = y + round(size * 0.25), _box_colour(r)
+        top, colour = y + round(size * 0.25), _box_colour(reasoning.first + r)
         draw.rectangle((edges[0], top, edges[0] + number, top + step - 3), fill=colour, outline=_INK)
-        draw.text((edges[0] + number / 2, top + (step - 3) / 2), str(r + 1), font=font, fill=_on(colour), anchor="mm")
+        draw.text(
+            (edges[0] + number / 2, top + (step - 3) / 2),
+            str(reasoning.first + r + 1),
+            font=font,
+            fill=_on(colour),
+            anchor="mm",
+        )
         for x, cell in ((edges[1], lines), (edges[3], told)):
             for i, (line, ink) in enumerate(cell):
                 draw.text((x, top + i * step), line, font=font, fill=ink)
@@ -431,16 +460,34 @@ def _panel(reasoning: Reasoning, width: int, size: int) -> Image.Image:
     return panel
 
 
+def _panel_rows(reasoning: Reasoning, widths: list[float], font, size: int, step: int) -> list[tuple[list, list, int]]:
+    """For each box the lines of its answer, with their colours, those of what changed, and the row's height."""
+    rows = []
+    for r in range(len(reasoning.boxes)):
+        name, score = reasoning.answer(r)
+        truth = reasoning.truth(r)
+        lines = [(line, _INK) for line in _wrap(f"{name}  {score:.2f}", font, widths[1])]
+        if truth is not None and truth != name:
+            lines += [(line, _WRONG) for line in _wrap(f"wrong, truly {truth}", font, widths[1])]
+        if reasoning.given and reasoning.given[r]:
+            lines += [(line, _FAINT) for line in _wrap(f"given: {reasoning.given[r]}", font, widths[1])]
+        changes = _changes(reasoning, r, "->")
+        told = [(line, _INK) for change in changes for line in _wrap(change, font, widths[3])]
+        told = told or [("no change", _FAINT)]
+        rows.append((lines, told, step * max(len(lines), len(told)) + round(size * 0.5)))
+    return rows
+
+
 def _legend_rows(
     entries: list[tuple[str, Colour | None]], font, width: int
 ) -> list[list[tuple[str, Colour | None, int]]]:
     """Legend entries in rows no wider than `width`, each with its own width; one without a colour is a heading."""
     rows, used = [[]], 0
     for name, colour in entries:
-        need = round(font.getlength(_plain(name)) + (2.2 if colour else 0.8) * font.size)
+        need = round(font.getlength(name) + (2.2 if colour else 0.8) * font.size)
         if rows[-1] and used + need > width:
             rows, used = [*rows, []], 0
-        rows[-1].append((_plain(name), colour, need))
+        rows[-1].append((name, colour, need))
         used += need
     return rows
 

@@ -302,6 +302,14 @@ def test_sweeps_over_regions_and_images(name, images, regions):
 
 
 @each_case
+@pytest.mark.parametrize("size", ["regions", "features", "classes", "edges"])
+def test_no_size_is_too_small_to_set_up(name, size):
+    """A sweep's sizes start at 0."""
+    if size in CASES[name].shapes["gate"]:
+        assert all(tensor.isfinite().all() for tensor in work(name, **{size: 0}).leaves)
+
+
+@each_case
 def test_only_the_unlike_are_not_checked_in_float64(name):
     """PyG knows no edge weights; a matrix product is none of the operators."""
     wanted = {case: {"matrix product"} for case in ("conv_gru", "propagate", "propagate_regions")}

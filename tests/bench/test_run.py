@@ -9,6 +9,7 @@ import torch
 
 from irnet.bench import machine, records, run
 from irnet.bench.case import cases
+from irnet.cli import main
 from irnet.errors import InputError
 
 CASES = """
@@ -217,3 +218,43 @@ def test_an_allocation_beyond_the_machine_is_reported(irnet, case_file, tmp_path
         pytest.skip(f"this machine has {available // 2**20} GiB free: the test allocates 64")
     process = irnet.run([*words, "--output", tmp_path / "r.jsonl"], code=1)
     assert "oom" in process.out
+
+
+def test_a_lost_device_is_recorded_and_another_process_goes_on(tmp_path, monkeypatch):
+    output, started, real = tmp_path / "r.jsonl", [], run.measure
+
+    def lost(case, *arguments):
+        if not started:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return real(case, *arguments)
+
+    words = ["bench", "kernels", "--device", "cpu", "--seconds", "0", "--dtype", "float32", "--mode", "forward"]
+    words += [
+        "--output",
+        str(output),
+        "--filter",
+        "segment",
+        "--sweep",
+        "regions=2",
+        "--without",
+        "torch.compile",
+        "--fresh",
+    ]
+    monkeypatch.setattr(run, "measure", lost)
+    monkeypatch.setattr("sys.argv", ["irnet", *words])
+
+    def another_process(program, command):
+        started.append(command)
+        raise SystemExit(main(command[3:]))
+
+    monkeypatch.setattr("os.execv", another_process)
+    with pytest.raises(SystemExit):
+        main(words)
+    (command,) = started
+    assert command[1:3] == ["-m", "irnet.cli"] and command[3:] == words[:-1], "not afresh"
+    found = records.read(output)
+    assert len({record.run for record in found}) == 1
+    assert [record.reason for record in found if record.case == "segment_matmul"] == [
+        "the device is lost: CUDA error: an illegal memory access was encountered"
+    ]
+    assert all(record.status == "ok" for record in found if record.case == "segment_outer" and not record.peer)

@@ -118,6 +118,21 @@ def test_derive():
     assert [part.dtype for part in graph.relations["co_occurs"]] == [torch.int64, torch.int64, torch.float32]
 
 
+@pytest.mark.parametrize(
+    ("classes", "groups"),
+    [
+        (["cells", "RBC", "WBC"], ["", "cells", "cells"]),  # as Roboflow writes it
+        (["cells", "RBC", "WBC"], ["cells", "cells", "cells"]),
+        (["RBC", "WBC", "platelet"], ["cells", "cells", "cells"]),
+    ],
+)
+def test_a_supercategory_of_all_classes_is_none(classes, groups):
+    graph = derive_class_graph(Labelled(classes, groups, [[0, 1]]))
+    assert edges(graph, "same_supercategory") == [] and len(edges(graph, "co_occurs")) == 2
+    with pytest.raises(InputError, match="no two classes share"):
+        derive_class_graph(Labelled(classes, groups, [[0]]))
+
+
 def test_derived_graph_survives_the_file(tmp_path):
     graph = derive_class_graph(Labelled(CLASSES, ["", "", ""], [[0, 1], [0], [0, 2], [0, 1, 2]]))
     assert edges(graph, "same_supercategory") == []  # classes without a supercategory share none

@@ -56,7 +56,7 @@ def test_limit_batches_and_vis(trained, tmp_path, capsys):
     results = run_eval(trained, tmp_path, "-b", "1", "--limit-batches", "3", "--vis", "2")
     assert results["images"] == 3
     pictures = sorted((tmp_path / "vis").iterdir())
-    assert [p.name for p in pictures] == ["000001.png", "000002.png"]
+    assert [p.name for p in pictures] == ["000001_000001.png", "000002_000002.png"]
     for path in pictures:
         with Image.open(path) as picture:
             assert picture.format == "PNG" and picture.width >= 900

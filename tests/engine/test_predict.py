@@ -1,7 +1,10 @@
 """Prediction on one image: what is printed and drawn, and every box that is refused."""
 
+import io
+import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +12,8 @@ import torch
 from PIL import Image
 
 from irnet.cli import main
-from irnet.data.sample import Sample, read_image
+from irnet.data.images import read_image
+from irnet.data.sample import Sample
 from irnet.engine import checkpoint, predict
 from irnet.engine.setup import open_dataset, restore_model
 
@@ -135,3 +139,111 @@ def test_names_with_folders_do_not_collide(model, scenes_root, tmp_path):
     config.root = str(root)
     predict.draw(tmp_path / "vis", model, open_dataset(config, "val"), config, 99)
     assert len(list((tmp_path / "vis").iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd.png", "../../up.png", "a\\..\\b.jpg", "a:b\n\0c.png", "機" * 200 + ".png", ".png", "..", "con"],
+)
+def test_names_of_pictures_stay_in_their_folder_and_fit(name):
+    found = predict.picture_name(3, name)
+    assert found.startswith("000004_") and found.endswith(".png") and len(found.encode()) <= 120
+    assert not set(found) & set("/\\:\n\0") and found != predict.picture_name(4, name)
+
+
+def test_several_images_with_boxes_in_cocos_format(trained, scenes_root, tmp_path, capsys):
+    images = sorted(scenes_root.rglob("*val/*.png"))[:2]
+    table = json.loads((scenes_root / "annotations/instances_val.json").read_text())
+    words = ["predict", *images, "--checkpoint", trained, "--output", tmp_path / "out", "--json"]
+    boxes = scenes_root / "annotations/instances_val.json"
+    assert main([str(word) for word in [*words, "--boxes", boxes]]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = {row["id"]: row["name"] for row in table["categories"]}
+    for image, answer in zip(images, answers, strict=True):
+        (number,) = [row["id"] for row in table["images"] if row["file_name"] == image.name]
+        rows = [row for row in table["annotations"] if row["image_id"] == number]
+        assert answer["image"] == str(image) and [Path(p).exists() for p in answer["pictures"]] == [True]
+        assert [region["given"] for region in answer["regions"]] == [names[row["category_id"]] for row in rows]
+        for region, row in zip(answer["regions"], rows, strict=True):
+            x, y, width, height = row["bbox"]
+            assert region["box"] == pytest.approx([x, y, x + width, y + height], abs=1e-3)
+            assert region["class"] == region["top"][0]["class"] and region["score"] == region["top"][0]["score"]
+            assert sum(step["attention"] for step in region["steps"].values()) == pytest.approx(1, abs=1e-4)
+    detections = [{"image_id": i + 1, "category_id": 3, "bbox": [5, 6, 30, 20 + i], "score": 0.9} for i in (0, 0, 1)]
+    (tmp_path / "results.json").write_text(json.dumps(detections))
+    assert main([str(word) for word in [*words, "--boxes", tmp_path / "results.json"]]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [[region["box"] for region in answer["regions"]] for answer in answers] == [
+        [[5, 6, 35, 26], [5, 6, 35, 26]],
+        [[5, 6, 35, 27]],
+    ]
+    assert answers[0]["regions"][0]["given"] == "category 3"
+
+
+def test_boxes_for_other_images_are_refused(trained, scenes_root, refused, tmp_path):
+    images = sorted(scenes_root.rglob("*val/*.png"))[:2]
+    (tmp_path / "boxes.txt").write_text("1 2 30 40")
+    words = ["predict", *images, "--checkpoint", trained, "--boxes", tmp_path / "boxes.txt"]
+    refused(words, "--boxes", "1 files are given for 2 images", "repeat --boxes")
+    refused([*words, "--boxes", tmp_path / "boxes.txt", "--output", "x.png"], "x.png is one picture for 2 images")
+    (tmp_path / "results.json").write_text('[{"image_id": 77, "category_id": 1, "bbox": [1, 2, 3, 4]}]')
+    words = ["predict", *images, "--checkpoint", trained, "--boxes", tmp_path / "results.json"]
+    refused(words, "results.json", "has no detection whose image_id is 000001")
+
+
+def test_names_that_the_user_gives_are_shown(trained, image, tmp_path, capsys):
+    (tmp_path / "boxes.json").write_text(
+        '[{"box": [1, 2, 30, 40], "name": "mug"}, {"box": [5, 6, 70, 80], "name": "x"}]'
+    )
+    pictures = []
+    for names in ("mug", "jug"):
+        text = (tmp_path / "boxes.json").read_text().replace("mug", names)
+        (tmp_path / "boxes.json").write_text(text)
+        output = tmp_path / f"{names}.png"
+        assert main(arguments(image, tmp_path / "boxes.json", trained, "--output", output)) == 0
+        assert f"; given as {names})" in capsys.readouterr().out.splitlines()[0]
+        pictures.append(np.asarray(Image.open(output)))
+    assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).any()
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.JPEG"])
+def test_a_jpeg_is_one(name, trained, image, tmp_path):
+    (tmp_path / "boxes.txt").write_text("1 2 30 40")
+    assert main(arguments(image, tmp_path / "boxes.txt", trained, "--output", tmp_path / name)) == 0
+    with Image.open(tmp_path / name) as picture:
+        assert picture.format == "JPEG" and picture.width >= 900
+
+
+def test_many_boxes_make_pages(trained, image, tmp_path, capsys):
+    (tmp_path / "boxes.txt").write_text("1 2 30 40\n" * 205)
+    assert main(arguments(image, tmp_path / "boxes.txt", trained, "--output", tmp_path / "x.png")) == 0
+    pages = [tmp_path / name for name in ("x.png", "x.2.png", "x.3.png")]
+    assert capsys.readouterr().out.splitlines()[-3:] == list(map(str, pages))
+    heights = [Image.open(page).height for page in pages]
+    assert heights[0] == heights[1] > heights[2] and max(heights) < 8000
+
+
+def test_turned_photographs_say_in_which_pixels_boxes_are_read(trained, refused, tmp_path, caplog):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for suffix in ("jpg", "png"):
+        Image.new("RGB", (64, 48), (90, 20, 20)).save(tmp_path / f"photo.{suffix}", exif=exif)
+        (tmp_path / "boxes.txt").write_text("5 5 30 60")  # fits the image as viewers show it
+        words = arguments(tmp_path / f"photo.{suffix}", tmp_path / "boxes.txt", trained, "--output", tmp_path / "x.png")
+        refused(words, "reaches outside the image", "64 x 48")
+        assert "as stored, 64 x 48; its EXIF orientation is 6; data.orientation=turned reads" in caplog.text
+        assert main([*words, "data.orientation=turned"]) == 0
+        assert "as viewers turn it, 48 x 64" in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_no_name_ends_a_command(encoding, trained, image, tmp_path, monkeypatch):
+    (tmp_path / "boxes.json").write_text(
+        json.dumps([{"box": [1, 2, 30, 40], "name": "\u8336\u676f \ud83d\ude00 \udc80"}])
+    )
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", out)
+    assert main(arguments(image, tmp_path / "boxes.json", trained, "--output", tmp_path / "x.png")) == 0
+    out.flush()
+    text = out.buffer.getvalue().decode(encoding)
+    assert ("\u8336" if encoding == "utf-8" else "\\u8336") in text and "\\udc80" in text

@@ -1,6 +1,9 @@
 """Fixtures of the operator tests."""
 
+import os
+
 import pytest
+import torch
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if any(isinstance(value, str) and value == "cuda" for value in parameters):
             item.add_marker(pytest.mark.gpu)
     items.sort(key=lambda item: ("test_contract" not in item.nodeid, "fuzz" in item.nodeid))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A kernel that leaves its process without a GPU would fail all tests after it: a worker of pytest-xdist ends then,
+    and is replaced by another."""
+    if report.failed and "gpu" in report.keywords and "PYTEST_XDIST_WORKER" in os.environ:
+        try:
+            torch.cuda.synchronize()
+        except torch.AcceleratorError:
+            os._exit(3)

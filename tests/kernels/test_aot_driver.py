@@ -39,6 +39,13 @@ def test_a_launch_is_compiled_cached_and_noted(tmp_path):
     assert {".cubin", ".json"} <= kinds
 
 
+def test_what_is_linked_finds_a_real_driver_where_there_is_one(tmp_path):
+    """Libraries for the CPU name libcuda.so.1 as needed, else they would not load beside a real one."""
+    assert python("driver.install(); crop(torch.bfloat16, impl='triton')", tmp_path).returncode == 0
+    libraries = [path for path in map(Path, cached(tmp_path)) if path.suffix == ".so"]
+    assert libraries and all(b"libcuda.so.1\0" in path.read_bytes() for path in libraries)
+
+
 def test_another_process_compiles_nothing_again(tmp_path):
     code = "driver.install(); crop(torch.bfloat16, impl='triton')"
     assert python(code, tmp_path).returncode == 0

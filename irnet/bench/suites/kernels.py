@@ -82,7 +82,7 @@ def paste_mean(s: Setup) -> Work:
 def conv_gru(s: Setup) -> Work:
     """The update of the memory's patches, with gates of one channel."""
     c, patch = s.channels, (s.regions, s.channels, s.size, s.size)
-    kernels = [s.normal(o, c, 3, 3, scale=(9 * c) ** -0.5) for o in (c, c, 1, 1, 1, 1)]
+    kernels = [s.normal(o, c, 3, 3, scale=_unit(9 * c)) for o in (c, c, 1, 1, 1, 1)]
     # No leaves: the gradient of a single number is a sum that cancels, and the reference may hit it by chance.
     gate_biases = s.normal(2).split(1)
 
@@ -157,7 +157,7 @@ def propagate_regions(s: Setup) -> Work:
     nodes, weights = count * s.features, types * s.features**2
     forward = 2 * types * s.features * int(ptr.diff().square().sum()) + 2 * count * weights
     return Work(
-        [s.normal(count, s.features), s.normal(types, s.features, s.features, scale=s.features**-0.5)],
+        [s.normal(count, s.features), s.normal(types, s.features, s.features, scale=_unit(s.features))],
         implementations("propagate_regions", s.device, call) | peers.propagate_regions(s, boxes, ptr),
         bytes=modes((2 * nodes + weights) * b(s), (3 * nodes + 2 * weights) * b(s)),
         flops=modes(forward, 2 * forward),
@@ -181,7 +181,7 @@ def segment_matmul(s: Setup) -> Work:
         return irnet_kernels.segment_matmul(x, other, ptr, impl=impl)
 
     return Work(
-        [s.normal(count, s.classes, scale=s.classes**-0.5), s.normal(s.images, s.classes, s.features)],
+        [s.normal(count, s.classes, scale=_unit(s.classes)), s.normal(s.images, s.classes, s.features)],
         implementations("segment_matmul", s.device, call) | peers.segment_matmul(s, ptr),
         pace="loop over images",
         **segment_limits(s, count),
@@ -198,7 +198,7 @@ def segment_outer(s: Setup) -> Work:
         return irnet_kernels.segment_outer(x, y, ptr, impl=impl)
 
     return Work(
-        [s.normal(count, s.classes, scale=s.regions**-0.5), s.normal(count, s.features)],
+        [s.normal(count, s.classes, scale=_unit(s.regions)), s.normal(count, s.features)],
         implementations("segment_outer", s.device, call) | peers.segment_outer(s, ptr),
         pace="loop over images",
         **segment_limits(s, count),
@@ -243,7 +243,7 @@ def typed_graph(s: Setup, edges: EdgeSet) -> Work:
     nodes, weights, stored = s.nodes * s.features, s.types * s.features**2, count * (4 + b(s))
     forward = 2 * rows * s.features**2 + 2 * count * s.features
     return Work(
-        [s.normal(s.nodes, s.features), s.normal(s.types, s.features, s.features, scale=s.features**-0.5)],
+        [s.normal(s.nodes, s.features), s.normal(s.types, s.features, s.features, scale=_unit(s.features))],
         implementations("propagate", s.device, call) | peers.propagate(s, edges),
         bytes=modes((2 * nodes + weights) * b(s) + stored, (3 * nodes + 2 * weights) * b(s) + stored),
         flops=modes(forward, 2 * forward),
@@ -251,6 +251,11 @@ def typed_graph(s: Setup, edges: EdgeSet) -> Work:
         unit="edges",
         pace="sparse CSR loop",
     )
+
+
+def _unit(terms: int) -> float:
+    """The scale at which a sum of so many products keeps the size of its terms; a sweep may ask for none."""
+    return max(1, terms) ** -0.5
 
 
 def regions_on_map(s: Setup) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,12 +6,14 @@ of arguments, the compiler and its cache are Triton's own, the GPU is not there.
 runs a module as `python -m` does, with the Triton implementations taking CPU tensors, and prints how much was launched.
 What a kernel should have written stays whatever it was. With `pytest -p irnet_kernels.aot.driver` the reference answers
 after every launch, so that tests go on to their last one. The cache in TRITON_CACHE_DIR then serves a machine with such
-a GPU, with the same Python, PyTorch and Triton, and under the same absolute path, which the cache's own files name.
+a GPU, with the same Python, PyTorch and Triton, and under the same path: its __grp__*.json files hold absolute ones.
 """
 
 import contextlib
 import ctypes
+import functools
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -61,10 +63,10 @@ def install(capability: int = CAPABILITY, answer: bool = False) -> Launches:
     launches = Launches()
 
     class Utils(nvidia.CudaUtils):
-        """Compiled against a library of the driver that is empty, and cached like all else."""
+        """Compiled and cached like all else; what would ask the GPU is answered here."""
 
         def __init__(self):
-            with _empty_libcuda(triton):
+            with _stand_in_libcuda(triton):
                 super().__init__()
             self.get_device_properties = lambda device: PROPERTIES
             # The module, the function, its registers, its spills and its threads at most.
@@ -73,7 +75,7 @@ def install(capability: int = CAPABILITY, answer: bool = False) -> Launches:
     class Launcher(nvidia.CudaLauncher):
         def __init__(self, src, metadata):
             self.kernel = metadata.name
-            with _empty_libcuda(triton):
+            with _stand_in_libcuda(triton):
                 super().__init__(src, metadata)
 
         def __call__(self, x, y, z, *arguments, **options):
@@ -114,29 +116,32 @@ def pytest_configure(config) -> None:
 
 
 @contextlib.contextmanager
-def _empty_libcuda(triton) -> Iterator[None]:
+def _stand_in_libcuda(triton) -> Iterator[None]:
     """Within, Triton compiles and loads what it links to libcuda.so.1, where there is none."""
-    folder = _libcuda_folder()
-    flags = sys.getdlopenflags()
     with triton.knobs.nvidia.scope():
-        triton.knobs.nvidia.libcuda_path = folder
-        sys.setdlopenflags(os.RTLD_LAZY)  # its functions are looked for when they are called, and none is
-        try:
-            yield
-        finally:
-            sys.setdlopenflags(flags)
+        triton.knobs.nvidia.libcuda_path = _libcuda().name
+        yield
 
 
-def _libcuda_folder() -> str:
-    """A folder with an empty libcuda.so.1, which is loaded under that name."""
-    if not hasattr(_libcuda_folder, "path"):
-        holder = tempfile.TemporaryDirectory(prefix="irnet-libcuda-")
-        library = Path(holder.name) / "libcuda.so.1"
-        command = [os.environ.get("CC", "gcc"), "-shared", "-Wl,-soname,libcuda.so.1", "-x", "c", os.devnull]
-        subprocess.run([*command, "-o", str(library)], check=True)
-        ctypes.CDLL(str(library), mode=os.RTLD_GLOBAL | os.RTLD_NOW)
-        _libcuda_folder.path, _libcuda_folder.holder = holder.name, holder
-    return _libcuda_folder.path
+@functools.cache
+def _libcuda() -> tempfile.TemporaryDirectory:
+    """A folder with a libcuda.so.1 in which every function that Triton's driver names fails; it is loaded, too.
+
+    What is linked to it needs libcuda.so.1 by name, and so finds the real one on a machine with a GPU.
+    """
+    from triton.backends.nvidia import driver as nvidia
+
+    sources = Path(nvidia.__file__).parent
+    text = "".join(path.read_text() for path in (sources / "driver.c", sources / "driver.py"))
+    functions = "".join(
+        f"int {name}(void) {{ return 1; }}\n" for name in sorted(set(re.findall(r"\bcu[A-Z]\w+", text)))
+    )
+    folder = tempfile.TemporaryDirectory(prefix="irnet-libcuda-")
+    library = Path(folder.name) / "libcuda.so.1"
+    command = [os.environ.get("CC", "gcc"), "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-x", "c", "-"]
+    subprocess.run([*command, "-o", str(library)], input=functions, text=True, check=True)
+    ctypes.CDLL(str(library), mode=os.RTLD_GLOBAL | os.RTLD_NOW)
+    return folder
 
 
 def main() -> None:

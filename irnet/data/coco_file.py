@@ -1,0 +1,116 @@
+"""The tables of an annotation file in COCO's format, each value checked before it is used. Opens no image."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from irnet.errors import InputError
+
+CURE = "fetch the annotation file again, or correct the program that wrote it"
+_FORMAT = "use an annotation file of COCO's instances format"
+_INT64 = 2**63
+
+
+def read_tables(path: Path) -> dict[str, list[dict]]:
+    """The file's "images", "annotations" and "categories", each a list of dicts (the first and last not empty)."""
+    try:
+        tables = json.loads(path.read_bytes())  # bytes: json.loads knows UTF-8 with and without a mark, and UTF-16
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "check the file's permissions") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(path, f"not valid JSON ({error})", "fetch the file again; it may be cut short") from None
+    if not isinstance(tables, dict):
+        raise InputError(path, f"holds a JSON {type(tables).__name__}, not COCO's tables", _FORMAT)
+    for key in ("images", "annotations", "categories"):
+        rows = tables.get(key)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise InputError(path, f"has no list of {key}", _FORMAT)
+        if not rows and key != "annotations":
+            raise InputError(path, f"lists no {key}", _FORMAT)
+    return tables
+
+
+def integers(rows: list[dict], key: str, path: Path, what: str, default: int | None = None) -> np.ndarray:
+    """int64 [len(rows)]: `key` of every row, where whole floats count. InputError, naming the row, for anything else.
+
+    default  what a row without `key` has; None: it is an InputError
+    """
+    values = [row.get(key, default) for row in rows]
+    if set(map(type, values)) <= {int} and -_INT64 <= min(values, default=0) <= max(values, default=0) < _INT64:
+        return np.array(values, np.int64)
+    for i, value in enumerate(values):
+        whole = type(value) is int or (type(value) is float and value.is_integer())
+        if not whole or not -_INT64 <= value < _INT64:
+            name = row_name(rows, i, what)
+            if key not in rows[i]:
+                raise InputError(path, f"{name} has no {key}", CURE)
+            raise InputError(path, f"{name} has {key} = {short(value)}, not an integer", CURE)
+    return np.array([int(value) for value in values], np.int64)
+
+
+def row_name(rows: list[dict], i: int, what: str) -> str:
+    """What a message calls row `i`: its id, else its position, from 0."""
+    number = rows[i].get("id")
+    return f"{what} {number}" if type(number) is int else f"{what} {i} (of {len(rows)})"
+
+
+def short(value: object) -> str:
+    """A value as a message shows it."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def unique(values: Iterable, path: Path, what: str, key: str) -> None:
+    """InputError where two of `values` are equal."""
+    seen = set()
+    for value in values:
+        if value in seen:
+            raise InputError(path, f"more than one {what} has the {key} {value!r}", f"give each {what} its own {key}")
+        seen.add(value)
+
+
+def texts(rows: list[dict], key: str, path: Path, what: str) -> list[str]:
+    """`key` of every row, which must be a text that is not empty and can be written down."""
+    for i, row in enumerate(rows):
+        value, name = row.get(key), row_name(rows, i, what)
+        if value is None:
+            raise InputError(path, f"{name} has no {key}", CURE)
+        if not isinstance(value, str):
+            raise InputError(path, f"{name} has the {key} {short(value)}, not a text", f"write the {key} in quotes")
+        if not value.strip() or "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise InputError(path, f"{name} has the {key} {short(value)}, which nothing can be called", CURE)
+    return [row[key] for row in rows]
+
+
+def positions(known: np.ndarray, wanted: np.ndarray, annotations: np.ndarray, what: str, path: Path) -> np.ndarray:
+    """For each of `wanted` its index in `known` (sorted); InputError, naming the annotation, where it has none."""
+    index = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+    missing = np.flatnonzero(known[index] != wanted)
+    if len(missing):
+        trouble = (
+            f"annotation {annotations[missing[0]]} refers to {what} {wanted[missing[0]]}, which is not in the file"
+        )
+        trouble += f" ({len(missing)} such annotations)"
+        raise InputError(path, trouble, f"add the {what} or remove its annotations")
+    return index
+
+
+def corners(rows: list[dict], path: Path) -> np.ndarray:
+    """float64 [A, 4]: COCO's [x, y, width, height] as (x1, y1, x2, y2); a null counts as NaN."""
+    for i, row in enumerate(rows):
+        box = row.get("bbox")
+        if not isinstance(box, list) or len(box) != 4 or not all(_is_coordinate(value) for value in box):
+            name = row_name(rows, i, "annotation")
+            if box is None:
+                raise InputError(path, f"{name} has no bbox", "draw its box, or remove the annotation")
+            raise InputError(path, f"{name} has bbox = {short(box)}, not [x, y, width, height]", CURE)
+    boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(len(rows), 4)
+    with np.errstate(invalid="ignore", over="ignore"):
+        boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+def _is_coordinate(value: object) -> bool:
+    return type(value) is float or value is None or (type(value) is int and abs(value) < 2**1000)

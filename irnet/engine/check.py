@@ -1,0 +1,118 @@
+"""Everything that is wrong with a data set, found before training would meet it one by one. Trains nothing."""
+
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+
+from tqdm import tqdm
+
+from ..config import Config
+from ..data.coco import CocoDataset, ambiguity
+from ..errors import InputError
+from .setup import class_graph, open_dataset, read_word_vectors, same_classes, some_regions
+
+CHUNK = 64  # images that a process is handed at once
+log = logging.getLogger("irnet")
+
+_looked_at: tuple[CocoDataset, bool] | None = None  # by the processes of the pool
+
+
+def check(config: Config, decode: bool, say: Callable[[str], None]) -> list[InputError]:
+    """All that training with `config` would refuse in its data; `say` is told what is there.
+
+    decode  decode every image in full; otherwise only its header is read
+    """
+    findings: list[InputError] = []
+    opened: dict[str, CocoDataset] = {}
+    for part in ("train", "val"):
+        with _noted(findings):
+            data = opened[part] = open_dataset(config.data, part, require_images=False)
+            labels = data.image_labels()
+            say(f"{data.split}: {len(data)} images, {sum(map(len, labels))} regions, {len(data.classes)} classes")
+            for reason, count in data.skipped.items():
+                say(f"  {reason}: {count}")
+            some_regions(data)
+    for data in opened.values():
+        errors, ambiguous = _examine_images(data, decode, config.train.workers)
+        findings += errors
+        if ambiguous:
+            say(f"{data.path}: {ambiguity(ambiguous, len(data))}")
+    if len(opened) == 2:
+        train, val = opened["train"], opened["val"]
+        with _noted(findings):
+            same_classes(val.classes, train.classes, val.path, "give both splits the same categories")
+        if config.model.variant in ("global", "full"):
+            with _noted(findings):
+                class_graph(config.data, train)
+            with _noted(findings):
+                read_word_vectors(config.data.word_vectors, train.classes)
+    return [error for i, error in enumerate(findings) if str(error) not in map(str, findings[:i])]
+
+
+@contextlib.contextmanager
+def _noted(findings: list[InputError]) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        findings.append(error)
+
+
+def _examine_images(data: CocoDataset, decode: bool, workers: int) -> tuple[list[InputError], int]:
+    """What is wrong with the images, in their order, and how many have an orientation that their size does not settle.
+
+    workers  processes; 0 works here
+    """
+    findings = [InputError(data.folder / name, "no such image file", "unpack it there") for name in data.missing]
+    missing = set(data.missing)
+    indices = [i for i, name in enumerate(data.file_names) if name not in missing]
+    chunks = [indices[i : i + CHUNK] for i in range(0, len(indices), CHUNK)]
+    ambiguous, told = 0, time.monotonic()
+    with tqdm(total=len(indices), desc=data.split, unit="img", disable=None, dynamic_ncols=True, leave=False) as bar:
+        done = 0
+        for errors, count, images in _results(data, decode, workers, chunks):
+            findings += errors
+            ambiguous += count
+            done += images
+            bar.update(images)
+            if bar.disable and time.monotonic() - told > 10:  # no terminal: the log takes the bar's place
+                told = time.monotonic()
+                log.info("%s: %d of %d images", data.split, done, len(indices))
+    return findings, ambiguous
+
+
+def _results(data: CocoDataset, decode: bool, workers: int, chunks: list[list[int]]) -> Iterator[tuple]:
+    if workers == 0 or len(chunks) < 2:
+        _look_at(data, decode)
+        yield from map(_examine, chunks)
+        return
+    # Forked, so that the data set is not sent. Ctrl-C ends the pool from here, not its processes each by a traceback.
+    pool = ProcessPoolExecutor(workers, get_context("fork"), _start, (data, decode))
+    try:
+        yield from pool.map(_examine, chunks)
+    except BrokenProcessPool:
+        trouble = f"a process that read the images of {data.split} was ended from outside"
+        raise InputError("data check", trouble, "check again with -j 0, which needs less memory") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(data: CocoDataset, decode: bool) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the program's handler, which was inherited
+    _look_at(data, decode)
+
+
+def _look_at(data: CocoDataset, decode: bool) -> None:
+    global _looked_at
+    _looked_at = data, decode
+
+
+def _examine(indices: list[int]) -> tuple[list[InputError], int, int]:
+    data, decode = _looked_at
+    results = [data.examine(i, decode) for i in indices]
+    return [error for error, _ in results if error], sum(ambiguous for _, ambiguous in results), len(indices)
