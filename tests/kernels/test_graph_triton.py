@@ -283,6 +283,22 @@ def test_small_weights_keep_their_digits_in_float16(graph):
     assert abs(d_x[2, 0].double() - wanted) <= 2**-11 * 1.01
 
 
+def test_intermediate_values_may_overflow_in_float16(graph):
+    """What is beyond 65504 on the way to a finite result or to another region's: x W, where a weight of 0 waits for it,
+    and A' g, which the weights make small again."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10], [4000, 0, 4010, 10]])
+    weight = torch.zeros(5, 1, 1).half()
+    weight[0] = 300
+    for x in ([[1.0], [2.0], [300.0]], [[300.0], [-300.0], [1.0]]):
+        forward = (torch.tensor(x).half(), boxes, ragged(3), weight, torch.tensor(50.0))
+        grad = torch.full((3, 1), 60000.0).half()
+        backward = (grad, *forward[:3], weight / 2**14, torch.tensor(50.0), True)
+        for name, arguments in (("propagate_regions", forward), ("propagate_regions_backward", backward)):
+            wanted = [t.to(torch.float16) for t in defined(name, arguments, torch.float64)[:2]]
+            assert wanted[0].isfinite().any()
+            torch.testing.assert_close(run(graph, name, arguments)[:2], wanted, rtol=2**-10, atol=0)
+
+
 def test_images_do_not_see_each_other(graph):
     """Neither NaN nor infinities of x or of the upstream gradient reach another image."""
     scene = Regions((3, 2, 4), channels=3, outputs=2)

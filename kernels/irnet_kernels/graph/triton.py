@@ -263,9 +263,9 @@ def _add_product(total, weight, side, rows, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _stored(total, dtype: tl.constexpr):
-    """The sum of `_add_product`s, of rows of this dtype and as such."""
-    return rounded(total * (1 / SCALE) if dtype == tl.float16 else total, dtype)
+def _stored(total, rows: tl.constexpr, dtype: tl.constexpr):
+    """The sum of `_add_product`s of rows of dtype `rows`, in another dtype."""
+    return rounded(total * (1 / SCALE) if rows == tl.float16 else total, dtype)
 
 
 @triton.jit
@@ -404,7 +404,7 @@ def propagate_regions_forward_kernel(
             total = _add_product(total, weight, pair, rows, PRECISION)
     target = out + (begin + own)[:, None] * channels + channel[None, :]
     stored = inside if EVEN else inside & (channel < channels)[None, :]
-    tl.store(target, _stored(total, out.dtype.element_ty), mask=stored)
+    tl.store(target, _stored(total, mapped.dtype.element_ty, out.dtype.element_ty), mask=stored)
 
 
 @triton.jit(do_not_specialize=("images", "regions"))
@@ -437,7 +437,7 @@ def propagate_regions_backward_kernel(
             pair = there & (own[:, None] != other[None, :])
             weight = _overlap(x1, y1, x2, y2, across, down, u1, v1, u2, v2, u_across, v_down, pair) * inverse
             total = _add_product(total, weight, pair, rows, PRECISION)
-        tl.store(target + SIDES * channels, _stored(total, out.dtype.element_ty), mask=stored)
+        tl.store(target + SIDES * channels, _stored(total, grad.dtype.element_ty, out.dtype.element_ty), mask=stored)
     else:
         scale = tl.load(bandwidth)
         inverse = divide(tl.full((), 1, ACC_DTYPE), scale)
@@ -456,8 +456,8 @@ def propagate_regions_backward_kernel(
             total = _add_product(total, weight, along < receiver, rows, PRECISION)
             second = _add_product(second, weight, along > receiver, rows, PRECISION)
         target += 2 * axis * channels
-        tl.store(target, _stored(total, out.dtype.element_ty), mask=stored)
-        tl.store(target + channels, _stored(second, out.dtype.element_ty), mask=stored)
+        tl.store(target, _stored(total, grad.dtype.element_ty, out.dtype.element_ty), mask=stored)
+        tl.store(target + channels, _stored(second, grad.dtype.element_ty, out.dtype.element_ty), mask=stored)
 
 
 # Launchers, with the operators' own signatures
@@ -508,8 +508,8 @@ def propagate_backward(
 def propagate_regions(x: Tensor, boxes: Tensor, ptr: Tensor, weight: Tensor, bandwidth: Tensor) -> Tensor:
     ptr = ptr.contiguous()
     table = _table(boxes, ptr, bandwidth)
-    mapped = _product(x.expand(len(weight), -1, -1), weight, x.dtype)
-    return _region_sums(mapped, ptr, bandwidth, table)
+    mapped = _product(x.expand(len(weight), -1, -1), weight, _wide(x.dtype))
+    return _region_sums(mapped, ptr, bandwidth, table).to(x.dtype)
 
 
 def propagate_regions_backward(
@@ -518,8 +518,8 @@ def propagate_regions_backward(
     ptr = ptr.contiguous()
     table = _table(boxes, ptr, bandwidth, mean=bandwidth_grad)
     products = _region_products(grad, ptr, bandwidth, table).flatten(1)
-    d_x = _product(products, weight.mT.flatten(0, 1)).to(x.dtype)
-    d_weight = _by_type(_product(x.T, products), weight)
+    d_x = _product(products, weight.mT.flatten(0, 1).to(products.dtype)).to(x.dtype)
+    d_weight = _by_type(_product(x.T.to(products.dtype), products), weight)
     del products  # before the slopes are made
     d_bandwidth = torch.zeros_like(bandwidth)
     if bandwidth_grad:
@@ -573,15 +573,21 @@ def _region_sums(mapped: Tensor, ptr: Tensor, bandwidth: Tensor, table: Tensor, 
 
 
 def _region_products(grad: Tensor, ptr: Tensor, bandwidth: Tensor, table: Tensor) -> Tensor:
-    """A_t' grad of all types t, [regions, types, channels] of grad's dtype."""
+    """A_t' grad of all types t, [regions, types, channels] of the dtype that is `_wide` enough."""
     images, (regions, channels) = len(ptr) - 1, grad.shape
-    out = grad.new_empty((regions, SIDES.value + 1, channels))
+    out = grad.new_empty((regions, SIDES.value + 1, channels), dtype=_wide(grad.dtype))
     if out.numel():
         constants, options = _region_constants(BACKWARD[grad.dtype.itemsize], grad.dtype, channels)
         grid = (regions // constants["BLOCK_M"] + images, 3, triton.cdiv(channels, constants["BLOCK_N"]))
         given = (grad.contiguous(), ptr, bandwidth, table, out, images, regions, table.shape[1], channels)
         propagate_regions_backward_kernel[grid](*given, **constants, **options)
     return out
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """What is stored between two products of a dtype: float32 for float16, where more than 65504 would be infinite, and
+    a weight of 0 would make a NaN of it."""
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype | None = None) -> Tensor:
