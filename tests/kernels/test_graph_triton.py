@@ -299,6 +299,20 @@ def test_intermediate_values_may_overflow_in_float16(graph):
             torch.testing.assert_close(run(graph, name, arguments)[:2], wanted, rtol=2**-10, atol=0)
 
 
+def test_regions_that_no_image_owns_have_no_gradient(graph, monkeypatch):
+    """Not what memory held: the gradients of the weights and of the bandwidth are those of the regions of images."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    scene = Regions((6,), channels=3, outputs=2)
+    grad, x, boxes, _, *others = scene.calls(torch.float32)["propagate_regions_backward"]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        got = run(graph, "propagate_regions_backward", (grad, x, boxes, ragged(3), *others))
+        alone = run(graph, "propagate_regions_backward", (grad[:3], x[:3], boxes[:3], ragged(3), *others))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(map(bits_equal, (got[0][:3], *got[1:]), alone)) and not got[0][3:].any()
+
+
 def test_images_do_not_see_each_other(graph):
     """Neither NaN nor infinities of x or of the upstream gradient reach another image."""
     scene = Regions((3, 2, 4), channels=3, outputs=2)

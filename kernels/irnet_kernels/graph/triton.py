@@ -561,9 +561,12 @@ def _table(boxes: Tensor, ptr: Tensor, bandwidth: Tensor, mean: bool = False) ->
 
 
 def _region_sums(mapped: Tensor, ptr: Tensor, bandwidth: Tensor, table: Tensor, slope: bool = False) -> Tensor:
-    """The sum over types of A_t mapped_t, or of the sides' slopes: [regions, channels] of the dtype of `mapped`."""
+    """The sum over types of A_t mapped_t, or of the sides' slopes: [regions, channels] of the dtype of `mapped`.
+
+    Regions that no image owns have a slope of 0, for a gradient is summed over all of them.
+    """
     images, (_, regions, channels) = len(ptr) - 1, mapped.shape
-    out = mapped.new_empty((regions, channels))
+    out = (mapped.new_zeros if slope else mapped.new_empty)((regions, channels))
     if out.numel():
         constants, options = _forward_constants(mapped.dtype, channels, _capability(mapped.device), slope)
         grid = (regions // constants["BLOCK_M"] + images, triton.cdiv(channels, constants["BLOCK_N"]))
@@ -573,9 +576,10 @@ def _region_sums(mapped: Tensor, ptr: Tensor, bandwidth: Tensor, table: Tensor, 
 
 
 def _region_products(grad: Tensor, ptr: Tensor, bandwidth: Tensor, table: Tensor) -> Tensor:
-    """A_t' grad of all types t, [regions, types, channels] of the dtype that is `_wide` enough."""
+    """A_t' grad of all types t, [regions, types, channels] of the dtype that is `_wide` enough; 0 for regions
+    that no image owns, for a gradient is summed over all of them."""
     images, (regions, channels) = len(ptr) - 1, grad.shape
-    out = grad.new_empty((regions, SIDES.value + 1, channels), dtype=_wide(grad.dtype))
+    out = grad.new_zeros((regions, SIDES.value + 1, channels), dtype=_wide(grad.dtype))
     if out.numel():
         constants, options = _region_constants(BACKWARD[grad.dtype.itemsize], grad.dtype, channels)
         grid = (regions // constants["BLOCK_M"] + images, 3, triton.cdiv(channels, constants["BLOCK_N"]))
