@@ -117,7 +117,7 @@ def segment_matmul_kernel(
         column = program % across * BLOCK_N + tl.arange(0, BLOCK_N)
         inner = tl.arange(0, BLOCK_K)
         left = x + row[:, None] * deep + inner[None, :]
-        right = other + image * (width * deep if TURNED else depth * wide)
+        right = other + (image * width * deep if TURNED else image * depth * wide)
         if TURNED:
             right += column.to(tl.int64)[None, :] * deep + inner[:, None]
         else:
