@@ -412,6 +412,25 @@ def test_launches_follow_from_shapes_alone():
     assert counts == {5}  # with a learned bandwidth; without it, four
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_products_of_sixteen_bits_are_summed_in_float32(monkeypatch, dtype):
+    """Where PyTorch is told no wider result, a GPU may add partial sums in 16 bits. Values are rounded once, after."""
+    module, asked = load("graph", interpret=False), []
+
+    def product(a, b, out_dtype=None):
+        asked.append(out_dtype)
+        return torch.empty((*a.shape[:-1], b.shape[-1]), dtype=out_dtype or a.dtype, device=a.device)
+
+    monkeypatch.setattr(module.torch, "mm", product)
+    monkeypatch.setattr(module.torch, "bmm", product)
+    with FakeTensorMode():
+        for shapes in (((2, 3), (3, 4)), ((5, 2, 3), (5, 3, 4))):
+            a, b = (torch.empty(shape, dtype=dtype, device="cuda") for shape in shapes)
+            for wanted in (None, torch.float32, dtype):
+                assert module._product(a, b, wanted).dtype == (wanted or torch.float32)
+    assert asked == 6 * [torch.float32]
+
+
 # -------------------------------------------------------------------------------------------------------- ahead of time
 
 

@@ -598,14 +598,17 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """a @ b, of matrices or of batches of them, whatever autocast says: summed in float32 and not rounded to another
     dtype (float64 for float64) unless to `dtype`.
 
+    Of 16 bits the result is first made in float32, even if `dtype` has 16 bits: a product with a result of 16 bits may,
+    as PyTorch is set up, add partial sums in 16 bits. That takes memory for a second, twice as large result meanwhile.
     On a CPU, where kernels are interpreted, it is exact: what tests measure there are the errors of the kernels.
     """
-    dtype = dtype or accumulator(a.dtype)
+    acc_dtype = accumulator(a.dtype)
     with torch.autocast(a.device.type, enabled=False):
         if not a.is_cuda:
-            return (a.double() @ b.double()).to(dtype)
+            return (a.double() @ b.double()).to(dtype or acc_dtype)
         multiply = torch.mm if a.dim() == 2 else torch.bmm
-        return multiply(a, b) if a.dtype == dtype else multiply(a, b, out_dtype=dtype)
+        result = multiply(a, b) if a.dtype == acc_dtype else multiply(a, b, out_dtype=acc_dtype)
+        return result.to(dtype or acc_dtype)
 
 
 def _by_type(stacked: Tensor, weight: Tensor) -> Tensor:
