@@ -63,7 +63,10 @@ BACKWARD = {
 }
 SCALE = tl.constexpr(4096.0)  # of weights in float16, whose parts would be subnormal; they are no more than 1
 ALIGNED = tl.constexpr(4)  # regions in the table: 16 bytes of float32
-MOST = 128  # regions that any block has: so many are loaded beyond the last one
+# Regions that a block has at most: so many are loaded beyond the last one.
+MOST = max(
+    sizes[name] for table in (TABLE, FORWARD, BACKWARD) for sizes in table.values() for name in ("BLOCK_M", "BLOCK_K")
+)
 IMAGES = tl.constexpr(128)  # whose places a program looks up together
 
 # What is kept of a region, by columns of ACC_DTYPE [.., regions]: of its rows of the adjacency, the distance of the
