@@ -29,8 +29,8 @@ from torch import Tensor
 # Absolute: this file also runs as a copy outside of its package.
 from irnet_kernels.library import accumulator
 from irnet_kernels.triton_shared import (
-    INTERPRETED,
     divide,
+    dot,
     exp_between,
     quotient,
     reciprocal,
@@ -233,18 +233,6 @@ def _tf32(value):
 
 
 @triton.jit
-def _dot(a, b, total, PRECISION: tl.constexpr):
-    """total + a @ b. Not every GPU multiplies matrices of float64; Triton's interpreter takes bfloat16 for integers."""
-    if total.dtype == tl.float64:
-        total += tl.sum(a[:, :, None] * b[None, :, :], 1)
-    elif INTERPRETED:
-        total = tl.dot(a.to(tl.float32), b.to(tl.float32), total)
-    else:
-        total = tl.dot(a, b, total, input_precision=PRECISION)
-    return total
-
-
-@triton.jit
 def _add_product(total, weight, side, rows, PRECISION: tl.constexpr):
     """total + (weight where on the side, else 0) @ rows.
 
@@ -259,9 +247,9 @@ def _add_product(total, weight, side, rows, PRECISION: tl.constexpr):
         else:
             upper = weight.to(rows.dtype).to(tl.float32)
         lower = rounded(weight - upper, rows.dtype)
-        total = _dot(lower, rows, _dot(upper.to(rows.dtype), rows, total, PRECISION), PRECISION)
+        total = dot(lower, rows, dot(upper.to(rows.dtype), rows, total, PRECISION), PRECISION)
     else:
-        total = _dot(_tf32(weight) if PRECISION == "tf32" else weight, rows, total, PRECISION)
+        total = dot(_tf32(weight) if PRECISION == "tf32" else weight, rows, total, PRECISION)
     return total
 
 
