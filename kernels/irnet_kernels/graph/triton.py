@@ -13,7 +13,8 @@ in a table before. Forward, the rows are x W_t, and all types go into one sum: t
 and for 256 channels, and R x D leave the kernel in place of R x 5 D. Backward, the rows are the gradient's and the sums
 those of each type, which dx and the weights' gradient are both made of.
 
-Geometry has no branch: `div.rn` and `sqrt.rn` have one, which a zero takes, and every row has its nearest.
+The geometry is computed without branches. `div.rn` and `sqrt.rn` branch to a slow path for an operand of 0, which every
+row has: distances count from the nearest region on. triton_shared has division and roots without a branch.
 
 There are no atomics, nothing is read on the host. Sums go in an order that follows from the shapes and `ptr` alone.
 Whatever boxes and `ptr` hold, nothing outside the tensors is touched; edges are trusted.
@@ -164,8 +165,9 @@ def _inverse(length):
 def _load_boxes(table, index, inside, stride, ROWS: tl.constexpr = 1):
     """What `_boxes` gives, from where the first kernel left it; what is not inside is loaded, and is on no side.
 
-    Of large loads Triton's layout of all that is made of them follows. One is given ROWS rows: then a thread has
-    neighbours of one row, what is known of rows takes few registers, and weights are stored as they lie.
+    Triton distributes all that is computed from a large load over the threads as it distributes the load. So the first
+    load is repeated for ROWS rows: then a thread has several neighbours of one row, the values of its rows take few
+    registers, and weights go to shared memory in the order in which threads hold them.
     """
     row = table + BOXES * stride + index
     x1 = tl.where(inside, tl.load(row + tl.zeros((ROWS, 1), tl.int32)), float("inf"))
@@ -386,7 +388,8 @@ def propagate_regions_forward_kernel(
         rows = tl.load(source + 3 * plane + offset, mask=wanted, other=0.0)
         total = _add_product(total, weight, v > y, rows, PRECISION)
         if not SLOPE:
-            # Anew in every step, from near memory, so that no register holds them meanwhile; start // 2^30 is 0.
+            # These values are loaded again in every step, from a cache, so that they take no registers between. The
+            # added start // 2^30 is always 0: it stops the compiler from hoisting the loads out of the loop.
             x1, y1, x2, y2, _, _, across, down = _load_boxes(table, index + start // 2**30, inside, stride)
             overlap_inverse = tl.load(table + (INVERSES + SIDES) * stride + index + start // 2**30)
             pair = own[:, None] != other[None, :]

@@ -25,8 +25,9 @@ from irnet_kernels.triton_shared import divide, dot, exp, rounded
 GATE_COLUMNS = tl.constexpr(32)  # of both narrow gates: 2 * 9, and zeros up to what a matrix product takes
 SIZES = ("regions", "size")  # one kernel serves them all, also 1 and multiples of 16
 MOST_OFFSET = 2**31 - 1  # within a tile; offsets of larger ones are 64 bits wide, which takes registers
-MOST_CELLS = 256  # of a patch that one program has at once, for narrow gates; larger ones, and float64, for which
-# registers do not suffice, take the way of wide gates
+# The kernel of narrow gates has a whole patch in one program, of this many cells at most. Narrow gates of larger
+# patches are computed by the kernels of wide gates; so are those of float64, for which registers would not suffice.
+MOST_CELLS = 256
 PROGRAMS = 528  # that the weights' gradient is split into, if there are regions enough: four for each of an H100's 132
 # multiprocessors. Each part costs a write and a read of the whole gradient in float32.
 # The tiles of the matrices that the kernels multiply, by argument; where DESCRIPTORS is set, these come as descriptors.
@@ -495,7 +496,8 @@ def conv_gru_weight_backward_kernel(
     row, column, inner = first_row + tl.arange(0, BLOCK_M), first_column + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
     if not DESCRIPTORS:
         regions_apart = inner.to(OFFSET) * (size * size)
-        # Channels beyond the last are some others, that memory is read in a row: nobody stores them.
+        # Channels beyond the last one wrap around to the first ones, so that all addresses are inside and no mask is
+        # needed; what is computed for them is not stored.
         pres = regions_apart[None, :] * outputs + (row % outputs)[:, None]
         sources = regions_apart[:, None] * channels + (column % channels)[None, :]
     total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
