@@ -197,6 +197,19 @@ def test_only_neighbours_are_read(graph):
     assert got.flatten().tolist() == [0, 2, 1, 0]
 
 
+def test_sums_of_edges_may_overflow_in_float16(graph):
+    """A x is beyond 65504; a weight makes it small again, and one of 0 makes no NaN of it."""
+    src, dst = torch.tensor([0, 1, 2, 2]), torch.tensor([2, 2, 0, 1])
+    edges = EdgeSet.from_edges([(src, dst, torch.ones(4))], 3)
+    x, weight = torch.full((1, 3, 1), 60000.0).half(), torch.tensor([[[2**-6, 0.0]]]).half()
+    grad = torch.tensor([60000.0, 1.0]).expand(1, 3, 2).half()
+    calls = {"propagate": (x, *edges.tensors(), weight), "propagate_backward": (grad, x, *edges.tensors(), weight)}
+    for name, arguments in calls.items():
+        wanted = [t.to(torch.float16) for t in defined(name, arguments, torch.float64)]
+        assert wanted[0].isfinite().all()
+        torch.testing.assert_close(run(graph, name, arguments), wanted, rtol=2**-10, atol=0)
+
+
 # --------------------------------------------------------------------------------------------------- propagate_regions
 
 

@@ -468,7 +468,7 @@ def propagate(
     weight: Tensor,
 ) -> Tensor:
     images, nodes, _ = x.shape
-    x, edges, stacked = x.contiguous(), (indptr, indices, values), weight.flatten(0, 1)
+    x, edges, stacked = x.contiguous(), (indptr, indices, values), weight.flatten(0, 1).to(_wide(x.dtype))
     out = x.new_empty((images, nodes, weight.shape[2]))
     for some in _groups(images, nodes):
         out[some].flatten(0, 1).copy_(_product(_sums(x[some], edges, len(weight)), stacked))
@@ -488,13 +488,13 @@ def propagate_backward(
 ) -> tuple[Tensor, Tensor]:
     images, nodes, channels = x.shape
     x, grad, edges = x.contiguous(), grad.contiguous(), (t_indptr, t_indices, t_values)
-    stacked = weight.mT.flatten(0, 1)
+    stacked = weight.mT.flatten(0, 1).to(_wide(x.dtype))
     d_x = torch.empty_like(x)
     d_weight = x.new_zeros((channels, len(stacked)), dtype=accumulator(x.dtype))
     for some in _groups(images, nodes):
         sums = _sums(grad[some], edges, len(weight))
         d_x[some].flatten(0, 1).copy_(_product(sums, stacked))
-        d_weight += _product(x[some].flatten(0, 1).T, sums)
+        d_weight += _product(x[some].flatten(0, 1).T.to(sums.dtype), sums)
         del sums  # before the next one is made
     return d_x, _by_type(d_weight, weight)
 
@@ -530,9 +530,9 @@ def _groups(images: int, nodes: int) -> Iterator[slice]:
 
 
 def _sums(x: Tensor, edges: tuple[Tensor, Tensor, Tensor], types: int) -> Tensor:
-    """A_t x of all types t, [images * nodes, types * channels], for edges in CSR."""
+    """A_t x of all types t for edges in CSR, [images * nodes, types * channels] of the dtype that is `_wide`."""
     images, nodes, channels = x.shape
-    out = x.new_empty((images * nodes, types * channels))
+    out = x.new_empty((images * nodes, types * channels), dtype=_wide(x.dtype))
     if out.numel():
         constants, options = _constants(x.dtype, channels)
         grid = (images * nodes * types, triton.cdiv(channels, constants["BLOCK"]))
