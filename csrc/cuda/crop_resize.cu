@@ -9,7 +9,9 @@ namespace {
 constexpr int kSamples = 32;        // columns of a patch whose positions a block keeps
 constexpr int kPiece = 8;           // samples along each side of a piece of a patch
 constexpr int kLines = 2 * kPiece;  // of a piece: its rows, then its columns
-constexpr int kFlush = 8;  // after so many terms a sum of more than 16 bits goes into a sum of sums: that rounds less
+// Elements of more than 16 bits are summed in groups of so many terms, and then the sums of the groups: the error is
+// smaller than that of one long sum.
+constexpr int kFlush = 8;
 
 // crop_resize. A block has one region, each y of it rows of the patch.
 template <typename C>

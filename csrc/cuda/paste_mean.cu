@@ -177,8 +177,9 @@ struct Column {
     int with_high, end;
 };
 
-// What a cell adds to samples j and j + 1 of a row of the patch; of more than 16 bits to both, before their own
-// weights.
+// The weights with which a cell is added to samples j (low) and j + 1 (high) of a row of the patch. For elements of
+// more than 16 bits low is the weight along y alone and high is not used: the weights along x multiply the sum of a
+// column.
 template <typename A>
 struct alignas(16) CellTerm {
     int64_t offset;

@@ -1,4 +1,5 @@
-"""What the Triton kernels of several operators share: rounding, division, the exponential. No kernel is launched here.
+"""What the Triton kernels of several operators share: rounding, products, division, the exponential. No kernel is
+launched here.
 
 On a GPU Triton's `/` and `tl.exp` of float32 are approximations (div.full, ex2.approx), good to 2 and 4 roundings and
 worse for large exponents; the interpreter's are exact, so no test without a GPU would see what they lose.
@@ -23,6 +24,18 @@ def rounded(value, dtype: tl.constexpr):
 
 
 @triton.jit
+def dot(a, b, total, PRECISION: tl.constexpr):
+    """total + a @ b. Not every GPU multiplies matrices of float64; Triton's interpreter takes bfloat16 for integers."""
+    if total.dtype == tl.float64:
+        total += tl.sum(a[:, :, None] * b[None, :, :], 1)
+    elif INTERPRETED:
+        total = tl.dot(a.to(tl.float32), b.to(tl.float32), total)
+    else:
+        total = tl.dot(a, b, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
 def divide(a, b):
     """a / b, rounded as IEEE 754 says, which `/` is for float64 only."""
     return a / b if a.dtype == tl.float64 else tl.div_rn(a, b)
@@ -41,27 +54,23 @@ def exp(x):
 
 @triton.jit
 def exp_between(x):
-    """The same for x from -87.4, where it is 0, to 89, where it is infinite.
+    """The same for x of float32 from -87.4, where it is 0, to 89, where it is infinite.
 
     e^x = 2^n e^r with n = round(x / ln 2): ln 2 stands in two parts, so that n times the first is exact, as is its
     difference to x. The polynomial (degree 6, minimax with 1 + r fixed) is good to 2^-28; it and the power of two are
     both off by a factor of 2, for 2^128 is no float32. Not fused, as Triton's interpreter takes them, the operations
     are good to 1.2 ulp.
     """
-    if x.dtype == tl.float64:
-        result = tl.exp(x)
-    else:
-        shifted = tl.fma(x, 1.4426950408889634, 12582912.0)  # 1.5 * 2^23: the last bits are n
-        n = shifted - 12582912.0
-        r = tl.fma(n, 2.12194440e-4, tl.fma(n, -0.693359375, x))
-        p = tl.fma(r, 2 * 0.0013814467238262296, 2 * 0.008368780836462975)
-        p = tl.fma(p, r, 2 * 0.04166839271783829)
-        p = tl.fma(p, r, 2 * 0.1666651964187622)
-        p = tl.fma(p, r, 2 * 0.4999999403953552)
-        p = tl.fma(tl.fma(p, r, 2.0), r, 2.0)
-        power = (shifted.to(tl.int32, bitcast=True) << 23) + (126 << 23)
-        result = p * power.to(tl.float32, bitcast=True)
-    return result
+    shifted = tl.fma(x, 1.4426950408889634, 12582912.0)  # 1.5 * 2^23: the last bits are n
+    n = shifted - 12582912.0
+    r = tl.fma(n, 2.12194440e-4, tl.fma(n, -0.693359375, x))
+    p = tl.fma(r, 2 * 0.0013814467238262296, 2 * 0.008368780836462975)
+    p = tl.fma(p, r, 2 * 0.04166839271783829)
+    p = tl.fma(p, r, 2 * 0.1666651964187622)
+    p = tl.fma(p, r, 2 * 0.4999999403953552)
+    p = tl.fma(tl.fma(p, r, 2.0), r, 2.0)
+    power = (shifted.to(tl.int32, bitcast=True) << 23) + (126 << 23)
+    return p * power.to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -81,13 +90,9 @@ def reciprocal(x):
 
 @triton.jit
 def quotient(a, b, inverse):
-    """a / b as IEEE 754 rounds it, with `inverse` = 1 / b at hand; in float32 there is no overflow and no infinity."""
-    if a.dtype == tl.float64:
-        result = a / b
-    else:
-        result = a * inverse
-        result = tl.fma(tl.fma(-result, b, a), inverse, result)
-    return result
+    """a / b of float32 as IEEE 754 rounds it, with `inverse` = 1 / b at hand; nothing overflows or is infinite."""
+    result = a * inverse
+    return tl.fma(tl.fma(-result, b, a), inverse, result)
 
 
 @triton.jit

@@ -67,6 +67,20 @@ def test_a_grid_that_no_gpu_takes_is_refused(tmp_path):
     assert done.returncode == 1 and "AssertionError: no GPU takes a grid of" in done.stderr
 
 
+def test_an_empty_grid_launches_nothing(tmp_path):
+    """As with Triton's own driver."""
+    code = """
+launches = driver.install()
+from irnet_kernels.segment.triton import segment_align_kernel as kernel
+x = torch.ones(4, 4)
+for rows in (0, 1):
+    kernel[(rows, 1)](x, x, rows, 4, BLOCK_M=16, BLOCK_N=16)
+print(launches)
+"""
+    done = python(code, tmp_path)
+    assert done.stdout == "1 launches of 1 kernels\n", done.stderr
+
+
 def test_the_reference_answers_where_that_is_asked_for(tmp_path):
     code = "driver.install(answer=True); print(torch.equal(crop(torch.float32, impl='triton'), crop(torch.float32)))"
     assert python(code, tmp_path).stdout == "True\n"

@@ -135,4 +135,4 @@ def test_copies_of_shared_functions_are_of_their_kind():
     for interpret in (True, False, True):
         module = load("graph", interpret)
         assert type(module.divide) is type(module.propagate_kernel)
-        assert module.INTERPRETED.value is interpret
+        assert module.dot.fn.__globals__["INTERPRETED"].value is interpret

@@ -197,6 +197,19 @@ def test_only_neighbours_are_read(graph):
     assert got.flatten().tolist() == [0, 2, 1, 0]
 
 
+def test_sums_of_edges_may_overflow_in_float16(graph):
+    """A x is beyond 65504; a weight makes it small again, and one of 0 makes no NaN of it."""
+    src, dst = torch.tensor([0, 1, 2, 2]), torch.tensor([2, 2, 0, 1])
+    edges = EdgeSet.from_edges([(src, dst, torch.ones(4))], 3)
+    x, weight = torch.full((1, 3, 1), 60000.0).half(), torch.tensor([[[2**-6, 0.0]]]).half()
+    grad = torch.tensor([60000.0, 1.0]).expand(1, 3, 2).half()
+    calls = {"propagate": (x, *edges.tensors(), weight), "propagate_backward": (grad, x, *edges.tensors(), weight)}
+    for name, arguments in calls.items():
+        wanted = [t.to(torch.float16) for t in defined(name, arguments, torch.float64)]
+        assert wanted[0].isfinite().all()
+        torch.testing.assert_close(run(graph, name, arguments), wanted, rtol=2**-10, atol=0)
+
+
 # --------------------------------------------------------------------------------------------------- propagate_regions
 
 
@@ -281,6 +294,37 @@ def test_small_weights_keep_their_digits_in_float16(graph):
     arguments = (grad, x, boxes, ragged(3), weight, torch.tensor(1.0), False)
     d_x = run(graph, "propagate_regions_backward", arguments)[0]
     assert abs(d_x[2, 0].double() - wanted) <= 2**-11 * 1.01
+
+
+def test_intermediate_values_may_overflow_in_float16(graph):
+    """What is beyond 65504 on the way to a finite result or to another region's: x W, where a weight of 0 waits for it,
+    and A' g, which the weights make small again."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10], [4000, 0, 4010, 10]])
+    weight = torch.zeros(5, 1, 1).half()
+    weight[0] = 300
+    for x in ([[1.0], [2.0], [300.0]], [[300.0], [-300.0], [1.0]]):
+        forward = (torch.tensor(x).half(), boxes, ragged(3), weight, torch.tensor(50.0))
+        grad = torch.full((3, 1), 60000.0).half()
+        backward = (grad, *forward[:3], weight / 2**14, torch.tensor(50.0), True)
+        for name, arguments in (("propagate_regions", forward), ("propagate_regions_backward", backward)):
+            wanted = [t.to(torch.float16) for t in defined(name, arguments, torch.float64)[:2]]
+            assert wanted[0].isfinite().any()
+            torch.testing.assert_close(run(graph, name, arguments)[:2], wanted, rtol=2**-10, atol=0)
+
+
+def test_regions_that_no_image_owns_have_no_gradient(graph, monkeypatch):
+    """Not what memory held: the gradients of the weights and of the bandwidth are those of the regions of images."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    scene = Regions((6,), channels=3, outputs=2)
+    grad, x, boxes, _, *others = scene.calls(torch.float32)["propagate_regions_backward"]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        got = run(graph, "propagate_regions_backward", (grad, x, boxes, ragged(3), *others))
+        alone = run(graph, "propagate_regions_backward", (grad[:3], x[:3], boxes[:3], ragged(3), *others))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not got[0][3:].any()
+    torch.testing.assert_close([got[0][:3], *got[1:]], alone)  # no bits: PyTorch's products are other ones
 
 
 def test_images_do_not_see_each_other(graph):
@@ -379,6 +423,25 @@ def test_launches_follow_from_shapes_alone():
     assert counts == {2}  # forward and backward
     counts = {len(noted(module, Regions([n] * n, 4, 3), torch.bfloat16)) for n in (1, 5, 20)}
     assert counts == {5}  # with a learned bandwidth; without it, four
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_products_of_sixteen_bits_are_summed_in_float32(monkeypatch, dtype):
+    """Where PyTorch is told no wider result, a GPU may add partial sums in 16 bits. Values are rounded once, after."""
+    module, asked = load("graph", interpret=False), []
+
+    def product(a, b, out_dtype=None):
+        asked.append(out_dtype)
+        return torch.empty((*a.shape[:-1], b.shape[-1]), dtype=out_dtype or a.dtype, device=a.device)
+
+    monkeypatch.setattr(module.torch, "mm", product)
+    monkeypatch.setattr(module.torch, "bmm", product)
+    with FakeTensorMode():
+        for shapes in (((2, 3), (3, 4)), ((5, 2, 3), (5, 3, 4))):
+            a, b = (torch.empty(shape, dtype=dtype, device="cuda") for shape in shapes)
+            for wanted in (None, torch.float32, dtype):
+                assert module._product(a, b, wanted).dtype == (wanted or torch.float32)
+    assert asked == 6 * [torch.float32]
 
 
 # -------------------------------------------------------------------------------------------------------- ahead of time

@@ -3,6 +3,7 @@ compiled ahead of time where there is none. Launchers are called as they are, wi
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -247,6 +248,20 @@ def test_kernels_load_16_bytes_at_a_time_and_spill_nothing(dtype, targets):
             if dtype.itemsize == 2:
                 (product,) = code.hottest.mix.matrix
                 assert product.startswith(products[int(code.resources.target[3:])]), code
+
+
+def test_offsets_are_64_bits_wide(monkeypatch):
+    """What is multiplied in 32 bits, a constant is one of: depth times width of an image may be 2^31 and more."""
+    module, triton, made = load("segment", interpret=False), pytest.importorskip("triton"), []
+    compile_ = triton.compile
+    monkeypatch.setattr(triton, "compile", lambda *given, **named: made.append(compile_(*given, **named)) or made[-1])
+    for kernel in module.kernels(dtypes=(torch.float32,)):
+        here(compiled.triton_resources, TritonKernel(**kernel), [90])
+        code = made[-1].asm["ttir"]
+        constants = set(re.findall(r"(%\w+) = arith\.constant", code))
+        products = re.findall(r"arith\.muli (%\w+), (%\w+) : (?:tensor<\w+x)?i32", code)
+        assert products, "the pattern finds them"
+        assert all(constants & set(factors) for factors in products), (kernel["function"].__name__, products)
 
 
 def test_products_of_tf32_few_channels_and_float64_compile():

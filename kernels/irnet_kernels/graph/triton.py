@@ -13,7 +13,8 @@ in a table before. Forward, the rows are x W_t, and all types go into one sum: t
 and for 256 channels, and R x D leave the kernel in place of R x 5 D. Backward, the rows are the gradient's and the sums
 those of each type, which dx and the weights' gradient are both made of.
 
-Geometry has no branch: `div.rn` and `sqrt.rn` have one, which a zero takes, and every row has its nearest.
+The geometry is computed without branches. `div.rn` and `sqrt.rn` branch to a slow path for an operand of 0, which every
+row has: distances count from the nearest region on. triton_shared has division and roots without a branch.
 
 There are no atomics, nothing is read on the host. Sums go in an order that follows from the shapes and `ptr` alone.
 Whatever boxes and `ptr` hold, nothing outside the tensors is touched; edges are trusted.
@@ -29,8 +30,8 @@ from torch import Tensor
 # Absolute: this file also runs as a copy outside of its package.
 from irnet_kernels.library import accumulator
 from irnet_kernels.triton_shared import (
-    INTERPRETED,
     divide,
+    dot,
     exp_between,
     quotient,
     reciprocal,
@@ -63,7 +64,10 @@ BACKWARD = {
 }
 SCALE = tl.constexpr(4096.0)  # of weights in float16, whose parts would be subnormal; they are no more than 1
 ALIGNED = tl.constexpr(4)  # regions in the table: 16 bytes of float32
-MOST = 128  # regions that any block has: so many are loaded beyond the last one
+# Regions that a block has at most: so many are loaded beyond the last one.
+MOST = max(
+    sizes[name] for table in (TABLE, FORWARD, BACKWARD) for sizes in table.values() for name in ("BLOCK_M", "BLOCK_K")
+)
 IMAGES = tl.constexpr(128)  # whose places a program looks up together
 
 # What is kept of a region, by columns of ACC_DTYPE [.., regions]: of its rows of the adjacency, the distance of the
@@ -161,8 +165,9 @@ def _inverse(length):
 def _load_boxes(table, index, inside, stride, ROWS: tl.constexpr = 1):
     """What `_boxes` gives, from where the first kernel left it; what is not inside is loaded, and is on no side.
 
-    Of large loads Triton's layout of all that is made of them follows. One is given ROWS rows: then a thread has
-    neighbours of one row, what is known of rows takes few registers, and weights are stored as they lie.
+    Triton distributes all that is computed from a large load over the threads as it distributes the load. So the first
+    load is repeated for ROWS rows: then a thread has several neighbours of one row, the values of its rows take few
+    registers, and weights go to shared memory in the order in which threads hold them.
     """
     row = table + BOXES * stride + index
     x1 = tl.where(inside, tl.load(row + tl.zeros((ROWS, 1), tl.int32)), float("inf"))
@@ -230,18 +235,6 @@ def _tf32(value):
 
 
 @triton.jit
-def _dot(a, b, total, PRECISION: tl.constexpr):
-    """total + a @ b. Not every GPU multiplies matrices of float64; Triton's interpreter takes bfloat16 for integers."""
-    if total.dtype == tl.float64:
-        total += tl.sum(a[:, :, None] * b[None, :, :], 1)
-    elif INTERPRETED:
-        total = tl.dot(a.to(tl.float32), b.to(tl.float32), total)
-    else:
-        total = tl.dot(a, b, total, input_precision=PRECISION)
-    return total
-
-
-@triton.jit
 def _add_product(total, weight, side, rows, PRECISION: tl.constexpr):
     """total + (weight where on the side, else 0) @ rows.
 
@@ -256,16 +249,16 @@ def _add_product(total, weight, side, rows, PRECISION: tl.constexpr):
         else:
             upper = weight.to(rows.dtype).to(tl.float32)
         lower = rounded(weight - upper, rows.dtype)
-        total = _dot(lower, rows, _dot(upper.to(rows.dtype), rows, total, PRECISION), PRECISION)
+        total = dot(lower, rows, dot(upper.to(rows.dtype), rows, total, PRECISION), PRECISION)
     else:
-        total = _dot(_tf32(weight) if PRECISION == "tf32" else weight, rows, total, PRECISION)
+        total = dot(_tf32(weight) if PRECISION == "tf32" else weight, rows, total, PRECISION)
     return total
 
 
 @triton.jit
-def _stored(total, dtype: tl.constexpr):
-    """The sum of `_add_product`s, of rows of this dtype and as such."""
-    return rounded(total * (1 / SCALE) if dtype == tl.float16 else total, dtype)
+def _stored(total, rows: tl.constexpr, dtype: tl.constexpr):
+    """The sum of `_add_product`s of rows of dtype `rows`, in another dtype."""
+    return rounded(total * (1 / SCALE) if rows == tl.float16 else total, dtype)
 
 
 @triton.jit
@@ -395,7 +388,8 @@ def propagate_regions_forward_kernel(
         rows = tl.load(source + 3 * plane + offset, mask=wanted, other=0.0)
         total = _add_product(total, weight, v > y, rows, PRECISION)
         if not SLOPE:
-            # Anew in every step, from near memory, so that no register holds them meanwhile; start // 2^30 is 0.
+            # These values are loaded again in every step, from a cache, so that they take no registers between. The
+            # added start // 2^30 is always 0: it stops the compiler from hoisting the loads out of the loop.
             x1, y1, x2, y2, _, _, across, down = _load_boxes(table, index + start // 2**30, inside, stride)
             overlap_inverse = tl.load(table + (INVERSES + SIDES) * stride + index + start // 2**30)
             pair = own[:, None] != other[None, :]
@@ -404,7 +398,7 @@ def propagate_regions_forward_kernel(
             total = _add_product(total, weight, pair, rows, PRECISION)
     target = out + (begin + own)[:, None] * channels + channel[None, :]
     stored = inside if EVEN else inside & (channel < channels)[None, :]
-    tl.store(target, _stored(total, out.dtype.element_ty), mask=stored)
+    tl.store(target, _stored(total, mapped.dtype.element_ty, out.dtype.element_ty), mask=stored)
 
 
 @triton.jit(do_not_specialize=("images", "regions"))
@@ -437,7 +431,7 @@ def propagate_regions_backward_kernel(
             pair = there & (own[:, None] != other[None, :])
             weight = _overlap(x1, y1, x2, y2, across, down, u1, v1, u2, v2, u_across, v_down, pair) * inverse
             total = _add_product(total, weight, pair, rows, PRECISION)
-        tl.store(target + SIDES * channels, _stored(total, out.dtype.element_ty), mask=stored)
+        tl.store(target + SIDES * channels, _stored(total, grad.dtype.element_ty, out.dtype.element_ty), mask=stored)
     else:
         scale = tl.load(bandwidth)
         inverse = divide(tl.full((), 1, ACC_DTYPE), scale)
@@ -456,8 +450,8 @@ def propagate_regions_backward_kernel(
             total = _add_product(total, weight, along < receiver, rows, PRECISION)
             second = _add_product(second, weight, along > receiver, rows, PRECISION)
         target += 2 * axis * channels
-        tl.store(target, _stored(total, out.dtype.element_ty), mask=stored)
-        tl.store(target + channels, _stored(second, out.dtype.element_ty), mask=stored)
+        tl.store(target, _stored(total, grad.dtype.element_ty, out.dtype.element_ty), mask=stored)
+        tl.store(target + channels, _stored(second, grad.dtype.element_ty, out.dtype.element_ty), mask=stored)
 
 
 # Launchers, with the operators' own signatures
@@ -474,7 +468,7 @@ def propagate(
     weight: Tensor,
 ) -> Tensor:
     images, nodes, _ = x.shape
-    x, edges, stacked = x.contiguous(), (indptr, indices, values), weight.flatten(0, 1)
+    x, edges, stacked = x.contiguous(), (indptr, indices, values), weight.flatten(0, 1).to(_wide(x.dtype))
     out = x.new_empty((images, nodes, weight.shape[2]))
     for some in _groups(images, nodes):
         out[some].flatten(0, 1).copy_(_product(_sums(x[some], edges, len(weight)), stacked))
@@ -494,13 +488,13 @@ def propagate_backward(
 ) -> tuple[Tensor, Tensor]:
     images, nodes, channels = x.shape
     x, grad, edges = x.contiguous(), grad.contiguous(), (t_indptr, t_indices, t_values)
-    stacked = weight.mT.flatten(0, 1)
+    stacked = weight.mT.flatten(0, 1).to(_wide(x.dtype))
     d_x = torch.empty_like(x)
     d_weight = x.new_zeros((channels, len(stacked)), dtype=accumulator(x.dtype))
     for some in _groups(images, nodes):
         sums = _sums(grad[some], edges, len(weight))
         d_x[some].flatten(0, 1).copy_(_product(sums, stacked))
-        d_weight += _product(x[some].flatten(0, 1).T, sums)
+        d_weight += _product(x[some].flatten(0, 1).T.to(sums.dtype), sums)
         del sums  # before the next one is made
     return d_x, _by_type(d_weight, weight)
 
@@ -508,8 +502,8 @@ def propagate_backward(
 def propagate_regions(x: Tensor, boxes: Tensor, ptr: Tensor, weight: Tensor, bandwidth: Tensor) -> Tensor:
     ptr = ptr.contiguous()
     table = _table(boxes, ptr, bandwidth)
-    mapped = _product(x.expand(len(weight), -1, -1), weight, x.dtype)
-    return _region_sums(mapped, ptr, bandwidth, table)
+    mapped = _product(x.expand(len(weight), -1, -1), weight, _wide(x.dtype))
+    return _region_sums(mapped, ptr, bandwidth, table).to(x.dtype)
 
 
 def propagate_regions_backward(
@@ -518,8 +512,8 @@ def propagate_regions_backward(
     ptr = ptr.contiguous()
     table = _table(boxes, ptr, bandwidth, mean=bandwidth_grad)
     products = _region_products(grad, ptr, bandwidth, table).flatten(1)
-    d_x = _product(products, weight.mT.flatten(0, 1)).to(x.dtype)
-    d_weight = _by_type(_product(x.T, products), weight)
+    d_x = _product(products, weight.mT.flatten(0, 1).to(products.dtype)).to(x.dtype)
+    d_weight = _by_type(_product(x.T.to(products.dtype), products), weight)
     del products  # before the slopes are made
     d_bandwidth = torch.zeros_like(bandwidth)
     if bandwidth_grad:
@@ -536,9 +530,9 @@ def _groups(images: int, nodes: int) -> Iterator[slice]:
 
 
 def _sums(x: Tensor, edges: tuple[Tensor, Tensor, Tensor], types: int) -> Tensor:
-    """A_t x of all types t, [images * nodes, types * channels], for edges in CSR."""
+    """A_t x of all types t for edges in CSR, [images * nodes, types * channels] of the dtype that is `_wide`."""
     images, nodes, channels = x.shape
-    out = x.new_empty((images * nodes, types * channels))
+    out = x.new_empty((images * nodes, types * channels), dtype=_wide(x.dtype))
     if out.numel():
         constants, options = _constants(x.dtype, channels)
         grid = (images * nodes * types, triton.cdiv(channels, constants["BLOCK"]))
@@ -561,9 +555,12 @@ def _table(boxes: Tensor, ptr: Tensor, bandwidth: Tensor, mean: bool = False) ->
 
 
 def _region_sums(mapped: Tensor, ptr: Tensor, bandwidth: Tensor, table: Tensor, slope: bool = False) -> Tensor:
-    """The sum over types of A_t mapped_t, or of the sides' slopes: [regions, channels] of the dtype of `mapped`."""
+    """The sum over types of A_t mapped_t, or of the sides' slopes: [regions, channels] of the dtype of `mapped`.
+
+    Regions that no image owns have a slope of 0, for a gradient is summed over all of them.
+    """
     images, (_, regions, channels) = len(ptr) - 1, mapped.shape
-    out = mapped.new_empty((regions, channels))
+    out = (mapped.new_zeros if slope else mapped.new_empty)((regions, channels))
     if out.numel():
         constants, options = _forward_constants(mapped.dtype, channels, _capability(mapped.device), slope)
         grid = (regions // constants["BLOCK_M"] + images, triton.cdiv(channels, constants["BLOCK_N"]))
@@ -573,9 +570,10 @@ def _region_sums(mapped: Tensor, ptr: Tensor, bandwidth: Tensor, table: Tensor, 
 
 
 def _region_products(grad: Tensor, ptr: Tensor, bandwidth: Tensor, table: Tensor) -> Tensor:
-    """A_t' grad of all types t, [regions, types, channels] of grad's dtype."""
+    """A_t' grad of all types t, [regions, types, channels] of the dtype that is `_wide` enough; 0 for regions
+    that no image owns, for a gradient is summed over all of them."""
     images, (regions, channels) = len(ptr) - 1, grad.shape
-    out = grad.new_empty((regions, SIDES.value + 1, channels))
+    out = grad.new_zeros((regions, SIDES.value + 1, channels), dtype=_wide(grad.dtype))
     if out.numel():
         constants, options = _region_constants(BACKWARD[grad.dtype.itemsize], grad.dtype, channels)
         grid = (regions // constants["BLOCK_M"] + images, 3, triton.cdiv(channels, constants["BLOCK_N"]))
@@ -584,18 +582,27 @@ def _region_products(grad: Tensor, ptr: Tensor, bandwidth: Tensor, table: Tensor
     return out
 
 
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """What is stored between two products of a dtype: float32 for float16, where more than 65504 would be infinite, and
+    a weight of 0 would make a NaN of it."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """a @ b, of matrices or of batches of them, whatever autocast says: summed in float32 and not rounded to another
     dtype (float64 for float64) unless to `dtype`.
 
+    Of 16 bits the result is first made in float32, even if `dtype` has 16 bits: a product with a result of 16 bits may,
+    as PyTorch is set up, add partial sums in 16 bits. That takes memory for a second, twice as large result meanwhile.
     On a CPU, where kernels are interpreted, it is exact: what tests measure there are the errors of the kernels.
     """
-    dtype = dtype or accumulator(a.dtype)
+    acc_dtype = accumulator(a.dtype)
     with torch.autocast(a.device.type, enabled=False):
         if not a.is_cuda:
-            return (a.double() @ b.double()).to(dtype)
+            return (a.double() @ b.double()).to(dtype or acc_dtype)
         multiply = torch.mm if a.dim() == 2 else torch.bmm
-        return multiply(a, b) if a.dtype == dtype else multiply(a, b, out_dtype=dtype)
+        result = multiply(a, b) if a.dtype == acc_dtype else multiply(a, b, out_dtype=acc_dtype)
+        return result.to(dtype or acc_dtype)
 
 
 def _by_type(stacked: Tensor, weight: Tensor) -> Tensor:

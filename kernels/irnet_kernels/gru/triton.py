@@ -20,14 +20,14 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 # Absolute: this file also runs as a copy outside of its package.
 from irnet_kernels.gru.configurations import configuration
 from irnet_kernels.library import accumulator, empty_map
-from irnet_kernels.triton_shared import divide, exp
+from irnet_kernels.triton_shared import divide, dot, exp, rounded
 
 GATE_COLUMNS = tl.constexpr(32)  # of both narrow gates: 2 * 9, and zeros up to what a matrix product takes
-INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 SIZES = ("regions", "size")  # one kernel serves them all, also 1 and multiples of 16
 MOST_OFFSET = 2**31 - 1  # within a tile; offsets of larger ones are 64 bits wide, which takes registers
-MOST_CELLS = 256  # of a patch that one program has at once, for narrow gates; larger ones, and float64, for which
-# registers do not suffice, take the way of wide gates
+# The kernel of narrow gates has a whole patch in one program, of this many cells at most. Narrow gates of larger
+# patches are computed by the kernels of wide gates; so are those of float64, for which registers would not suffice.
+MOST_CELLS = 256
 PROGRAMS = 528  # that the weights' gradient is split into, if there are regions enough: four for each of an H100's 132
 # multiprocessors. Each part costs a write and a read of the whole gradient in float32.
 # The tiles of the matrices that the kernels multiply, by argument; where DESCRIPTORS is set, these come as descriptors.
@@ -43,33 +43,9 @@ OPERANDS = {
 
 
 @triton.jit
-def _rounded(value, dtype: tl.constexpr):
-    """In the output's dtype, rounded to nearest even; Triton's interpreter would cut a bfloat16's bits off."""
-    if INTERPRETED and dtype == tl.bfloat16:
-        bits = value.to(tl.uint32, bitcast=True)
-        bits = tl.where(value == value, bits + 0x7FFF + ((bits >> 16) & 1), 0x7FC00000)
-        rounded = (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    else:
-        rounded = value.to(dtype)
-    return rounded
-
-
-@triton.jit
 def _sigmoid(x):
     """0 and 1 where exp overflows and vanishes."""
     return divide(tl.full(x.shape, 1, x.dtype), 1 + exp(-x))
-
-
-@triton.jit
-def _dot(a, b, total, PRECISION: tl.constexpr):
-    """total + a @ b. Not every GPU multiplies matrices of float64; Triton's interpreter takes bfloat16 for integers."""
-    if total.dtype == tl.float64:
-        total += tl.sum(a[:, :, None] * b[None, :, :], 1)
-    elif INTERPRETED:
-        total = tl.dot(a.to(tl.float32), b.to(tl.float32), total)
-    else:
-        total = tl.dot(a, b, total, input_precision=PRECISION)
-    return total
 
 
 @triton.jit
@@ -140,7 +116,7 @@ def _convolved(
             inside = inner < channels - channel
             a = _load(source + (cell * channels + channel) + sources, inside[None, :], EVEN)
             b = _load(weight + (tap * channels + channel) + weights, inside[:, None], EVEN)
-        total = _dot(a, b, total, PRECISION)
+        total = dot(a, b, total, PRECISION)
         # The next tile, without a division: channels first, then a row's taps.
         channel += BLOCK_K
         w = tl.where(channel < channels, w, w + 1)
@@ -206,7 +182,7 @@ def _with_gates(
         column = begin + tl.minimum(tl.arange(0, total.shape[1]), outputs - 1 - begin)
         a = tl.load(gates + _cells(row, y, x, size)[:, None] * GATE_COLUMNS + inner[None, :])
         b = tl.load(weight + column[None, :] * GATE_COLUMNS + inner[:, None])
-        total = _dot(a, b, total, PRECISION)
+        total = dot(a, b, total, PRECISION)
     return total
 
 
@@ -225,7 +201,7 @@ def _gate_columns(
         a = _load(source + row[:, None] * channels + first + inner[None, :], inside[None, :], EVEN)
         column = tl.arange(0, GATE_COLUMNS)[None, :]
         b = _load(weight + column * channels + first + inner[:, None], inside[:, None], EVEN)
-        total = _dot(a, b, total, PRECISION)
+        total = dot(a, b, total, PRECISION)
     return total
 
 
@@ -251,14 +227,14 @@ def conv_gru_gates_forward_kernel(
     there = cell < cells
     r = _sigmoid(tl.sum(tl.where(inside & (gate == 0)[None, :], taps, 0.0), 1) + tl.load(bias).to(REAL))
     u = _sigmoid(tl.sum(tl.where(inside & (gate == 1)[None, :], taps, 0.0), 1) + tl.load(bias + 1).to(REAL))
-    tl.store(reset + patch + cell, _rounded(r, reset.dtype.element_ty), mask=there)
+    tl.store(reset + patch + cell, rounded(r, reset.dtype.element_ty), mask=there)
     tl.store(update + patch + cell, u, mask=there)
     for first in range(0, channels, BLOCK_K):
         column = first + tl.arange(0, BLOCK_K)
         at = patch * channels + cell[:, None] * channels + column[None, :]
         wanted = there[:, None] & (column < channels)[None, :]
         value = r[:, None] * tl.load(state + at, mask=wanted, other=0.0).to(REAL)
-        tl.store(product + at, _rounded(value, product.dtype.element_ty), mask=wanted)
+        tl.store(product + at, rounded(value, product.dtype.element_ty), mask=wanted)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -296,9 +272,7 @@ def _store_gates(total, bias, reset, update, first, begin, y, x, regions, gate_c
     at = cells[:, None] * gate_channels + (column % gate_channels)[None, :]
     reset += cell - begin
     update += cell - begin
-    tl.store(
-        reset + at, _rounded(gate, reset.dtype.element_ty), mask=there[:, None] & (column < gate_channels)[None, :]
-    )
+    tl.store(reset + at, rounded(gate, reset.dtype.element_ty), mask=there[:, None] & (column < gate_channels)[None, :])
     tl.store(update + at, gate, mask=there[:, None] & (inside & (column >= gate_channels))[None, :])
 
 
@@ -338,13 +312,13 @@ def _store_change(
     column = begin + tl.arange(0, total.shape[1])
     total += tl.load(bias + column, mask=column < channels, other=0.0).to(total.dtype)[None, :]
     n = tl.where(total <= 0, 0.0, total)  # a NaN stays one
-    tl.store(new + place + at, _rounded(n, new.dtype.element_ty), mask=wanted)
+    tl.store(new + place + at, rounded(n, new.dtype.element_ty), mask=wanted)
     h = tl.load(before + place + at, mask=wanted, other=0.0).to(total.dtype)
     if WIDE:
         u = tl.load(update + place + at, mask=wanted, other=0.0)
     else:
         u = tl.load(update + cell + cells, mask=there, other=0.0)[:, None]
-    tl.store(out + place + at, _rounded(u * (n - h), out.dtype.element_ty), mask=wanted)
+    tl.store(out + place + at, rounded(u * (n - h), out.dtype.element_ty), mask=wanted)
 
 
 # Backward; a gradient before an activation is called `pre_`. `gates` [cells, 2 * (channels or 1)] has r's, then u's.
@@ -378,11 +352,11 @@ def conv_gru_update_backward_kernel(
             u = tl.load(update + row, mask=there, other=0.0).to(REAL)[:, None]
         pre = g * u * (n > 0).to(REAL)
         sums = tl.program_id(0).to(tl.int64) * channels + column
-        tl.store(pre_new + at, _rounded(pre, pre_new.dtype.element_ty), mask=wanted)
+        tl.store(pre_new + at, rounded(pre, pre_new.dtype.element_ty), mask=wanted)
         tl.store(new_sums + sums, tl.sum(pre.to(new_sums.dtype.element_ty), 0), mask=column < channels)
         if WIDE:
             pre = g * (n - h) * u * (1 - u)
-            tl.store(gates + at + (row + 1)[:, None] * channels, _rounded(pre, gates.dtype.element_ty), mask=wanted)
+            tl.store(gates + at + (row + 1)[:, None] * channels, rounded(pre, gates.dtype.element_ty), mask=wanted)
             tl.store(gate_sums + sums, tl.sum(pre.to(gate_sums.dtype.element_ty), 0), mask=column < channels)
         else:
             total += tl.sum(g * (n - h), 1)
@@ -409,7 +383,7 @@ def conv_gru_reset_backward_kernel(
             r = tl.load(reset + at, mask=wanted, other=0.0).to(REAL)
             pre = d_reset * r * (1 - r)
             sums = tl.program_id(0).to(tl.int64) * channels + column
-            tl.store(gates + at + row[:, None] * channels, _rounded(pre, gates.dtype.element_ty), mask=wanted)
+            tl.store(gates + at + row[:, None] * channels, rounded(pre, gates.dtype.element_ty), mask=wanted)
             tl.store(gate_sums + sums, tl.sum(pre.to(gate_sums.dtype.element_ty), 0), mask=column < channels)
         else:
             total += tl.sum(d_reset, 1)
@@ -455,7 +429,7 @@ def conv_gru_inputs_backward_kernel(
         WIDE, BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
     )  # fmt: skip
     place, at, wanted, _, _, _ = _stored(first, begin, regions, channels, y, x, size, total.shape, OFFSET)
-    tl.store(d_inputs + place + at, _rounded(total, d_inputs.dtype.element_ty), mask=wanted)
+    tl.store(d_inputs + place + at, rounded(total, d_inputs.dtype.element_ty), mask=wanted)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -495,7 +469,7 @@ def _store_state(
         u = tl.load(update + cell + cells, mask=there, other=0.0).to(total.dtype)[:, None]
     total += tl.load(d_product + place + at, mask=wanted, other=0.0) * r
     total -= tl.load(grad + place + at, mask=wanted, other=0.0).to(total.dtype) * u
-    tl.store(d_state + place + at, _rounded(total, d_state.dtype.element_ty), mask=wanted)
+    tl.store(d_state + place + at, rounded(total, d_state.dtype.element_ty), mask=wanted)
 
 
 @triton.jit(do_not_specialize=(*SIZES, "length"))
@@ -522,7 +496,8 @@ def conv_gru_weight_backward_kernel(
     row, column, inner = first_row + tl.arange(0, BLOCK_M), first_column + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
     if not DESCRIPTORS:
         regions_apart = inner.to(OFFSET) * (size * size)
-        # Channels beyond the last are some others, that memory is read in a row: nobody stores them.
+        # Channels beyond the last one wrap around to the first ones, so that all addresses are inside and no mask is
+        # needed; what is computed for them is not stored.
         pres = regions_apart[None, :] * outputs + (row % outputs)[:, None]
         sources = regions_apart[:, None] * channels + (column % channels)[None, :]
     total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
@@ -535,7 +510,7 @@ def conv_gru_weight_backward_kernel(
             there, cell = inner < regions - region, _cells(region.to(tl.int64), y, x, size)
             a = tl.load(pre + cell * outputs + pres, mask=there[None, :], other=0.0)
             b = tl.load(source + (cell + dy * size + dx) * channels + sources, mask=there[:, None], other=0.0)
-        total = _dot(a, b, total, PRECISION)
+        total = dot(a, b, total, PRECISION)
         x += 1
         y = tl.where(x < right, y, y + 1)
         x = tl.where(x < right, x, left)

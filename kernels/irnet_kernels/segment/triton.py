@@ -15,8 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# Absolute: this file also runs as a copy outside of its package.
+from irnet_kernels.triton_shared import dot, rounded
+
 TRITON_NAMES = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
-INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 # What is launched, by the bytes of the dtype; nothing is tuned at run time. Products of [M, K] and [K, N] blocks.
 TILES = {
@@ -24,30 +26,6 @@ TILES = {
     4: {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16, "num_warps": 8, "num_stages": 3},
     8: {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 4, "num_warps": 8, "num_stages": 1},
 }
-
-
-@triton.jit
-def _rounded(value, dtype: tl.constexpr):
-    """In the output's dtype, rounded to nearest even; Triton's interpreter would cut a bfloat16's bits off."""
-    if INTERPRETED and dtype == tl.bfloat16:
-        bits = value.to(tl.uint32, bitcast=True)
-        bits = tl.where(value == value, bits + 0x7FFF + ((bits >> 16) & 1), 0x7FC00000)
-        rounded = (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    else:
-        rounded = value.to(dtype)
-    return rounded
-
-
-@triton.jit
-def _dot(a, b, total, PRECISION: tl.constexpr):
-    """total + a @ b. Not every GPU multiplies matrices of float64; Triton's interpreter takes bfloat16 for integers."""
-    if total.dtype == tl.float64:
-        total += tl.sum(a[:, :, None] * b[None, :, :], 1)
-    elif INTERPRETED:
-        total = tl.dot(a.to(tl.float32), b.to(tl.float32), total)
-    else:
-        total = tl.dot(a, b, total, input_precision=PRECISION)
-    return total
 
 
 @triton.jit
@@ -117,7 +95,7 @@ def segment_matmul_kernel(
         column = program % across * BLOCK_N + tl.arange(0, BLOCK_N)
         inner = tl.arange(0, BLOCK_K)
         left = x + row[:, None] * deep + inner[None, :]
-        right = other + image * (width * deep if TURNED else depth * wide)
+        right = other + (image * width * deep if TURNED else image * depth * wide)
         if TURNED:
             right += column.to(tl.int64)[None, :] * deep + inner[:, None]
         else:
@@ -131,11 +109,11 @@ def segment_matmul_kernel(
             else:
                 at = right + wide.to(tl.int64) * start
                 b = tl.load(at, mask=(k < depth)[:, None] & (column < wide)[None, :], other=0.0)
-            total = _dot(a, b, total, PRECISION)
+            total = dot(a, b, total, PRECISION)
         out_width = wide if ALIGNED else width
         within = owned[:, None] & (column < out_width)[None, :]
         target = out + first * out_width + tl.arange(0, BLOCK_M).to(tl.int64)[:, None] * out_width + column[None, :]
-        tl.store(target, _rounded(total, out.dtype.element_ty), mask=within)
+        tl.store(target, rounded(total, out.dtype.element_ty), mask=within)
 
 
 @triton.jit(do_not_specialize=("images", "rows", "height", "width"))
@@ -162,12 +140,12 @@ def segment_outer_kernel(
         owned = _first(end - start, BLOCK_K)
         a = tl.load(x + row[None, :] * high + i[:, None], mask=owned[None, :] & (i < high)[:, None], other=0.0)
         b = tl.load(y + row[:, None] * wide + j[None, :], mask=owned[:, None] & (j < wide)[None, :], other=0.0)
-        total = _dot(a, b, total, PRECISION)
+        total = dot(a, b, total, PRECISION)
     out_width = wide if ALIGNED else width
     first = image.to(tl.int64) * height + top
     target = out + first * out_width + tl.arange(0, BLOCK_M).to(tl.int64)[:, None] * out_width + j[None, :]
     within = (i < height)[:, None] & (j < out_width)[None, :]
-    tl.store(target, _rounded(total, out.dtype.element_ty), mask=within)
+    tl.store(target, rounded(total, out.dtype.element_ty), mask=within)
 
 
 # Launchers, with the operators' own signatures
