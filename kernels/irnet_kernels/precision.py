@@ -1,4 +1,5 @@
-"""float32 that is float32, without TF32 or bfloat16, whatever PyTorch's switches say. Nothing is computed here."""
+"""float32 that is float32, without TF32 or bfloat16, and 16 bits that are summed in float32, whatever PyTorch's
+switches say. Nothing is computed here."""
 
 import contextlib
 from collections.abc import Iterator
@@ -40,3 +41,21 @@ def full_float32(deterministic: bool = False) -> Iterator[None]:
             place.fp32_precision = "none"  # what was inherited stays so
             if place.fp32_precision != precision:
                 place.fp32_precision = precision
+
+
+@contextlib.contextmanager
+def float32_reductions() -> Iterator[None]:
+    """Within, matrix products of 16 bits on a GPU add partial sums in float32; PyTorch's default lets them be 16 bits.
+
+    Like `full_float32` it holds for the process and puts the switches back to what they said.
+    """
+    matmul = backends.cuda.matmul
+    names = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
+    before = [(getattr(matmul, name), getattr(matmul, f"{name}_split_k")) for name in names]
+    try:
+        for name, (_, split_k) in zip(names, before, strict=True):
+            setattr(matmul, name, (False, split_k))
+        yield
+    finally:
+        for name, said in zip(names, before, strict=True):
+            setattr(matmul, name, said)

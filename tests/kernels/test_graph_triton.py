@@ -427,11 +427,12 @@ def test_launches_follow_from_shapes_alone():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_products_of_sixteen_bits_are_summed_in_float32(monkeypatch, dtype):
-    """Where PyTorch is told no wider result, a GPU may add partial sums in 16 bits. Values are rounded once, after."""
+    """Where PyTorch is told no wider result, a GPU may add partial sums in 16 bits unless a switch forbids it."""
     module, asked = load("graph", interpret=False), []
+    matmul, short = torch.backends.cuda.matmul, {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
 
     def product(a, b, out_dtype=None):
-        asked.append(out_dtype)
+        asked.append(out_dtype or getattr(matmul, f"allow_{short}_reduced_precision_reduction"))
         return torch.empty((*a.shape[:-1], b.shape[-1]), dtype=out_dtype or a.dtype, device=a.device)
 
     monkeypatch.setattr(module.torch, "mm", product)
@@ -441,7 +442,8 @@ def test_products_of_sixteen_bits_are_summed_in_float32(monkeypatch, dtype):
             a, b = (torch.empty(shape, dtype=dtype, device="cuda") for shape in shapes)
             for wanted in (None, torch.float32, dtype):
                 assert module._product(a, b, wanted).dtype == (wanted or torch.float32)
-    assert asked == 6 * [torch.float32]
+    assert asked == 2 * [torch.float32, torch.float32, False]
+    assert getattr(matmul, f"allow_{short}_reduced_precision_reduction"), "as it was"
 
 
 # -------------------------------------------------------------------------------------------------------- ahead of time

@@ -9,7 +9,7 @@ import torch
 from torch import backends
 
 from irnet_kernels.library import _exactly
-from irnet_kernels.precision import full_float32
+from irnet_kernels.precision import float32_reductions, full_float32
 
 PLACES = [
     *itertools.product((backends.cudnn, backends.mkldnn), ("conv", "rnn")),
@@ -103,3 +103,18 @@ assert torch.backends.mkldnn.matmul.fp32_precision == "none"
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("said", [(True, True), (False, True), (False, False)], ids=str)
+@pytest.mark.parametrize("name", ["allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"])
+def test_partial_sums_are_float32_within_and_as_before_after(name, said):
+    matmul = backends.cuda.matmul
+    before = getattr(matmul, name), getattr(matmul, f"{name}_split_k")
+    setattr(matmul, name, said)
+    try:
+        with pytest.raises(KeyError), float32_reductions():
+            assert (getattr(matmul, name), getattr(matmul, f"{name}_split_k")) == (False, said[1])
+            raise KeyError
+        assert (getattr(matmul, name), getattr(matmul, f"{name}_split_k")) == said
+    finally:
+        setattr(matmul, name, before)

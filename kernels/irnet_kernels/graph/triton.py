@@ -29,6 +29,7 @@ from torch import Tensor
 
 # Absolute: this file also runs as a copy outside of its package.
 from irnet_kernels.library import accumulator
+from irnet_kernels.precision import float32_reductions
 from irnet_kernels.triton_shared import (
     divide,
     dot,
@@ -592,8 +593,7 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """a @ b, of matrices or of batches of them, whatever autocast says: summed in float32 and not rounded to another
     dtype (float64 for float64) unless to `dtype`.
 
-    Of 16 bits the result is first made in float32, even if `dtype` has 16 bits: a product with a result of 16 bits may,
-    as PyTorch is set up, add partial sums in 16 bits. That takes memory for a second, twice as large result meanwhile.
+    A product of 16 bits with a result of 16 bits may, as PyTorch is set up, add partial sums in 16 bits: not here.
     On a CPU, where kernels are interpreted, it is exact: what tests measure there are the errors of the kernels.
     """
     acc_dtype = accumulator(a.dtype)
@@ -601,8 +601,10 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         if not a.is_cuda:
             return (a.double() @ b.double()).to(dtype or acc_dtype)
         multiply = torch.mm if a.dim() == 2 else torch.bmm
-        result = multiply(a, b) if a.dtype == acc_dtype else multiply(a, b, out_dtype=acc_dtype)
-        return result.to(dtype or acc_dtype)
+        if a.dtype == (dtype or acc_dtype):
+            with float32_reductions():
+                return multiply(a, b)
+        return multiply(a, b, out_dtype=acc_dtype).to(dtype or acc_dtype)
 
 
 def _by_type(stacked: Tensor, weight: Tensor) -> Tensor:
