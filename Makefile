@@ -109,14 +109,14 @@ compat:
 	$(MAKE) VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt PYTHON=$(PYTHON312) compat-tests
 	$(MAKE) VENV=.venv-gpu CONSTRAINTS=constraints-gpu.txt PYTHON=$(PYTHON312) compat-tests
 
-# The extension of the tree stays as it is.
+# In a copy of the sources, as the extension of the tree stays what it is.
 COMPAT = build/compat$(VENV)
 compat-tests: $(READY)
 	$(PIP) install -c $(CONSTRAINTS) $(CHECKED)
-	rm -rf $(COMPAT)/lib
-	FORCE_CUDA=0 IRNET_REQUIRE_EXT=1 $(BIN)/python setup.py -q build \
-	  --build-base $(COMPAT) --build-temp $(COMPAT)/temp --build-lib $(COMPAT)/lib
-	$(BIN)/python -m pytest -q -n auto -o pythonpath="$(COMPAT)/lib ." tests/kernels
+	rm -rf $(COMPAT) && mkdir -p $(COMPAT)
+	git ls-files -z | xargs -0 cp --parents -t $(COMPAT)
+	cd $(COMPAT) && FORCE_CUDA=0 IRNET_REQUIRE_EXT=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
+	cd $(COMPAT) && PYTHONPATH=$$PWD:$$PWD/kernels $(abspath $(BIN))/python -m pytest -q -n auto tests/kernels
 
 gpu-prepare:
 	$(MAKE) VENV=.venv-gpu CONSTRAINTS=constraints-gpu.txt PYTHON=$(PYTHON312) gpu-pack
