@@ -62,7 +62,7 @@ def measure(
 
     seconds    how long each contestant is timed in each mode
     without    a text: contestants whose name contains it are left out, but for the reference
-    pace_only  of the peers take only the one to which the gate holds the time; do not time the reference
+    pace_only  of the peers take only the one to which the gate holds the time; the reference is the truth, no more
     tick       told what is being done, for a progress bar
     A contestant whose result is outside its error budget has the status "error" and no speed.
     """
@@ -79,10 +79,10 @@ def measure(
         device = torch.device("cpu")
     modes = [mode for mode in modes if mode in work.modes]
     results = examine(work, device, modes, tick=tick)
+    if pace_only:
+        results = {key: result for key, result in results.items() if key[0] != work.reference}
     for mode in modes:
         racing = [name for name, m in results if m == mode and results[name, m].status == OK]
-        if pace_only:  # time is short: the reference, the truth, is not timed
-            racing = [name for name in racing if name != work.reference]
         tick(f"timing {mode}")
         _time(work, racing, mode, device, seconds, results)
     return results

@@ -192,6 +192,17 @@ def test_contestants_can_be_left_out(cpu):
     assert len(found) == 3, "the reference is the truth"
 
 
+def test_where_time_is_short_the_reference_is_only_the_truth(cpu):
+    def build(s):
+        calls = {"reference": (double, False), "cpp": (double, False), "pace": (double, True), "other": (double, True)}
+        return Work([s.normal(s.size)], {n: Contestant(c, peer=p) for n, (c, p) in calls.items()}, pace="pace")
+
+    case = Case("kernels", "double", build, {}, {})
+    found = measure(case, {"size": 8}, "float32", cpu, modes=["forward"], seconds=0, pace_only=True)
+    assert set(found) == {("cpp", "forward"), ("pace", "forward")}
+    assert all(r.status == "ok" and r.figures["error"] is not None and r.figures["samples"] for r in found.values())
+
+
 def test_without_leaves_only_equality_counts(cpu):
     def build(s):
         calls = {"reference": lambda: torch.arange(4), "same": lambda: torch.arange(4), "other": lambda: torch.ones(4)}
