@@ -345,7 +345,7 @@ def spilled(kernel: dict, targets) -> list:
 def test_kernels_compile_for_every_target_without_spills():
     """For all of them what the model launches in bfloat16; the rest, which takes long, for one: the gate takes all.
 
-    Of Triton 3.6, which a machine with a Hopper GPU may have, sm_90 alone is held: 16 bytes of wide gates spill on sm_80.
+    Of Triton 3.6, which a machine with an H100 may have, sm_90 alone is held: 16 bytes of wide gates spill on sm_80.
     """
     old = compiled.triton_version().startswith("triton 3.6")
     for kernel in load("gru", interpret=False).kernels():
