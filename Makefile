@@ -47,8 +47,9 @@ help:
 demo: $(STAMP)
 	$(BIN)/irnet demo --output-dir runs/demo
 
+# WORKERS=1 where memory is short: a worker takes about 2 GB.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(or $(WORKERS),2)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
