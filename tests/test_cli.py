@@ -18,6 +18,7 @@ from irnet import config as settings
 from irnet.cli import main
 from irnet.data.graphs import load_class_graph
 from irnet.engine import checkpoint
+from irnet.engine.check import check
 from irnet.engine.setup import open_dataset, restore_model
 from irnet.errors import InputError
 from tests.conftest import ROOT
@@ -130,6 +131,31 @@ def test_data_check_in_processes(copied, refused, monkeypatch, capsys):
         "000002.png", "000005.png", "000007.png", "instances_val.json"
     ]  # fmt: skip
     assert "the first of 4 findings" in captured.err
+
+
+def test_data_check_in_processes_after_threads_in_this_one(scenes_root, irnet):
+    """A forked process has none of the threads that OpenMP started before, and would wait for them for ever."""
+    first = "import signal, torch, irnet.engine.check as check; signal.alarm(60); torch.set_num_threads(2); "
+    splits = ["data.train_split=val", "data.val_split=train"]  # the smaller one is looked at in this process
+    words = ["data", "check", "--data-root", scenes_root, *splits, "-j", "2", "--images"]
+    irnet.run(words, first + "check.CHUNK = 4")
+
+
+def test_equal_findings_are_told_once_without_comparing_each_to_all(scenes_root, monkeypatch):
+    shown = 0
+
+    class Counted(InputError):
+        def __str__(self):
+            nonlocal shown
+            shown += 1
+            return super().__str__()
+
+    errors = [Counted(f"{i % 500}.png", "is damaged", "fetch it") for i in range(1000)]
+    monkeypatch.setattr("irnet.engine.check._examine_images", lambda *arguments: (errors, 0))
+    config = settings.small()
+    config.data = settings.DataConfig(name="scenes", root=str(scenes_root))
+    found = check(config, False, lambda line: None)
+    assert [error.where for error in found] == [f"{i}.png" for i in range(500)] and shown <= 4000
 
 
 def test_data_scenes(tmp_path, capsys):
