@@ -133,7 +133,11 @@ class _Run:
         if self.scaler.is_enabled() and extra["scaler"]:
             self.scaler.load_state_dict(extra["scaler"])
         if own and resume.source.name == PREVIOUS:  # or the next save would keep the damaged one in its place
-            os.replace(resume.source, resume.source.with_name(LAST))
+            last = resume.source.with_name(LAST)
+            if last.exists():  # it may be whole: reading fails for a moment where a network does
+                os.replace(last, last.with_name("damaged.safetensors"))
+                log.warning("%s is kept as damaged.safetensors", last)
+            os.replace(resume.source, last)
         log.info("going on from step %d, %s", self.step, resume.source)
         for line in [*_changes(resume, self.config), *_changed_data(extra["data"], self.fingerprints)]:
             log.warning("%s", line)
