@@ -80,8 +80,8 @@ def _from_coco(path: str | os.PathLike, content: dict | list, image: Path, image
             raise InputError(path, trouble, "give the file that annotates this image, once")
         row = content["images"][own[0]]
         number = row.get("id")
-        if type(row.get("width")) is int and type(row.get("height")) is int:
-            annotated = row["width"], row["height"]
+        if row.get("width") is not None and row.get("height") is not None:
+            annotated = tuple(int(coco_file.integers([row], key, path, "image")[0]) for key in ("width", "height"))
         titles = coco_file.texts(content["categories"], "name", path, "category")
         classes = dict(
             zip(coco_file.integers(content["categories"], "id", path, "category").tolist(), titles, strict=True)

@@ -236,6 +236,22 @@ def test_turned_photographs_say_in_which_pixels_boxes_are_read(trained, refused,
         assert "as viewers turn it, 48 x 64" in caplog.text
 
 
+@pytest.mark.parametrize("size", [(640, 480), (320.0, 320.0), (160, 161)])
+def test_boxes_made_for_an_image_of_another_size_are_refused(size, trained, image, refused, tmp_path):
+    table = {
+        "images": [{"id": 1, "file_name": image.name, "width": size[0], "height": size[1]}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 6, 30, 20]}],
+        "categories": [{"id": 1, "name": "cup"}],
+    }
+    boxes, output = tmp_path / "boxes.json", tmp_path / "x.png"
+    boxes.write_text(json.dumps(table))
+    says = f"is 160 x 160, but boxes.json says {int(size[0])} x {int(size[1])}"
+    refused(arguments(image, boxes, trained, "--output", output), image, says, "the boxes were made for")
+    table["images"][0] |= {"width": 160.0, "height": 160}
+    boxes.write_text(json.dumps(table))
+    assert main(arguments(image, boxes, trained, "--output", output)) == 0
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_no_name_ends_a_command(encoding, trained, image, tmp_path, monkeypatch):
     (tmp_path / "boxes.json").write_text(
