@@ -18,7 +18,7 @@ from irnet import config as settings
 from irnet.cli import main
 from irnet.data.graphs import load_class_graph
 from irnet.engine import checkpoint
-from irnet.engine.check import check
+from irnet.engine.check import check as check_data
 from irnet.engine.setup import open_dataset, restore_model
 from irnet.errors import InputError
 from tests.conftest import ROOT
@@ -154,7 +154,7 @@ def test_equal_findings_are_told_once_without_comparing_each_to_all(scenes_root,
     monkeypatch.setattr("irnet.engine.check._examine_images", lambda *arguments: (errors, 0))
     config = settings.small()
     config.data = settings.DataConfig(name="scenes", root=str(scenes_root))
-    found = check(config, False, lambda line: None)
+    found = check_data(config, False, lambda line: None)
     assert [error.where for error in found] == [f"{i}.png" for i in range(500)] and shown <= 4000
 
 
@@ -194,6 +194,11 @@ def test_resume_directly_before_a_setting(train_arguments, tmp_path):
     assert checkpoint.find(tmp_path / "run").step == 2
 
 
+def test_resume_from_a_mistyped_path_is_not_a_setting(train_arguments, refused, tmp_path):
+    path = tmp_path / "runs/lr=3" / "last.safetensors"
+    refused([*train_arguments(tmp_path / "run"), "--resume", path], f"{path}: holds no checkpoint")
+
+
 @pytest.mark.parametrize(
     ("given", "policy"),
     [
@@ -206,12 +211,17 @@ def test_resume_directly_before_a_setting(train_arguments, tmp_path):
 )
 def test_threads_wait_passively_unless_the_user_says_otherwise(given, policy):
     """Set before torch, which reads it, is loaded; the worker pool would spin on a busy machine."""
-    code = "import os, sys; import irnet.cli; print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))"
+    code = """
+import os, sys, irnet.cli as cli
+before = os.environ.get("OMP_WAIT_POLICY")
+cli._info = lambda options: print("torch" in sys.modules, before, os.environ.get("OMP_WAIT_POLICY"))
+cli.main(["info"])
+"""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_WAIT", "GOMP_", "KMP_"))}
     root = Path(settings.__file__).parents[1]
     env |= {"PYTHONPATH": f"{root}:{root / 'kernels'}"} | given
     found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["False", str(policy)]
+    assert found.stdout.split() == ["False", str(given.get("OMP_WAIT_POLICY")), str(policy)]
 
 
 # ------------------------------------------------------------------------------------------------------ bad input

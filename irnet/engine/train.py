@@ -74,12 +74,14 @@ def train(
         hidden = None if progress else True  # None: hidden where there is no terminal
         with logging_redirect_tqdm(), deferred() as stop:
             try:
-                return run.to_the_end(stop, hidden)
+                results = run.to_the_end(stop, hidden)
             except (Exception, Stopped) as error:
                 told = run.ended(error, stop)
                 if told is error:
                     raise
                 raise told from error
+            stop.obey("ended after the last step; its results are written")
+            return results
 
 
 class _Run:
