@@ -191,6 +191,15 @@ def test_boxes_for_other_images_are_refused(trained, scenes_root, refused, tmp_p
     refused(words, "results.json", "has no detection whose image_id is 000001")
 
 
+def test_an_image_without_a_detection_does_not_end_the_others(trained, scenes_root, tmp_path, capsys):
+    images = sorted(scenes_root.rglob("*val/*.png"))[:3]
+    (tmp_path / "results.json").write_text('[{"image_id": 2, "category_id": 1, "bbox": [1, 2, 30, 40]}]')
+    words = ["predict", *images, "--checkpoint", trained, "--boxes", tmp_path / "results.json", "--json"]
+    assert main([str(word) for word in [*words, "--output", tmp_path / "out"]]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [[region["box"] for region in answer["regions"]] for answer in answers] == [[], [[1, 2, 31, 42]], []]
+
+
 def test_names_that_the_user_gives_are_shown(trained, image, tmp_path, capsys):
     (tmp_path / "boxes.json").write_text(
         '[{"box": [1, 2, 30, 40], "name": "mug"}, {"box": [5, 6, 70, 80], "name": "x"}]'
