@@ -42,7 +42,8 @@ class Request:
 def raising(ends: bool = True) -> Iterator[None]:
     """While it lasts a signal raises `Stopped` wherever the program is; it ends at once by any further one.
 
-    ends  the program ends after a stop, and that stays so: while the interpreter ends, a signal would print a traceback
+    ends  the program ends after a stop: signals are ignored from then on, which would print a traceback while the
+          interpreter ends, or take the exit code's place
     """
 
     def stop(number: int, frame: object) -> None:
@@ -56,7 +57,7 @@ def raising(ends: bool = True) -> Iterator[None]:
         stopped = True
         raise
     finally:
-        _set(dict.fromkeys(before, _second()) if stopped and ends else before)
+        _set(dict.fromkeys(before, signal.SIG_IGN) if stopped and ends else before)
 
 
 @contextlib.contextmanager
