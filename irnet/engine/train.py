@@ -66,6 +66,8 @@ def train(
         if checkpoint.exists(output) and not own:
             cure = "add --resume to go on with it, or choose another --output-dir"
             raise InputError(output, "already holds a run", cure)
+        if own and not (resume.source.exists() and checkpoint.version_of(resume.source) == resume.version):
+            raise InputError(output, "another run has just written there", "start again with --resume")
         run = _Run(config, output, device, resume, own)
         keep_lines(output / "metrics.jsonl", run.step)
         files.write(output / "config.yaml", dump(config))

@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from irnet import cli
 from irnet.cli import main
 from irnet.engine import checkpoint, train
+from irnet.errors import InputError
 from irnet.interrupts import Stopped
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -209,6 +211,19 @@ def test_second_run_in_a_folder_is_refused(train_arguments, irnet, refused, tmp_
         for worker in workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
+
+
+def test_a_checkpoint_that_another_run_has_replaced_since_it_was_read_is_refused(trained, train_arguments, tmp_path):
+    output = shutil.copytree(trained, tmp_path / "run")
+    for damaged in (False, True):
+        if damaged:  # so that previous is read, which the other run renames
+            last = output / "checkpoints" / checkpoint.LAST
+            last.write_bytes(last.read_bytes()[:-1])
+        found = checkpoint.find(output)
+        assert main(train_arguments(output, "--resume", steps=5 + damaged)) == 0
+        with pytest.raises(InputError, match="another run has just written there; start again with --resume"):
+            train.train(found.config, output, torch.device("cpu"), found, progress=False)
+        assert checkpoint.find(output).step == 5 + damaged
 
 
 def test_run_is_free_after_an_end_of_any_kind(train_arguments, refused, tmp_path):
