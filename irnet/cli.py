@@ -18,20 +18,22 @@ from . import __version__
 from .errors import InputError, check_bounds, explain
 from .interrupts import Stopped, raising
 
-# GNU OpenMP's threads spin while they wait, and on a busy machine take the cores from those that work. It reads the
-# variable when torch is loaded.
-if not {"GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 _SETTING = re.compile(r"(model|loss|data|train)\.\w+=")
 log = logging.getLogger("irnet")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command; returns the exit code.
+
+    arguments  the words behind `irnet`; None takes the program's own, which ends with the command
+    """
+    # GNU OpenMP's threads spin while they wait, and on a busy machine take the cores from those that work. It reads the
+    # variable when torch is loaded.
+    if not {"GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        with raising():
+        with raising(ends=arguments is None):
             return _run(words)
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -49,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     for at, (word, following) in enumerate(pairwise(words)):
-        if word == "--resume" and "=" in following and not os.path.exists(following):
+        if word == "--resume" and _SETTING.match(following) and not os.path.exists(following):
             words[at] = "--resume=auto"  # argparse would take KEY=VALUE for the PATH
     for stream in (sys.stdout, sys.stderr):  # a class name that the terminal's encoding lacks ends no command
         if isinstance(stream, io.TextIOWrapper):

@@ -5,11 +5,13 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 # Ctrl-C; what batch systems, containers and shutdowns send; what a closing terminal sends.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE = 1.0  # seconds after a signal in which another is the same one: timeout signals a program and then its group
 
 
 class Stopped(KeyboardInterrupt):
@@ -17,7 +19,11 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int, text: str = "ended before it was done"):
         super().__init__(f"{signal.Signals(number).name}: {text}")
-        self.number = number
+        self.number, self.text = number, text
+
+    def __reduce__(self):
+        # Exception's own pickling would call __init__ with the one finished message.
+        return type(self), (self.number, self.text)
 
 
 @dataclass
@@ -33,14 +39,15 @@ class Request:
 
 
 @contextlib.contextmanager
-def raising() -> Iterator[None]:
+def raising(ends: bool = True) -> Iterator[None]:
     """While it lasts a signal raises `Stopped` wherever the program is; it ends at once by any further one.
 
-    After a stop that stays so: while the interpreter ends, a signal would print a traceback.
+    ends  the program ends after a stop: signals are ignored from then on, which would print a traceback while the
+          interpreter ends, or take the exit code's place
     """
 
     def stop(number: int, frame: object) -> None:
-        _set(dict.fromkeys(before, _end_at_once))
+        _set(dict.fromkeys(before, _second()))
         raise Stopped(number)
 
     before, stopped = _set(dict.fromkeys(_ours(), stop)), False
@@ -50,7 +57,7 @@ def raising() -> Iterator[None]:
         stopped = True
         raise
     finally:
-        _set(dict.fromkeys(before, _end_at_once) if stopped else before)
+        _set(dict.fromkeys(before, signal.SIG_IGN) if stopped and ends else before)
 
 
 @contextlib.contextmanager
@@ -59,7 +66,7 @@ def deferred() -> Iterator[Request]:
     request = Request()
 
     def note(number: int, frame: object) -> None:
-        _set(dict.fromkeys(before, _end_at_once))
+        _set(dict.fromkeys(before, _second()))
         request.number = number
         if os.isatty(2):
             os.write(2, b"\nending after this step; a second signal ends at once\n")
@@ -83,8 +90,16 @@ def _set(handlers: dict[int, Callable | int]) -> dict[int, Callable | int]:
     return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
 
-def _end_at_once(number: int, frame: object) -> None:
-    for child in multiprocessing.active_children():
-        child.kill()
-    os.write(2, f"irnet: ended at once by a second {signal.Signals(number).name}\n".encode())
-    os._exit(128 + number)
+def _second() -> Callable:
+    """A handler, made at the first signal, that ends the program at once. For GRACE seconds it does nothing."""
+    begin = time.monotonic()
+
+    def end_at_once(number: int, frame: object) -> None:
+        if time.monotonic() - begin < GRACE:
+            return
+        for child in multiprocessing.active_children():
+            child.kill()
+        os.write(2, f"irnet: ended at once by a second {signal.Signals(number).name}\n".encode())
+        os._exit(128 + number)
+
+    return end_at_once

@@ -47,7 +47,8 @@ for line in sys.stdin:
         for number, path in enumerate(job["streams"], 1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         exec(job["first"], {})
-        sys.exit(main(job["arguments"]))
+        sys.argv[1:] = job["arguments"]
+        sys.exit(main())
     print(child, flush=True)
 """
 

@@ -198,6 +198,13 @@ def test_image_files(case, name, check, tmp_path):
     check(path, arguments=("--images",))
 
 
+@pytest.mark.parametrize("case", ["float", "int32", "12 bits"])
+def test_images_whose_white_cannot_be_known_are_found_without_decoding_all(case, check, tmp_path):
+    data_set(tmp_path / "data", sound_table())
+    IMAGES[case](path := tmp_path / "data/train2017/b.png")
+    check(path, "white cannot be known")
+
+
 def test_all_findings_are_listed(capsys, tmp_path):
     data_set(tmp_path / "data", sound_table())
     folder = tmp_path / "data/train2017"

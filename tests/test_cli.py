@@ -18,6 +18,7 @@ from irnet import config as settings
 from irnet.cli import main
 from irnet.data.graphs import load_class_graph
 from irnet.engine import checkpoint
+from irnet.engine.check import check as check_data
 from irnet.engine.setup import open_dataset, restore_model
 from irnet.errors import InputError
 from tests.conftest import ROOT
@@ -132,6 +133,31 @@ def test_data_check_in_processes(copied, refused, monkeypatch, capsys):
     assert "the first of 4 findings" in captured.err
 
 
+def test_data_check_in_processes_after_threads_in_this_one(scenes_root, irnet):
+    """A forked process has none of the threads that OpenMP started before, and would wait for them for ever."""
+    first = "import signal, torch, irnet.engine.check as check; signal.alarm(60); torch.set_num_threads(2); "
+    splits = ["data.train_split=val", "data.val_split=train"]  # the smaller one is looked at in this process
+    words = ["data", "check", "--data-root", scenes_root, *splits, "-j", "2", "--images"]
+    irnet.run(words, first + "check.CHUNK = 4")
+
+
+def test_equal_findings_are_told_once_without_comparing_each_to_all(scenes_root, monkeypatch):
+    shown = 0
+
+    class Counted(InputError):
+        def __str__(self):
+            nonlocal shown
+            shown += 1
+            return super().__str__()
+
+    errors = [Counted(f"{i % 500}.png", "is damaged", "fetch it") for i in range(1000)]
+    monkeypatch.setattr("irnet.engine.check._examine_images", lambda *arguments: (errors, 0))
+    config = settings.small()
+    config.data = settings.DataConfig(name="scenes", root=str(scenes_root))
+    found = check_data(config, False, lambda line: None)
+    assert [error.where for error in found] == [f"{i}.png" for i in range(500)] and shown <= 4000
+
+
 def test_data_scenes(tmp_path, capsys):
     run("data", "scenes", "--output-dir", tmp_path / "s", "--train-scenes", "2", "--val-scenes", "2", "--size", "160")
     assert "train: 2 images; seeing only a box's own view" in capsys.readouterr().out
@@ -168,6 +194,11 @@ def test_resume_directly_before_a_setting(train_arguments, tmp_path):
     assert checkpoint.find(tmp_path / "run").step == 2
 
 
+def test_resume_from_a_mistyped_path_is_not_a_setting(train_arguments, refused, tmp_path):
+    path = tmp_path / "runs/lr=3" / "last.safetensors"
+    refused([*train_arguments(tmp_path / "run"), "--resume", path], f"{path}: holds no checkpoint")
+
+
 @pytest.mark.parametrize(
     ("given", "policy"),
     [
@@ -180,12 +211,17 @@ def test_resume_directly_before_a_setting(train_arguments, tmp_path):
 )
 def test_threads_wait_passively_unless_the_user_says_otherwise(given, policy):
     """Set before torch, which reads it, is loaded; the worker pool would spin on a busy machine."""
-    code = "import os, sys; import irnet.cli; print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'))"
+    code = """
+import os, sys, irnet.cli as cli
+before = os.environ.get("OMP_WAIT_POLICY")
+cli._info = lambda options: print("torch" in sys.modules, before, os.environ.get("OMP_WAIT_POLICY"))
+cli.main(["info"])
+"""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_WAIT", "GOMP_", "KMP_"))}
     root = Path(settings.__file__).parents[1]
     env |= {"PYTHONPATH": f"{root}:{root / 'kernels'}"} | given
     found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["False", str(policy)]
+    assert found.stdout.split() == ["False", str(given.get("OMP_WAIT_POLICY")), str(policy)]
 
 
 # ------------------------------------------------------------------------------------------------------ bad input

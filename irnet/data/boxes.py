@@ -40,7 +40,10 @@ def boxes_of(images: Sequence[Path], paths: Sequence[str | os.PathLike]) -> list
     """
     tables = [_read_coco(path) for path in paths]
     if len(paths) == 1 and tables[0] is not None:
-        return [_from_coco(paths[0], tables[0], image, len(images)) for image in images]
+        found = [_from_coco(paths[0], tables[0], image, len(images)) for image in images]
+        if isinstance(tables[0], list) and not any(len(boxes.boxes) for boxes in found):
+            raise _no_detection(paths[0], images[0])
+        return found
     if len(paths) != len(images):
         cure = "repeat --boxes once for each image, in their order, or give one file in COCO's format"
         raise InputError("--boxes", f"{len(paths)} files are given for {len(images)} images", cure)
@@ -80,8 +83,8 @@ def _from_coco(path: str | os.PathLike, content: dict | list, image: Path, image
             raise InputError(path, trouble, "give the file that annotates this image, once")
         row = content["images"][own[0]]
         number = row.get("id")
-        if type(row.get("width")) is int and type(row.get("height")) is int:
-            annotated = row["width"], row["height"]
+        if row.get("width") is not None and row.get("height") is not None:
+            annotated = tuple(int(coco_file.integers([row], key, path, "image")[0]) for key in ("width", "height"))
         titles = coco_file.texts(content["categories"], "name", path, "category")
         classes = dict(
             zip(coco_file.integers(content["categories"], "id", path, "category").tolist(), titles, strict=True)
@@ -89,13 +92,17 @@ def _from_coco(path: str | os.PathLike, content: dict | list, image: Path, image
         rows = [row for row in rows if row["image_id"] == number]
     elif images > 1 or len({str(row["image_id"]) for row in rows}) > 1:
         rows = [row for row in rows if _names(row["image_id"], image)]
-        if not rows:
-            trouble = f"has no detection whose image_id is {image.stem}, or the number in it"
-            raise InputError(path, trouble, "name the images as the detector does")
+        if not rows and images == 1:
+            raise _no_detection(path, image)
     boxes = torch.from_numpy(coco_file.corners(rows, path)).float()
     numbers = coco_file.integers(rows, "category_id", path, "annotation", default=-1).tolist()
     given = [classes.get(number, f"category {number}" if number >= 0 else "") for number in numbers]
     return Boxes(boxes.reshape(-1, 4), given, annotated, path)
+
+
+def _no_detection(path: str | os.PathLike, image: Path) -> InputError:
+    trouble = f"has no detection whose image_id is {image.stem}, or the number in it"
+    return InputError(path, trouble, "name the images as the detector does")
 
 
 def _names(image_id: object, image: Path) -> bool:

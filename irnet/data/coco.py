@@ -227,13 +227,13 @@ class CocoDataset(Dataset):
     def examine(self, i: int, decode: bool) -> tuple[InputError | None, bool]:
         """What is wrong with image `i`, and whether its orientation is ambiguous.
 
-        decode  decode it in full; otherwise only its header and its end are read
+        decode  decode it in full; otherwise only its header and its end are read, unless it is deep
         """
         try:
             header = self._header(i)
             if header.size(header.is_turned(self.orientation, self._annotated(i))) != self._annotated(i):
                 return self._misfit(i, header), False
-            if decode or not ends_whole(self.folder / self.file_names[i]):
+            if decode or header.deep or not ends_whole(self.folder / self.file_names[i]):
                 self[i]
         except InputError as error:
             return error, False

@@ -36,11 +36,17 @@ _UNDO = _TURN | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 @dataclass
 class Header:
-    """The size in pixels as stored, and the EXIF orientation (1: upright, 2 to 8: how viewers turn the image)."""
+    """What tells how an image is to be read.
+
+    width, height  in pixels as stored
+    orientation    of EXIF (1: upright, 2 to 8: how viewers turn the image)
+    deep           more than 8 bits a channel: only the pixels tell whether its white can be known
+    """
 
     width: int
     height: int
     orientation: int
+    deep: bool
 
     def size(self, turned: bool) -> tuple[int, int]:
         """(width, height) as stored, or as viewers show the image."""
@@ -83,14 +89,14 @@ def read_image(
     """
     with _opened(path, max_pixels) as image:
         header = _header(image)
-        mode, deep, scaled = image.mode, _is_deep(image), image.format in ("PNG", "PPM")
+        mode, scaled = image.mode, image.format in ("PNG", "PPM")
         image.load()
         if header.orientation != 1 and _orientation(image) != header.orientation:  # Pillow turns a TIFF on loading
             image = image.transpose(_UNDO[header.orientation])
         if header.is_turned(orientation, annotated):
             image = image.transpose(_TURN[header.orientation])
         pixels = _as_rgb(image, scaled, path)
-    if deep and pixels.max() < 64:
+    if header.deep and pixels.max() < 64:
         trouble = f"holds 16 bits a channel (mode {mode}) and uses 14 or fewer of them, so its white cannot be known"
         raise InputError(path, trouble, _EIGHT_BITS)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
@@ -133,7 +139,7 @@ def _header(image: Image.Image) -> Header:
     width, height = image.size
     if image.format == "TIFF":  # Pillow's size may already be the turned one
         width, height = image.tag_v2[256], image.tag_v2[257]
-    return Header(int(width), int(height), _orientation(image))
+    return Header(int(width), int(height), _orientation(image), _is_deep(image))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -148,9 +154,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether the file holds 16 bits a channel."""
+    """Whether the file holds more than 8 bits a channel."""
     layouts = str([tile[3] for tile in image.tile]) if image.format in ("PNG", "TIFF") else ""
-    return image.mode.startswith("I") or ";16" in layouts
+    return image.mode.startswith(("I", "F")) or ";16" in layouts
 
 
 def _as_rgb(image: Image.Image, scaled: bool, path: str | os.PathLike) -> np.ndarray:

@@ -109,6 +109,7 @@ def choose_split(root: Path, part: str, train: str, val: str) -> tuple[str, bool
     if part == "val" and val:
         return val, False
     found = annotation_files(root)
+    train, val = _name(found, root, train), _name(found, root, val)
     held_out = val or _by_role(found, "val", train)
     if part == "val" and held_out:
         return held_out, False
@@ -119,6 +120,14 @@ def choose_split(root: Path, part: str, train: str, val: str) -> tuple[str, bool
         cure = f"name the one to train on by data.train_split: {', '.join(sorted(found))}"
         raise InputError(root, "no such annotation file as one for training", cure)
     return chosen or ROLES["train"][0], not held_out
+
+
+def _name(found: dict[str, Path], root: Path, split: str) -> str:
+    """The name of a split that the user may have named by the path of its file."""
+    if split in found or not split.endswith(".json"):
+        return split
+    file = (root / split).resolve()
+    return next((name for name, path in found.items() if path.resolve() == file), split)
 
 
 def _by_role(found: dict[str, Path], role: str, taken: str) -> str:
@@ -157,7 +166,7 @@ def image_folder(
 
 def _folders(root: Path, split: str, name: str, annotations: Path) -> list[Path]:
     told = re.match(r"COCO_(\w+)_\d+", PurePosixPath(name).name)  # minival2014's images lie in val2014
-    own = split if not split.endswith(".json") else Path(split).stem
+    own = split if not split.endswith(".json") else Path(split).stem.removeprefix("instances_")
     folders = [root / "images" / own, root / own, root / "images", root / "data"]
     folders += [root / "images" / told[1], root / told[1]] if told else []
     here = annotations.parent

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
+import torch
 from tqdm import tqdm
 
 from ..config import Config
@@ -51,7 +52,7 @@ def check(config: Config, decode: bool, say: Callable[[str], None]) -> list[Inpu
                 class_graph(config.data, train)
             with _noted(findings):
                 read_word_vectors(config.data.word_vectors, train.classes)
-    return [error for i, error in enumerate(findings) if str(error) not in map(str, findings[:i])]
+    return list({str(error): error for error in findings}.values())
 
 
 @contextlib.contextmanager
@@ -102,8 +103,11 @@ def _results(data: CocoDataset, decode: bool, workers: int, chunks: list[list[in
 
 
 def _start(data: CocoDataset, decode: bool) -> None:
+    torch.set_num_threads(1)  # OpenMP's threads were not forked; work for several would wait for them without end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the program's handler, which was inherited
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup wants it
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     _look_at(data, decode)
 
 

@@ -51,6 +51,7 @@ class Checkpoint:
     optimizer  per parameter name and kind of state, "NAME.KIND"; empty in `best`
     extra      further plain values (the best figure so far, the loss scale, whether a run can go on from it)
     source     the file it was read from
+    version    what `version_of` gave for that file when it was read
     """
 
     step: int
@@ -60,6 +61,7 @@ class Checkpoint:
     optimizer: dict[str, Tensor]
     extra: dict[str, Any]
     source: Path | None = None
+    version: tuple[int, int] | None = None
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -129,6 +131,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """
     cure = "give a checkpoint that irnet train wrote"
     try:
+        version = version_of(path)  # ahead of the reading: one that is replaced meanwhile counts as another
         with safe_open(path, framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -147,7 +150,13 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         trouble = f"holds numbers that are not finite ({name}): its training has diverged"
         raise InputError(path, trouble, "take an earlier checkpoint, or train again with a lower train.lr")
     own = lambda prefix: {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}  # noqa: E731
-    return Checkpoint(step, config, classes, own("model."), own("optimizer."), extra, Path(path))
+    return Checkpoint(step, config, classes, own("model."), own("optimizer."), extra, Path(path), version)
+
+
+def version_of(path: Path) -> tuple[int, int]:
+    """What tells a file from its successors under the same name."""
+    status = os.stat(path)
+    return status.st_ino, status.st_mtime_ns
 
 
 def not_finite(tensors: dict[str, Tensor]) -> str | None:

@@ -69,6 +69,11 @@ def explain_given(model: IRNet, image: Path, given: Boxes, classes: list[str], c
             "them in the image of %s",
             *(image, how[0], sizes_of[0], header.orientation, how[1], sizes_of[1]),
         )
+    size = (pixels.shape[2], pixels.shape[1])
+    if given.annotated not in (None, size):
+        trouble = "is {} x {}, but {} says {} x {}".format(*size, Path(given.where).name, *given.annotated)
+        cure = "give the image that the boxes were made for"
+        raise InputError(image, trouble, cure if header.orientation == 1 else f"{cure}, or choose data.orientation")
     boxes = check_boxes(given.boxes, pixels.shape[1], pixels.shape[2], given.where)
     sample = Sample(pixels, boxes, torch.zeros(len(boxes), dtype=torch.int64), image.name)
     reasoning = explain(model, sample, classes, **sizes(config))

@@ -66,6 +66,8 @@ def train(
         if checkpoint.exists(output) and not own:
             cure = "add --resume to go on with it, or choose another --output-dir"
             raise InputError(output, "already holds a run", cure)
+        if own and not (resume.source.exists() and checkpoint.version_of(resume.source) == resume.version):
+            raise InputError(output, "another run has just written there", "start again with --resume")
         run = _Run(config, output, device, resume, own)
         keep_lines(output / "metrics.jsonl", run.step)
         files.write(output / "config.yaml", dump(config))
@@ -74,12 +76,14 @@ def train(
         hidden = None if progress else True  # None: hidden where there is no terminal
         with logging_redirect_tqdm(), deferred() as stop:
             try:
-                return run.to_the_end(stop, hidden)
+                results = run.to_the_end(stop, hidden)
             except (Exception, Stopped) as error:
                 told = run.ended(error, stop)
                 if told is error:
                     raise
                 raise told from error
+            stop.obey("ended after the last step; its results are written")
+            return results
 
 
 class _Run:
@@ -133,7 +137,11 @@ class _Run:
         if self.scaler.is_enabled() and extra["scaler"]:
             self.scaler.load_state_dict(extra["scaler"])
         if own and resume.source.name == PREVIOUS:  # or the next save would keep the damaged one in its place
-            os.replace(resume.source, resume.source.with_name(LAST))
+            last = resume.source.with_name(LAST)
+            if last.exists():  # it may be whole: reading fails for a moment where a network does
+                os.replace(last, last.with_name("damaged.safetensors"))
+                log.warning("%s is kept as damaged.safetensors", last)
+            os.replace(resume.source, last)
         log.info("going on from step %d, %s", self.step, resume.source)
         for line in [*_changes(resume, self.config), *_changed_data(extra["data"], self.fingerprints)]:
             log.warning("%s", line)

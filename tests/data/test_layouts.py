@@ -205,6 +205,26 @@ def test_a_file_within_the_root_can_be_named(tmp_path):
     assert len(CocoDataset(tmp_path, "mine.json")) == 8
 
 
+def test_cocos_files_named_by_path_find_their_images(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / f"annotations/instances_{split}.json", table([f"{split}.jpg"]))
+        draw(tmp_path / split, f"{split}.jpg")
+    for split in ("train", "val"):
+        data = CocoDataset(tmp_path, f"annotations/instances_{split}.json")
+        assert data.folder == tmp_path / split and not data.missing
+
+
+def test_a_split_named_by_its_path_is_not_also_chosen_for_the_other_part(tmp_path):
+    roboflow(tmp_path, ["train", "test"])
+    for path in ("test/_annotations.coco.json", "train/../test/_annotations.coco.json"):
+        config = DataConfig(root=str(tmp_path), train_split=path)
+        train, val = (open_dataset(config, part) for part in ("train", "val"))
+        assert len(train) == 3 and len(val) == 1 and not set(train.file_names) & set(val.file_names)
+        config = DataConfig(root=str(tmp_path), val_split="train/_annotations.coco.json")
+        with pytest.raises(InputError, match=r"name the one to train on by data\.train_split"):
+            open_dataset(config, "train")
+
+
 def test_one_image_cannot_be_split(tmp_path):
     write(tmp_path / "result.json", table(["a.jpg"]))
     draw(tmp_path, "a.jpg")

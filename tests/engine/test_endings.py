@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -12,9 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from irnet import cli
 from irnet.cli import main
 from irnet.engine import checkpoint, train
+from irnet.errors import InputError
+from irnet.interrupts import Stopped
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LONG = 100_000  # steps
@@ -116,7 +121,10 @@ def test_second_signal_ends_at_once(train_arguments, irnet, tmp_path):
     process.signal_when(lambda: said(process, "in a step"), 0)
     workers = children(process.pid)
     os.killpg(process.pid, signal.SIGINT)
-    time.sleep(0.5)
+    time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)  # within the first second it counts as the first: timeout sends two
+    time.sleep(1.5)
+    assert os.path.exists(f"/proc/{process.pid}/exe"), process.err
     os.killpg(process.pid, signal.SIGINT)
     begin = time.monotonic()
     assert ended(process, 130) == "irnet: ended at once by a second SIGINT"
@@ -157,6 +165,25 @@ def test_signal_during_evaluation(trained, train_arguments, irnet, tmp_path):
     assert ended(process, 143) == "irnet: SIGTERM: ended before it was done"
 
 
+def test_signal_after_the_last_step_is_obeyed(train_arguments, irnet, tmp_path):
+    first = "import os, signal, irnet.engine.predict as p; p.draw = lambda *a: os.kill(os.getpid(), signal.SIGTERM)"
+    process = irnet.start(train_arguments(tmp_path / "run"), first)
+    assert ended(process, 143) == "irnet: SIGTERM: ended after the last step; its results are written"
+    assert json.loads((tmp_path / "run/results.json").read_text())["step"] == 4
+
+
+def test_handlers_are_the_callers_again_after_a_stop_in_process(monkeypatch, capsys):
+    before = [signal.getsignal(number) for number in CODES]
+    monkeypatch.setattr(cli, "_info", lambda options: os.kill(os.getpid(), signal.SIGINT))
+    assert main(["info"]) == 130 and capsys.readouterr().err == "irnet: SIGINT: ended before it was done\n"
+    assert [signal.getsignal(number) for number in CODES] == before
+
+
+def test_a_stop_can_be_pickled():
+    found = pickle.loads(pickle.dumps(Stopped(signal.SIGTERM, "ended early")))
+    assert str(found) == "SIGTERM: ended early" and found.number == signal.SIGTERM
+
+
 # -------------------------------------------------------------------------------------------- two runs in one folder
 
 
@@ -184,6 +211,19 @@ def test_second_run_in_a_folder_is_refused(train_arguments, irnet, refused, tmp_
         for worker in workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
+
+
+def test_a_checkpoint_that_another_run_has_replaced_since_it_was_read_is_refused(trained, train_arguments, tmp_path):
+    output = shutil.copytree(trained, tmp_path / "run")
+    for damaged in (False, True):
+        if damaged:  # so that previous is read, which the other run renames
+            last = output / "checkpoints" / checkpoint.LAST
+            last.write_bytes(last.read_bytes()[:-1])
+        found = checkpoint.find(output)
+        assert main(train_arguments(output, "--resume", steps=5 + damaged)) == 0
+        with pytest.raises(InputError, match="another run has just written there; start again with --resume"):
+            train.train(found.config, output, torch.device("cpu"), found, progress=False)
+        assert checkpoint.find(output).step == 5 + damaged
 
 
 def test_run_is_free_after_an_end_of_any_kind(train_arguments, refused, tmp_path):

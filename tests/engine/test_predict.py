@@ -191,6 +191,15 @@ def test_boxes_for_other_images_are_refused(trained, scenes_root, refused, tmp_p
     refused(words, "results.json", "has no detection whose image_id is 000001")
 
 
+def test_an_image_without_a_detection_does_not_end_the_others(trained, scenes_root, tmp_path, capsys):
+    images = sorted(scenes_root.rglob("*val/*.png"))[:3]
+    (tmp_path / "results.json").write_text('[{"image_id": 2, "category_id": 1, "bbox": [1, 2, 30, 40]}]')
+    words = ["predict", *images, "--checkpoint", trained, "--boxes", tmp_path / "results.json", "--json"]
+    assert main([str(word) for word in [*words, "--output", tmp_path / "out"]]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [[region["box"] for region in answer["regions"]] for answer in answers] == [[], [[1, 2, 31, 42]], []]
+
+
 def test_names_that_the_user_gives_are_shown(trained, image, tmp_path, capsys):
     (tmp_path / "boxes.json").write_text(
         '[{"box": [1, 2, 30, 40], "name": "mug"}, {"box": [5, 6, 70, 80], "name": "x"}]'
@@ -234,6 +243,22 @@ def test_turned_photographs_say_in_which_pixels_boxes_are_read(trained, refused,
         assert "as stored, 64 x 48; its EXIF orientation is 6; data.orientation=turned reads" in caplog.text
         assert main([*words, "data.orientation=turned"]) == 0
         assert "as viewers turn it, 48 x 64" in caplog.text
+
+
+@pytest.mark.parametrize("size", [(640, 480), (320.0, 320.0), (160, 161)])
+def test_boxes_made_for_an_image_of_another_size_are_refused(size, trained, image, refused, tmp_path):
+    table = {
+        "images": [{"id": 1, "file_name": image.name, "width": size[0], "height": size[1]}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 6, 30, 20]}],
+        "categories": [{"id": 1, "name": "cup"}],
+    }
+    boxes, output = tmp_path / "boxes.json", tmp_path / "x.png"
+    boxes.write_text(json.dumps(table))
+    says = f"is 160 x 160, but boxes.json says {int(size[0])} x {int(size[1])}"
+    refused(arguments(image, boxes, trained, "--output", output), image, says, "the boxes were made for")
+    table["images"][0] |= {"width": 160.0, "height": 160}
+    boxes.write_text(json.dumps(table))
+    assert main(arguments(image, boxes, trained, "--output", output)) == 0
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

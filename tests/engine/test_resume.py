@@ -46,6 +46,16 @@ def edit(root: Path, split: str, change) -> None:
     path.write_text(json.dumps(table))
 
 
+def test_a_checkpoint_that_could_not_be_read_is_kept(trained, train_arguments, tmp_path):
+    """It may be whole: a network's disk fails for a moment."""
+    output = shutil.copytree(trained, tmp_path / "run")
+    last = output / "checkpoints" / checkpoint.LAST
+    last.write_bytes(content := last.read_bytes()[:-1])
+    assert main(train_arguments(output, "--resume", steps=5)) == 0
+    assert last.with_name("damaged.safetensors").read_bytes() == content
+    assert checkpoint.load(last).step == 5
+
+
 # ---------------------------------------------------------------------------------------------------- changed data
 
 
