@@ -8,7 +8,7 @@ import torch
 
 from irnet_kernels.library import INTERPRETED
 from tests.kernels.helpers import CASES, assert_like_reference, each_dtype
-from tests.kernels.triton_modules import load
+from tests.kernels.triton_modules import load, needs_interpreter
 
 MODULES = {"roi": ("crop_resize", "paste_mean"), "gru": ("conv_gru",), "graph": ("propagate", "propagate_regions")}
 MODULES |= {"segment": ("segment_matmul", "segment_outer")}
@@ -35,6 +35,7 @@ def interpreted():
     registered._destroy()
 
 
+@needs_interpreter
 @each_dtype
 @pytest.mark.parametrize(("op", "make"), CASES.values(), ids=CASES)
 def test_interpreted_kernels_keep_the_budget(interpreted, op, make, dtype):

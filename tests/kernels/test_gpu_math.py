@@ -10,7 +10,7 @@ import torch
 from irnet.bench import compiled
 from tests.kernels import test_graph_triton, test_gru_triton, test_roi_triton, test_segment_triton
 from tests.kernels.gpu_math import gpu_math
-from tests.kernels.triton_modules import load
+from tests.kernels.triton_modules import load, needs_interpreter
 from tests.tools import here
 
 SHARED = Path(__file__).with_name("shared_kernels.py")
@@ -93,33 +93,39 @@ def test_the_emulation_errs_as_far_as_a_gpu(gpu):
 
 
 @each_dtype
+@needs_interpreter
 def test_regions_keep_the_budget(gpu, dtype):
     scene = test_graph_triton.Regions((70, 0, 1, 6), channels=7, outputs=5)
     test_graph_triton.check(on_cpu("graph"), scene, dtype)
 
 
+@needs_interpreter
 def test_odd_boxes_keep_the_budget(gpu):
     test_graph_triton.test_odd_boxes(on_cpu("graph"))
 
 
 @each_dtype
+@needs_interpreter
 def test_propagate_keeps_the_budget(gpu, dtype):
     scene = test_graph_triton.Typed(5, [14, 0, 9], channels=7, outputs=5, images=2)
     test_graph_triton.check(on_cpu("graph"), scene, dtype)
 
 
 @each_dtype
+@needs_interpreter
 def test_roi_operators_keep_the_budget(gpu, dtype):
     test_roi_triton.test_kernels_keep_the_budget(on_cpu("roi"), dtype)
 
 
 @each_dtype
 @pytest.mark.parametrize("wide", [False, True], ids=["narrow", "wide"])
+@needs_interpreter
 def test_conv_gru_keeps_the_budget(gpu, dtype, wide):
     test_gru_triton.check(on_cpu("gru"), test_gru_triton.Scene(2, 17, 17 if wide else 1, 3), dtype)
 
 
 @each_dtype
+@needs_interpreter
 def test_segments_keep_the_budget(gpu, dtype):
     test_segment_triton.test_kernels_keep_the_budget(on_cpu("segment"), dtype)
 

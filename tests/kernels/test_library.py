@@ -12,6 +12,7 @@ import torch
 import irnet_kernels
 from irnet_kernels import ImplementationUnavailable, build_info, info, library
 from tests.kernels.helpers import CASES, ragged
+from tests.kernels.triton_modules import needs_interpreter
 
 BOXES, PTR = torch.tensor([[0.0, 0, 2, 2]]), ragged(1)
 each_operator = pytest.mark.parametrize("name", CASES)
@@ -152,6 +153,7 @@ torch.testing.assert_close(*(torch.autograd.grad(r.square().sum(), features) for
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed")
+@needs_interpreter
 def test_triton_runs_interpreted_on_the_cpu_where_that_is_asked_for():
     """Through PyTorch's dispatcher, with gradients; in a process of its own, as Triton reads the variable once."""
     environment = os.environ | {"TRITON_INTERPRET": "1"}
