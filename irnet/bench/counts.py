@@ -1,5 +1,6 @@
 """What a call takes besides time, counted and free of noise: memory, operators, launches. Holds no clock."""
 
+import gc
 import os
 import re
 import sys
@@ -96,9 +97,15 @@ def _operators(events: list) -> int:
 def _profile(call: Callable[[], object], activities: list[ProfilerActivity]) -> list:
     """The profiler's events of one call."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it greets on standard error
-    with warnings.catch_warnings(), profile(activities=activities, profile_memory=True) as recorded:
-        warnings.simplefilter("ignore", UserWarning)
-        call()
-        if ProfilerActivity.CUDA in activities:
-            torch.cuda.synchronize()
+    collecting = gc.isenabled()
+    gc.disable()  # what others have left would be freed within the call, and lower its peak
+    try:
+        with warnings.catch_warnings(), profile(activities=activities, profile_memory=True) as recorded:
+            warnings.simplefilter("ignore", UserWarning)
+            call()
+            if ProfilerActivity.CUDA in activities:
+                torch.cuda.synchronize()
+    finally:
+        if collecting:
+            gc.enable()
     return recorded.profiler.kineto_results.events()

@@ -1,6 +1,7 @@
 """Measuring one case: correctness before speed, counts that are exact, statuses that tell the truth."""
 
 import functools
+import gc
 import time
 
 import pytest
@@ -356,3 +357,11 @@ def test_on_a_gpu_every_mode_is_timed_by_a_graph():
         )
         assert result.figures["launches"] > 0 and result.figures["peak_reserved_bytes"] is not None
         assert 0 < result.figures["percentiles"]["50"] < 0.1
+
+
+def test_no_garbage_is_collected_within_a_counted_call(cpu):
+    """What others have left would be freed within it, and lower its peak."""
+    collecting = []
+    counts.count(lambda: collecting.append(gc.isenabled()), cpu)
+    assert collecting == [True, False], "not in the call that is counted, the second"
+    assert gc.isenabled()
