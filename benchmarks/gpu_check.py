@@ -30,7 +30,7 @@ import gpu_prepare  # noqa: E402
 
 BUDGETS = {1: 350.0, 2: 280.0}  # seconds of a call, all its steps together
 GRACE = 5.0  # seconds after its limit that an interrupted step has for what it knows
-WORKERS = "12"
+WORKERS = 12
 # One launch each of what takes the time of a training step.
 PROFILED = "crop_resize|paste_mean|conv_gru_forward|conv_gru_inputs_backward|propagate_regions|segment_matmul"
 SECTIONS = ("SpeedOfLight", "Occupancy", "MemoryWorkloadAnalysis")
@@ -213,7 +213,7 @@ def _parallel() -> list[str]:
     """pytest's options for many workers, where pytest-xdist is installed."""
     import importlib.util
 
-    return ["-n", str(min(int(WORKERS), os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
+    return ["-n", str(min(WORKERS, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
 
 
 def _tool(name: str) -> str | None:
