@@ -119,7 +119,7 @@ def measure(
 def differences(measured: Figures, baseline: Figures, all_of: bool = True) -> tuple[list[Difference], list[str]]:
     """What differs from the baseline, and the groups that it does not hold.
 
-    all_of  whether everything was measured, so that a figure of the baseline that is missing is gone
+    all_of  whether every case was measured, so that a figure of the baseline that is missing is gone
     """
     found, unknown = [], []
     for group, figures in measured.items():
@@ -179,7 +179,7 @@ def run(options: argparse.Namespace) -> int:
     baseline, device = read(options.baseline), choose_device(options.device)
     chosen = cases("all", options.filter, options.cases)
     kinds = options.kind or (["counts"] if device.type == "cuda" else KINDS)  # a GPU is lent for minutes
-    whole = not options.filter and set(kinds) == set(KINDS)
+    whole = not options.filter  # a group's figures are all of one kind, and what was not measured has no group
     thorough = options.update or options.add
 
     def keep(found: Measured) -> None:
@@ -225,7 +225,7 @@ def run(options: argparse.Namespace) -> int:
 def updated(baseline: Figures, figures: Figures, whole: bool, absent: tuple[str, ...] = ()) -> Figures:
     """The baseline with what was measured; groups of other machines and versions stay.
 
-    whole   whether everything was measured, so that a figure that is missing is gone
+    whole   whether every case was measured, so that a figure that is missing is gone
     absent  starts of the names of figures that could not be measured here: they stay, too
     """
 

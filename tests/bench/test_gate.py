@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from irnet.bench import gate
+from irnet.bench.case import cases
 from irnet.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,6 +160,20 @@ def test_what_differs():
     assert not found, "faster is no regression"
     found, _ = gate.differences({"g": held["g"] | {"a/executed_instructions": 500}}, held)
     assert len(found) == 1, "much less work is worth a look"
+
+
+def test_updating_one_kind_drops_what_is_gone_of_it(gated, tmp_path, monkeypatch):
+    """A filter leaves out cases, a kind leaves out groups of figures: those that are measured are measured whole."""
+    gated("pass", "--update")
+    monkeypatch.setattr(gate, "cases", lambda suite, text, files: cases(suite, "gated", files))
+    path = tmp_path / "b.json"
+    group, figures = next(iter(json.loads(path.read_text()).items()))
+    others = {"triton 0.1": {"kernel/sm_90/registers": 7}}
+    path.write_text(json.dumps({group: figures | {"old/cpp/float32/forward/operators": 7}} | others))
+    code, out = gated("pass", "--filter", "")
+    assert code == 1 and "gone     old/cpp/float32/forward/operators: was 7" in out
+    assert gated("pass", "--filter", "", "--update")[0] == 0
+    assert json.loads(path.read_text()) == {group: figures} | others
 
 
 def test_updating_everything_drops_what_is_gone():
