@@ -5,19 +5,24 @@ import dataclasses
 import json
 import platform
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from . import __version__, files
 from .config import VARIANTS, Config, load
 from .data import scenes
 from .data.coco import CocoDataset
+from .data.scene_rules import RULES, clue
 from .engine import checkpoint, evaluate, predict
 from .engine.setup import restore_model, sizes
 from .engine.train import train
 from .errors import InputError
+from .model import IRNet
+from .report.draw import Reasoning
 from .report.page import write_page
 from .report.table import table_text
 
@@ -48,7 +53,8 @@ def demo(output: Path, config: Config, device: torch.device, train_scenes: int =
     if device.type == "cuda":
         about["machine"] = torch.cuda.get_device_name(device)
     page = output / "index.html"
-    write_page(page, "Reasoning about regions", runs, gallery(output, config, runs), about)
+    answers = held_out_answers(output, config, runs)
+    write_page(page, "Reasoning about regions", runs, gallery(answers), about, puzzles=puzzles(answers))
     print(table_text(runs, about))
     print(f"{time.perf_counter() - start:.0f} s in all; the page: {page}")
     return page
@@ -84,32 +90,76 @@ def same_settings(run: Path, config: Config) -> None:
                 raise InputError(run, trouble, "name another --output-dir, or delete this one")
 
 
-def gallery(output: Path, config: Config, runs: list[dict], most: int = 12) -> list[dict]:
+@dataclass
+class Answers:
+    """What the trained variants make of the held-out scenes.
+
+    models  variant -> its model
+    right   variant -> bool [N], whether it names each of the N held-out boxes rightly
+    kinds   N strings, the kind of every box
+    owner   N pairs, the image of every box and its place among that image's boxes
+    """
+
+    data: CocoDataset
+    config: Config
+    models: dict[str, IRNet]
+    right: dict[str, Tensor]
+    kinds: list[str]
+    owner: list[tuple[int, int]]
+
+    def entry(self, row: int) -> dict:
+        """One held-out box as the page wants it: the reasoning of every variant on its image, and its place there."""
+        image, region = self.owner[row]
+        sample = self.data[image]
+        reasonings: dict[str, Reasoning] = {
+            name: predict.explain(model, sample, self.data.classes, **sizes(self.config.data))
+            for name, model in self.models.items()
+        }
+        return {"reasonings": reasonings, "region": region}
+
+
+def held_out_answers(output: Path, config: Config, runs: list[dict]) -> Answers:
+    """Let every variant whose run is in `output` answer all held-out boxes."""
+    data, device = CocoDataset(config.data.root, "val"), torch.device("cpu")
+    models, right, kinds = {}, {}, []
+    for run in runs:
+        saved = checkpoint.find(output / run["variant"])
+        model = models[run["variant"]] = restore_model(saved.config.model, len(saved.classes), saved.model)
+        scores = evaluate.collect(model, evaluate.held_out(data, config, device), device)
+        right[run["variant"]] = scores.steps["final"].argmax(1) == scores.labels
+        kinds = scores.kinds
+    owner = [(image, region) for image, labels in enumerate(data.image_labels()) for region in range(len(labels))]
+    return Answers(data, config, models, right, kinds, owner)
+
+
+def gallery(answers: Answers, most: int = 12) -> list[dict]:
     """Held-out boxes that the ConvNet got wrong and the full model right, those that all others got wrong first.
 
     At most `most`, kinds of region taking turns.
     """
-    data = CocoDataset(config.data.root, "val")
-    models, right = {}, {}
-    for run in runs:
-        saved = checkpoint.find(output / run["variant"])
-        model = models[run["variant"]] = restore_model(saved.config.model, len(saved.classes), saved.model)
-        scores = evaluate.collect(model, evaluate.held_out(data, config, torch.device("cpu")), torch.device("cpu"))
-        right[run["variant"]] = scores.steps["final"].argmax(1) == scores.labels
-    owner = [(image, region) for image, labels in enumerate(data.image_labels()) for region in range(len(labels))]
+    right = answers.right
     others = sum(right[variant].int() for variant in VARIANTS if variant != "full")
     found: dict[str, list[int]] = {}
     for row in (right["full"] & ~right["conv"]).nonzero()[:, 0].tolist():
-        found.setdefault(scores.kinds[row], []).append(row)
+        found.setdefault(answers.kinds[row], []).append(row)
     for rows in found.values():
         rows.sort(key=lambda row: int(others[row]))
     turns = [rows[i] for i in range(most) for rows in found.values() if i < len(rows)]
+    return [answers.entry(row) for row in sorted(turns, key=lambda row: int(others[row]))[:most]]
+
+
+def puzzles(answers: Answers) -> list[dict]:
+    """One held-out box for every kind of puzzle that occurs, with the rule of its world and its clue.
+
+    It is the first that the full model names rightly and the ConvNet does not, where there is one.
+    """
     entries = []
-    for row in sorted(turns, key=lambda row: int(others[row]))[:most]:
-        image, region = owner[row]
-        sample = data[image]
-        explained = {
-            name: predict.explain(model, sample, data.classes, **sizes(config.data)) for name, model in models.items()
-        }
-        entries.append({"reasonings": explained, "region": region})
+    for kind, rule in RULES.items():
+        rows = [row for row, found in enumerate(answers.kinds) if found == kind]
+        told = [row for row in rows if answers.right["full"][row] and not answers.right["conv"][row]]
+        for row in (told or rows)[:1]:
+            entry = answers.entry(row)
+            shown = entry["reasonings"]["full"]
+            names = [shown.truth(region) for region in range(len(shown.boxes))]
+            entries.append({**entry, "kind": kind, "rule": rule, "clue": clue(names, shown.boxes, entry["region"])})
     return entries

@@ -9,6 +9,8 @@ import pytest
 
 from irnet import config as settings
 from irnet.config import VARIANTS
+from irnet.data.scene_layout import THEMES
+from irnet.data.scene_rules import RULES
 from irnet.engine import checkpoint
 from irnet.engine.run_folder import locked
 from irnet.engine.setup import restore_model
@@ -65,6 +67,19 @@ def test_demo_writes_a_page_and_prints_the_table(done):
     saved = checkpoint.find(output / "full")
     model = restore_model(saved.config.model, len(saved.classes), saved.model)
     assert summary["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_page_begins_with_a_card_for_every_kind_of_puzzle_in_the_scenes(done):
+    output, _ = done
+    rows = json.loads((output / "scenes/annotations/instances_val.json").read_text())["annotations"]
+    kinds = [kind for kind in ("near", "far", "presence") if any(row["kind"] == kind for row in rows)]
+    text = (output / "index.html").read_text()
+    before, _, _ = text.partition("<table")
+    assert re.findall("<span class=kind>(.*?)</span>", before) == kinds and len(kinds) > 1
+    assert [rule in before for rule in RULES.values()] == [kind in kinds for kind in RULES]
+    told = re.findall(r'alt="[^"]*truly holds a (.*?)\. Framed in dashes, its clue: (.*?)\."', before)
+    sorts = {"egg": {"hen", "turtle"}, "flower": {"sun"}, "ball": {name for theme in THEMES for name in theme}}
+    assert all(clue in sorts[truth.split()[1]] for truth, clues in told for clue in clues.split(" and "))
 
 
 def test_second_call_trains_nothing_and_makes_the_page_again(done, irnet, tmp_path):

@@ -18,6 +18,8 @@ PANEL_WIDTH = 900  # narrowest annotated picture: below this the panel's columns
 OVERLAY_WIDTH = 480
 PAGE_BOXES = 100  # on one page
 LONGEST_SIDE = 2400  # larger images are shrunk, so that a picture stays something one can open and mail
+QUESTION: Colour = (255, 214, 0)  # frame of the box in question
+CLUE: Colour = (64, 224, 255)  # of what gives its class away, in dashes
 MODULE_COLOURS: dict[str, Colour] = {"conv": (128, 128, 128), "local": (43, 122, 210), "global": (222, 116, 14)}
 _PAPER, _INK, _FAINT, _WRONG = (255, 255, 255), (24, 26, 30), (112, 117, 125), (190, 30, 30)
 
@@ -191,8 +193,35 @@ def highlight(reasoning: Reasoning, region: int) -> Image.Image:
     for r, box in enumerate(boxes):
         if r != region:
             _outline(draw, box, (235, 235, 235), 2)
-    _outline(draw, boxes[region], (255, 214, 0), max(4, picture.width // 110))
+    _outline(draw, boxes[region], QUESTION, max(4, picture.width // 110))
     return picture
+
+
+def puzzle(reasoning: Reasoning, region: int, clue: list[int]) -> Image.Image:
+    """The square part of an image around one box, which is framed, and the boxes of its clue, framed in dashes."""
+    left, top, right, bottom = _square(reasoning.boxes[[region, *clue]], reasoning.image.shape)
+    picture, scale = _scaled(np.ascontiguousarray(reasoning.image[top:bottom, left:right]), OVERLAY_WIDTH)
+    boxes = _pixel_boxes(reasoning.boxes - np.array([left, top, left, top]), scale, picture.size)
+    draw, width = ImageDraw.Draw(picture), max(4, picture.width // 110)
+    for other in clue:
+        _dashes(draw, boxes[other], CLUE, width)
+    _outline(draw, boxes[region], QUESTION, width)
+    return picture
+
+
+def _square(boxes: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """A square of whole pixels inside an image that holds all boxes with some room around them, or the whole image.
+
+    It is no smaller than three fifths of the image's shorter side, so that a scene is still seen.
+    """
+    height, width = shape[:2]
+    x1, y1 = boxes[:, :2].min(axis=0)
+    x2, y2 = boxes[:, 2:].max(axis=0)
+    side = math.ceil(max(1.2 * (x2 - x1), 1.2 * (y2 - y1), 0.6 * min(height, width)))
+    across, down = min(side, width), min(side, height)
+    left = round(min(max(0.0, (x1 + x2 - across) / 2), width - across))
+    top = round(min(max(0.0, (y1 + y2 - down) / 2), height - down))
+    return left, top, left + across, top + down
 
 
 def memory_overlay(reasoning: Reasoning, step: int) -> Image.Image:
@@ -285,6 +314,20 @@ def _outline(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: 
     """A frame with a thin dark rim, so that it shows on any ground."""
     draw.rectangle((box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1), outline=(0, 0, 0), width=width + 2)
     draw.rectangle(box, outline=colour, width=width)
+
+
+def _dashes(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: Colour, width: int) -> None:
+    """A frame like `_outline`'s, in dashes: every side begins and ends with one."""
+    x1, y1, x2, y2 = box
+    for start, end, across in ((x1, x2, True), (y1, y2, False)):
+        pieces = max(3, round((end - start) / (3 * width)) // 2 * 2 + 1)
+        edges = np.linspace(start, end, pieces + 1).round().astype(int).tolist()
+        for low, high in list(pairwise(edges))[::2]:
+            for side in (y1, y2 - width + 1) if across else (x1, x2 - width + 1):
+                far = side + width - 1
+                piece = (low, side, high, far) if across else (side, low, far, high)
+                draw.rectangle((piece[0] - 1, piece[1] - 1, piece[2] + 1, piece[3] + 1), fill=(0, 0, 0))
+                draw.rectangle(piece, fill=colour)
 
 
 def _box_colour(number: int) -> Colour:

@@ -10,7 +10,17 @@ from PIL import Image
 
 from irnet import files
 from irnet.report import parts
-from irnet.report.draw import Reasoning, attention_overlay, chains, highlight, memory_overlay, trail
+from irnet.report.draw import (
+    CLUE,
+    QUESTION,
+    Reasoning,
+    attention_overlay,
+    chains,
+    highlight,
+    memory_overlay,
+    puzzle,
+    trail,
+)
 from irnet.report.parts import escape
 from irnet.report.table import KIND_MEANINGS, comparison, final_figures, legend, metrics_of, number, percent
 
@@ -26,6 +36,7 @@ def write_page(
     gallery: list[dict],
     facts: dict,
     scenes: Sequence[Reasoning] | None = None,
+    puzzles: Sequence[dict] = (),
 ) -> None:
     """Writes one self-contained HTML page that compares the variants; atomically, making its folder if need be.
 
@@ -36,19 +47,27 @@ def write_page(
     gallery  boxes that the full model got right and others wrong: {"reasonings": {variant: Reasoning}, "region": int}
     facts    "bounds", "data", "machine", "versions", "seed" and others; what is absent is left out
     scenes   reasonings whose memory and attention are drawn; by default the first two of the gallery's
+    puzzles  one box per kind of puzzle, shown first: {"reasonings", "region"} as in the gallery, "kind", "rule" (one
+             sentence) and "clue" (indices of the boxes that give the class away)
 
     Raises InputError where the page cannot be written.
     """
-    files.write(path, page(title, runs, gallery, facts, scenes))
+    files.write(path, page(title, runs, gallery, facts, scenes, puzzles))
 
 
 def page(
-    title: str, runs: list[dict], gallery: list[dict], facts: dict, scenes: Sequence[Reasoning] | None = None
+    title: str,
+    runs: list[dict],
+    gallery: list[dict],
+    facts: dict,
+    scenes: Sequence[Reasoning] | None = None,
+    puzzles: Sequence[dict] = (),
 ) -> str:
     """The text of the page; the arguments are `write_page`'s."""
     scenes = _first_scenes(gallery) if scenes is None else scenes
     headline, lede = _finding(title, runs, facts)
     sections = [
+        parts.section("puzzles", "What cannot be told from looks alone", _puzzles_html(puzzles)),
         parts.section("results", "What came out", _table_html(runs, facts)),
         parts.section("iterations", "Accuracy by iteration", _iterations_html(runs, facts)),
         parts.section("gallery", _gallery_title(gallery), _gallery_html(gallery)),
@@ -254,6 +273,52 @@ def _image(picture: Image.Image, alt: str) -> str:
     return f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}" {size} loading="lazy">'
 
 
+_ASKED = {
+    "near": "The clue is near",
+    "far": "The clue is far away",
+    "presence": "The clue is anywhere",
+}
+_WITHOUT_AND_WITH = {"conv": "ConvNet", "full": "with reasoning"}
+
+
+def _puzzles_html(puzzles: Sequence[dict]) -> str:
+    """One card per kind of puzzle: the picture with box and clue, the rule, the answers without and with reasoning."""
+    cards = "".join(map(_puzzle_card, puzzles))
+    if not cards:
+        return ""
+    key = (
+        '<p class=key><span><span class="frame asked"></span>the box in question</span>'
+        '<span><span class="frame clue"></span>its clue, which lies outside what the ConvNet sees of the box</span></p>'
+    )
+    return f"<p>One held-out scene for every kind of puzzle.</p>{key}<div class='cards puzzles'>{cards}</div>"
+
+
+def _puzzle_card(entry: dict) -> str:
+    region, reasonings = entry["region"], entry["reasonings"]
+    shown = reasonings.get("full") or next(iter(reasonings.values()))
+    truth = shown.truth(region)
+    told = " and ".join(_plain(shown.truth(other) or "") for other in entry["clue"]) or "nothing else"
+    alt = f"Part of a scene. Framed: a box that truly holds a {_plain(truth)}. Framed in dashes, its clue: {told}."
+    rows = ""
+    for variant, name in _WITHOUT_AND_WITH.items():
+        if variant in reasonings:
+            answer, score = reasonings[variant].answer(region)
+            verdict = "<dd class=up>✓ right</dd>" if answer == truth else "<dd class=down>✗ wrong</dd>"
+            rows += f"<div><dt>{name}</dt><dd>{escape(_plain(answer))}, {score:.2f}</dd>{verdict}</div>"
+    picture = _image(puzzle(shown, region, entry["clue"]).quantize(256), alt)
+    heading = (
+        f"<h3>{escape(_ASKED.get(entry['kind'], entry['kind']))} <span class=kind>{escape(entry['kind'])}</span></h3>"
+    )
+    answers = f"<p>Truly: <strong>{escape(_plain(truth))}</strong></p><dl class=answers>{rows}</dl>"
+    caption = f"<figcaption>{heading}<p class=rule>{escape(entry['rule'])}</p>{answers}</figcaption>"
+    return f"<figure class=card>{picture}{caption}</figure>"
+
+
+def _plain(name: str | None) -> str:
+    """A class's name as a reader says it."""
+    return "box of unknown class" if name is None else name.replace("_", " ")
+
+
 def _only_full(entry: dict) -> bool:
     """Whether no variant but "full" named this box rightly."""
     region = entry["region"]
@@ -335,7 +400,21 @@ def _scenes_html(scenes: Sequence[Reasoning]) -> str:
     return f"{text}all maps of a scene share one scale. White frames are the boxes.</p>{''.join(strips)}"
 
 
-_STYLE = """
+_STYLE = f"""
+.frame.asked {{ border: 3px solid rgb{QUESTION} }}
+.frame.clue {{ border: 3px dashed rgb{CLUE} }}
+"""
+_STYLE += """
+.key { display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; font-size: .95rem; margin: .3rem 0 1rem }
+.frame { display: inline-block; width: 1.5em; height: 1.5em; margin: 0 .5em 0 3px; vertical-align: middle;
+  outline: 3px solid #33383f; background: #33383f }
+.cards.puzzles { align-items: stretch }
+.puzzles h3 { margin: 0 0 .4rem; color: var(--ink) }
+.puzzles .rule { color: var(--ink) }
+.card .answers { grid-template-columns: auto 1fr auto; gap: .15rem .5rem; font-size: .86rem }
+.answers div { display: contents }
+.answers dt { white-space: nowrap }
+.puzzles strong { font-size: inherit }
 tr.bound th, tr.bound td { font-style: italic; font-weight: 400; color: var(--soft) }
 .gain { display: block; line-height: 1.1; font-size: .78rem; color: var(--soft) }
 .gain.up { color: var(--up) }

@@ -47,5 +47,6 @@ def self_contained(text: str) -> Reader:
     assert set(re.findall(r"url\((#[^)]*)\)", text)) <= known
     assert all(image["alt"] for image in reader.images)
     assert all(attrs.get("scope") in ("col", "row") for tag, attrs in reader.tags if tag == "th")
-    assert all(attrs.get("aria-label") for tag, attrs in reader.tags if tag == "svg")
+    drawings = [attrs for tag, attrs in reader.tags if tag == "svg"]
+    assert all(attrs.get("aria-label") or attrs.get("aria-hidden") == "true" for attrs in drawings)
     return reader

@@ -1,5 +1,7 @@
 """The pictures and the page of irnet.report, on made-up data: what they show, and that they take any input."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,19 +9,23 @@ from PIL import Image, ImageFont
 
 from irnet.errors import InputError
 from irnet.report.draw import (
+    CLUE,
     LONGEST_SIDE,
     PANEL_WIDTH,
+    QUESTION,
     Reasoning,
     _box_colour,
     _candidates,
     _overlap,
     _pixel_boxes,
     _place_labels,
+    _square,
     annotate,
     attention_overlay,
     highlight,
     memory_overlay,
     module_mass,
+    puzzle,
     trail,
 )
 from irnet.report.page import page, write_page
@@ -228,6 +234,26 @@ def test_highlight_marks_the_one_region():
     assert grey[y1, x1 : x2 + 1].mean() > 0.5  # the other boxes are there too, thin
 
 
+@pytest.mark.parametrize("height,width", [(96, 128), (200, 90), (300, 300)])
+def test_a_puzzle_frames_the_box_and_its_clue(height, width):
+    """Each frame's outermost pixels lie where the box is, in the part of the image that is shown."""
+    boxes = np.array([[20, 30, 36, 44], [70, 60, 86, 80], [2, 2, 12, 12]], np.float32)
+    reasoning = made_up(3, height, width, boxes=boxes)
+    left, top, right, bottom = _square(boxes[:2], reasoning.image.shape)
+    assert 0 <= left <= 20 and 0 <= top <= 30 and 86 <= right <= width and 80 <= bottom <= height
+    assert right - left == bottom - top or right - left == width or bottom - top == height
+    picture = np.asarray(puzzle(reasoning, 0, [1]))
+    scale = picture.shape[1] // (right - left)
+    for colour, box in ((QUESTION, boxes[0]), (CLUE, boxes[1])):
+        rows, columns = np.nonzero((picture == colour).all(axis=2))
+        framed = np.array([columns.min(), rows.min(), columns.max(), rows.max()])
+        assert framed.tolist() == ((box - [left, top, left, top]) * scale).tolist()
+    x1, y1, x2, _ = ((boxes - [left, top, left, top]) * scale).astype(int)[1]
+    dashes = (picture[y1, x1:x2] == CLUE).all(axis=1)
+    assert dashes[0] and dashes[-1] and 0.4 < dashes.mean() < 0.8  # so that the two can be told apart without colours
+    assert not (np.asarray(puzzle(reasoning, 0, [])) == CLUE).all(axis=2).any()
+
+
 def test_reasoning_takes_tensors_and_refuses_wrong_shapes():
     r = made_up()
     tensors = {
@@ -288,9 +314,35 @@ def test_page_is_self_contained_and_well_formed(tmp_path, gallery):
         assert "no box was named right by the full model and wrong by all others" in words
 
 
+def made_up_puzzles() -> list[dict]:
+    kinds = {"near": "The nearest decides.", "far": "The side decides.", "presence": "What is there decides."}
+    gallery = made_up_gallery(3)
+    return [{**entry, "kind": k, "rule": kinds[k], "clue": [3]} for entry, k in zip(gallery, kinds, strict=True)]
+
+
+def test_page_begins_with_a_card_for_every_puzzle():
+    made = made_up_puzzles()
+    text = page("t", made_up_runs(), made_up_gallery(2), FACTS, puzzles=made)
+    reader = self_contained(text)
+    first = text[: text.index("<table")]
+    assert first.count("<figure class=card>") == 3 == first.count("<img")
+    for entry in made:
+        shown, region = entry["reasonings"]["full"], entry["region"]
+        alt = f"a box that truly holds a {shown.truth(region)}. Framed in dashes, its clue: {shown.truth(3)}."
+        assert entry["rule"] in first and alt in first
+        for variant in ("conv", "full"):
+            answer, score = entry["reasonings"][variant].answer(region)
+            verdict = "✓ right" if answer == shown.truth(region) else "✗ wrong"
+            assert re.search(rf"<dd>{answer}, {score:.2f}</dd><dd class=\w+>{verdict}</dd>", first)
+    assert "the box in question" in reader.words
+    assert "the box in question" not in page("t", made_up_runs(), [], FACTS)
+
+
 def test_page_escapes_names():
     nasty = ["<b>bold</b>", '"quoted" & co', "<script>alert(1)</script>", "a'b", "</figcaption>"]
-    text = page("<i>title</i>", made_up_runs(), made_up_gallery(3, nasty), {**FACTS, "machine": "<u>m</u>"})
+    asked = {"kind": "<i>k</i>", "rule": "<u>r</u>", "clue": [0, 1]} | made_up_gallery(1, nasty)[0]
+    facts = {**FACTS, "machine": "<u>m</u>"}
+    text = page("<i>title</i>", made_up_runs(), made_up_gallery(3, nasty), facts, puzzles=[asked])
     reader = Reader(text)
     assert not {"b", "i", "u", "script"} & {tag for tag, _ in reader.tags}
     assert "&lt;u&gt;" in text and "&lt;i&gt;title" in text
