@@ -1,4 +1,4 @@
-"""Charts of records as inline SVG: rooflines and sweeps. Reads no files, writes no text around them."""
+"""Charts of records as inline SVG, and the marks of their legend. Reads no files, writes no text around them."""
 
 import itertools
 import math
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _OWN = {"cuda": ("#1f9a5b", "^"), "triton": ("#2f80dc", "s"), "cpp": ("#d4720f", "D"), "reference": ("#868c94", "o")}
 _OTHER = ("#9a5fc0", "#d6455d", "#1295a3", "#8a7a1f", "#c2559b")  # five of these and eight of those: 40 looks
 _MARKERS = ("v", "p", "P", "X", "h", "<", ">", "*")
+
+MODES = ("forward", "backward", "step")  # of rooflines
+AXES = ("images", "regions")  # of sweeps
 
 Style = tuple[str, str, bool]  # colour, marker, whether it is hollow
 
@@ -63,6 +66,17 @@ def points(device: Device, dtype: str, mode: str) -> tuple[list[Point], float | 
     return found, matmul, copy
 
 
+def drawn(devices: Iterable[Device]) -> set[str]:
+    """The implementations that stand in a roofline or a sweep."""
+    names = set()
+    for device in devices:
+        for dtype, mode in itertools.product({r.dtype for r in device.records}, MODES):
+            names |= {point.implementation for point in points(device, dtype, mode)[0]}
+        for axis in AXES:
+            names |= {implementation for found in tables.sweeps(device, axis) for implementation in found.lines}
+    return names
+
+
 def roofline(found: list[Point], matmul: float, copy: float, look: dict[str, Style], name: str, what: str) -> str:
     """Achieved operations per second over operations per byte, below the two ceilings."""
     cases = sorted({p.case: p.intensity for p in found}.items(), key=lambda item: item[1])
@@ -75,7 +89,7 @@ def roofline(found: list[Point], matmul: float, copy: float, look: dict[str, Sty
     for implementation, style in look.items():
         mine = [(p.intensity, p.rate / size) for p in found if p.implementation == implementation]
         if mine:
-            axes.plot(*zip(*mine, strict=True), linestyle="none", markersize=6, label=implementation, **_marked(style))
+            axes.plot(*zip(*mine, strict=True), linestyle="none", markersize=6, **_marked(style))
     axes.set_xlim(left, right)
     rates = [p.rate for p in found]
     axes.set_ylim(min(*rates, left * copy) / 2 / size, 2 * max(*rates, matmul) / size)
@@ -83,11 +97,25 @@ def roofline(found: list[Point], matmul: float, copy: float, look: dict[str, Sty
     _name_columns(axes, cases, [max(p.rate / size for p in found if p.case == case) for case, _ in cases])
     axes.set_xlabel("operations per byte")
     axes.set_ylabel(unit)
-    rows = parts.legend_above(figure, axes)
-    figure.set_figheight(3 + 0.19 * rows + 0.075 * max(len(case) for case, _ in cases))  # room for legend and names
+    figure.set_figheight(3 + 0.075 * max(len(case) for case, _ in cases))  # room for the names
     told = "; ".join(f"{p.case} {p.implementation} {rate(p.rate, 'FLOP/s')}" for p in found)
     ceilings = f"matrix product {rate(matmul, 'FLOP/s')}, copy {rate(copy, 'B/s')}"
     return parts.svg(figure, name, f"Roofline of {what}. Ceilings: {ceilings}. {told}.")
+
+
+def mark(style: Style) -> str:
+    """The mark of an implementation as a small drawing, to stand beside its name."""
+    from matplotlib.markers import MarkerStyle
+
+    colour, marker, hollow = style
+    shape = MarkerStyle(marker)
+    polygons = shape.get_path().transformed(shape.get_transform()).to_polygons()
+    moves = "".join(f"M{' '.join(f'{x:.2f},{-y:.2f}' for x, y in corners)}Z" for corners in polygons)
+    fill = "none" if hollow else colour
+    return (
+        f'<svg viewBox="-0.75 -0.75 1.5 1.5" aria-hidden="true"><path d="{moves}" fill="{fill}" stroke="{colour}" '
+        'stroke-width="0.17" stroke-linejoin="round"/></svg>'
+    )
 
 
 def rate(value: float, unit: str) -> str:
@@ -147,7 +175,7 @@ def sweep(
             continue
         xs, ys, records = zip(*line, strict=True)
         style, peer = _marked(look[implementation]), look[implementation][2]
-        axes.plot(xs, ys, linestyle=(0, (4, 1.5)) if peer else "solid", markersize=5, label=implementation, **style)
+        axes.plot(xs, ys, linestyle=(0, (4, 1.5)) if peer else "solid", markersize=5, **style)
         if unit == "ms":
             low, high = ([1e3 * r.percentiles[p] for r in records] for p in ("20", "80"))
             axes.fill_between(xs, low, high, color=style["color"], alpha=0.2, linewidth=0)
@@ -162,7 +190,7 @@ def sweep(
         axes.set_ylim(bottom=0)
     axes.set_xlabel(axis)
     axes.set_ylabel(unit)
-    figure.set_figheight(2.9 + 0.19 * parts.legend_above(figure, axes))
+    figure.set_figheight(2.9)
     told = "; ".join(
         f"{implementation} {', '.join(f'{significant(y)} at {x}' for x, y, _ in line)}"
         for implementation, line in lines.items()

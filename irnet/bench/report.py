@@ -9,8 +9,9 @@ from ..errors import InputError
 from ..report import parts
 from ..report.parts import escape
 from . import charts, tables
+from .findings import sentences
 from .records import read
-from .tables import MODIFIED, NONE, Device, Table
+from .tables import MODIFIED, NONE, Device, Table, plain
 
 _IMAGES = "irnet bench model --sweep images=1,2,4,8"
 _REGIONS = "irnet bench kernels --sweep regions=1,10,50,100,300"
@@ -34,11 +35,11 @@ def run(options: argparse.Namespace) -> int:
     if options.html:
         files.write(options.html, page(found))
     if options.markdown:
-        files.write(options.markdown, tables.markdown(found))
+        files.write(options.markdown, markdown(found))
     if options.readme:
         tables.write_readme(options.readme, tables.block_of(options.readme, options.files))
     written = [path for path in (options.html, options.markdown, options.readme) if path]
-    print("\n".join(written) if written else tables.markdown(found).rstrip())
+    print("\n".join(written) if written else markdown(found).rstrip())
     return 0
 
 
@@ -48,12 +49,31 @@ def _check(options: argparse.Namespace, found: list[Device]) -> int:
     stale = []
     if options.readme and not tables.is_current(options.readme, options.files):
         stale.append(f"--readme {options.readme}")
-    if options.markdown and tables.text_of(options.markdown) != tables.markdown(found):
+    if options.markdown and tables.text_of(options.markdown) != markdown(found):
         stale.append(f"--markdown {options.markdown}")
     for option in stale:
         again = f"irnet bench report {' '.join(options.files)} {option}"
         print(f"{option.split()[1]} is not what the records give; write it with: {again}", file=sys.stderr)
     return 1 if stale else 0
+
+
+# ----------------------------------------------------------------------------------------------------------- Markdown
+
+
+def markdown(devices: list[Device]) -> str:
+    """The findings and every table of every device."""
+    blocks = ["# Benchmarks\n", "Written by `irnet bench report`; measured, never typed.\n"]
+    for device in devices:
+        blocks.append(f"## {plain(device.name)}\n")
+        told = sentences(device)
+        if told:
+            blocks.append("### Findings\n\n" + "\n".join(f"- {plain(sentence)}" for sentence in told) + "\n")
+        for table in (make(device) for make in tables.TABLES):
+            if table.rows:
+                blocks += [f"### {plain(table.title)}\n", table.markdown()]
+    if not devices:
+        blocks.append(f"{tables.NOTHING}\n")
+    return "\n".join(blocks)
 
 
 # --------------------------------------------------------------------------------------------------------------- page
@@ -62,25 +82,54 @@ def _check(options: argparse.Namespace, found: list[Device]) -> int:
 def page(devices: list[Device]) -> str:
     """The text of the page; the devices are those of `tables.devices`."""
     look = charts.styles(devices)
-    sections = [
-        parts.section("machines", "What was measured on what", _machines(devices)),
+    drawn = [
         parts.section("rooflines", "Rooflines", _rooflines(devices, look)),
-        parts.section("operators", "Operators", _each(devices, tables.operators)),
-        parts.section("peers", "Against peers", _each(devices, tables.ratios)),
         parts.section("images", "Memory against batch", _sweeps(devices, "images", look)),
         parts.section("regions", "Time against regions", _sweeps(devices, "regions", look)),
+    ]
+    sections = [
+        parts.section("findings", "What came out", _findings(devices)),
+        parts.section("peers", "Against peers", _each(devices, tables.ratios)),
+        parts.section("operators", "Operators", _each(devices, tables.operators)),
+        f"<div>{_legend(devices, look)}{''.join(drawn)}</div>",
         parts.section("throughput", "Model, training and data", _each(devices, tables.throughput)),
         parts.section("correctness", "Correctness", _each(devices, tables.correctness)),
         parts.section("missing", "Not measured", _each(devices, tables.missing)),
+        parts.section("machines", "What was measured on what", _machines(devices)),
     ]
     names = " and ".join(device.name for device in devices)
     lede = f"Measured on {names}." if devices else tables.NOTHING
     if any(r.machine.get("dirty") for device in devices for r in device.records):
         lede += f" Some of it was {MODIFIED}, so the commit alone does not give it again."
-    about = "Where a figure is missing, a word says why: skipped, oom (out of memory), error, or wrong (the result is "
-    about += "outside its error budget, so its speed means nothing)."
-    header = f"<h1>irnet benchmarks</h1>\n<p>{escape(lede)}</p>\n<p>{about}</p>"
+    header = f"<h1>irnet benchmarks</h1>\n<p>{escape(lede)}</p>"
     return parts.document("irnet benchmarks", header, sections, _STYLE)
+
+
+_WORDS = (
+    "Where a figure is missing below, a word says why: skipped, oom (out of memory), error, or wrong (the result is "
+    "outside its error budget, so its speed means nothing)."
+)
+
+
+def _findings(devices: list[Device]) -> str:
+    """What the records say, a list of sentences per device."""
+    lists = []
+    for device in devices:
+        first, *others = sentences(device) or ["No operator was measured beside a peer in one run."]
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in others)
+        told = f"<ul class=findings>{items}</ul>" if items else ""
+        lists.append(f"<h3>{escape(device.name)}</h3><p><strong>{escape(first)}</strong></p>{told}")
+    return f"{''.join(lists)}<p>{_WORDS}</p>" if lists else ""
+
+
+def _legend(devices: list[Device], look: dict) -> str:
+    """The one legend of all charts; on a wide screen it stays in sight while they scroll by."""
+    drawn = charts.drawn(devices)
+    items = "".join(f"<li>{charts.mark(style)}{escape(name)}</li>" for name, style in look.items() if name in drawn)
+    if not items:
+        return ""
+    text = "In all charts, filled marks and solid lines are irnet's, hollow marks and dashed lines are peers."
+    return f'<div class=legend><p>{text}</p><ul aria-label="Legend">{items}</ul></div>'
 
 
 def _machines(devices: list[Device]) -> str:
@@ -158,7 +207,7 @@ def _rooflines(devices: list[Device], look: dict) -> str:
         figures = []
         for n, dtype in enumerate(dict.fromkeys(r.dtype for r in device.records)):
             drawn = []
-            for mode in ("forward", "backward", "step"):
+            for mode in charts.MODES:
                 found, matmul, copy = charts.points(device, dtype, mode)
                 if found and matmul and copy and not (mode == "step" and drawn):
                     what = f"{dtype} {mode} on {device.name}"
@@ -173,7 +222,7 @@ def _rooflines(devices: list[Device], look: dict) -> str:
     text = (
         "A point is one implementation of one operator at its default shape: the fewest operations that the operator "
         "needs, per fewest bytes and per second. The line is what this machine reached in the same runs: a large copy "
-        "(slope) and a large matrix product (top). Filled points are irnet's, hollow ones are peers."
+        "(slope) and a large matrix product (top)."
     )
     return f"<p>{text}</p>{''.join(blocks)}"
 
@@ -213,7 +262,7 @@ def _sweeps(devices: list[Device], name: str, look: dict) -> str:
             blocks.append(f"<h3>{escape(device.name)}</h3>{drawn}{_table(table)}")
     if not blocks:
         return f"<p>No case was measured for two numbers of {name}. <code>{command}</code> does that.</p>"
-    return f"<p>{text} Solid lines are irnet's, dashed ones with hollow marks are peers.</p>{''.join(blocks)}"
+    return f"<p>{text}</p>{''.join(blocks)}"
 
 
 def _stopped(found: tables.Sweep) -> str:
@@ -237,5 +286,14 @@ _STYLE = """
 .warning { color: var(--down); border: 1px solid; border-radius: 1em; padding: .1em .7em; font-size: .8rem;
   font-weight: 600; white-space: nowrap; display: inline-block }
 .charts.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)) }
+.legend { padding: .5rem 0; background: var(--paper); border-bottom: 1px solid var(--line); margin-top: 3rem }
+.legend p { margin: 0 0 .3rem; font-size: .9rem; color: var(--soft) }
+.legend ul { list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: .1rem 1.1rem;
+  font-size: .88rem }
+.legend li { display: flex; align-items: center; gap: .4rem }
+.legend svg { width: .95rem; height: .95rem }
+@media (min-width: 56rem) and (min-height: 40rem) { .legend { position: sticky; top: 0; z-index: 1 } }
+.findings { padding-left: 1.2rem; max-width: 62rem }
+.findings li { margin: .25rem 0 }
 code { font-size: .92em; overflow-wrap: anywhere }
 """

@@ -15,10 +15,11 @@ from irnet_kernels.library import IMPLEMENTATIONS
 
 from .. import files
 from ..errors import InputError
-from .records import Record, read
+from .records import STATUSES, Record, read
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 NONE = "-"
+OTHER_RUN = "not in one run"
 MODIFIED = "measured from a modified tree"
 NOTHING = "Nothing has been measured."
 
@@ -43,9 +44,9 @@ class Table:
 
     def markdown(self) -> str:
         ends = ["---"] * self.names + ["---:"] * (len(self.head) - self.names)
-        lines = [[_plain(cell) for cell in row] for row in (self.head, *self.rows)]
+        lines = [[plain(cell) for cell in row] for row in (self.head, *self.rows)]
         lines.insert(1, ends)
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_plain(self.caption)}\n"
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{plain(self.caption)}\n"
 
 
 # Per case and dtype: implementation -> mode -> record.
@@ -180,7 +181,7 @@ def ratio(
         if verdict(record) != "ok":
             return owner + verdict(record)
     if ours.run != theirs.run:
-        return "not in one run"
+        return OTHER_RUN
     a, b = value(ours), value(theirs)
     if a is None or b is None:
         return NONE
@@ -233,21 +234,38 @@ def operators(device: Device) -> Table:
 def ratios(device: Device) -> Table:
     """What impl="auto" takes against every peer, at the default shape and in the same run."""
     rows, used = [], []
+    left_out: dict[str, dict[str, list[str]]] = {}
     for (case, dtype), contest in contests(device.records).items():
         ours = chosen(contest)
         mode, mine = fullest(modes_of(contest)), contest.get(ours, {})
         for name, by_mode in contest.items():
             if not is_peer(by_mode):
                 continue
-            used += [*mine.values(), *by_mode.values()]
             times = [time_ratio(mine.get(m), by_mode.get(m)) for m in ("forward", "backward", "step")]
-            rows.append([case, dtype, ours or NONE, name, *times, memory_ratio(mine.get(mode), by_mode.get(mode))])
+            cells = [*times, memory_ratio(mine.get(mode), by_mode.get(mode))]
+            reason = _no_figure(cells)
+            if reason:
+                left_out.setdefault(reason, {}).setdefault(name, []).append(f"{case} {dtype}")
+                continue
+            used += [*mine.values(), *by_mode.values()]
+            rows.append([case, dtype, ours or NONE, name, *cells])
     head = ["case", "dtype", "irnet", "peer", "forward", "backward", "step", "memory"]
     caption = (
         "irnet against each peer, measured in the same run: 2.00 x faster is half the peer's median time, 2.00 x less "
         "half its peak memory. ≈: the bands from the 20th to the 80th percentile overlap."
     )
+    for reason, names in left_out.items():
+        told = "; ".join(f"{name} of {_each(cases, ', ')}" for name, cases in names.items())
+        caption += f" Left out ({reason}): {told}."
     return _table("Against peers", caption, head, 4, rows, used)
+
+
+def _no_figure(cells: list[str]) -> str | None:
+    """Why a row of ratios holds no figure at all, or None where it holds one or tells of a failure of irnet's own."""
+    words = [cell for cell in cells if cell != NONE]
+    if any(word not in (OTHER_RUN, "wrong", *STATUSES) for word in words):
+        return None
+    return "measured in another run" if OTHER_RUN in words else _each(words, ", ") or "no figure"
 
 
 def throughput(device: Device) -> Table:
@@ -276,7 +294,8 @@ class Sweep:
     mode: str
     rest: str
     values: list[int]
-    lines: dict[str, dict[int, Record]]
+    lines: dict[str, dict[int, Record]]  # of two values or more
+    single: list[str]  # implementations that were measured at one value only
 
 
 def sweeps(device: Device, name: str) -> list[Sweep]:
@@ -291,9 +310,11 @@ def sweeps(device: Device, name: str) -> list[Sweep]:
             modes.setdefault(r.case, set()).add(r.mode)
     found = []
     for (case, dtype, mode, rest), lines in groups.items():
+        single = [implementation for implementation, line in lines.items() if len(line) < 2]
+        lines = {implementation: line for implementation, line in lines.items() if len(line) > 1}
         values = sorted({value for line in lines.values() for value in line})
-        if len(values) > 1 and mode == fullest(modes[case]):
-            found.append(Sweep(case, dtype, mode, rest, values, lines))
+        if lines and mode == fullest(modes[case]):
+            found.append(Sweep(case, dtype, mode, rest, values, lines, single))
     return found
 
 
@@ -311,6 +332,9 @@ def swept(device: Device, name: str, title: str, text: Callable[[Record], str | 
             used += line.values()
     head = ["case", "dtype", "implementation", *(f"{name}={value}" for value in columns)]
     caption = "Of the step, or of the forward pass where there is no step."
+    single = "; ".join(f"{_each(sweep.single, ', ')} of {sweep.case}" for sweep in found if sweep.single)
+    if single:
+        caption += f" Left out (measured at one value only): {single}."
     return _table(title, caption, head, 3, rows, used)
 
 
@@ -365,7 +389,7 @@ def summary(device: Device) -> Table:
         mode, mine = fullest(modes_of(contest)), contest.get(ours, {})
         peers = {name: by_mode.get(mode) for name, by_mode in contest.items() if is_peer(by_mode)}
         faster = {name: time_ratio(mine.get(mode), theirs).removesuffix(" faster") for name, theirs in peers.items()}
-        against = "; ".join(f"{name} {text}" for name, text in faster.items())
+        against = "; ".join(f"{name} {text}" for name, text in faster.items() if text != OTHER_RUN)
         times = [figure(mine.get(m), milliseconds) for m in ("forward", "step")]
         peak = figure(mine.get(mode), lambda r: mebibytes(r.peak_allocated_bytes))
         rows.append([case, dtype, ours or NONE, *times, peak, against or NONE])
@@ -380,20 +404,7 @@ def summary(device: Device) -> Table:
 TABLES = (operators, ratios, throughput, memory_by_images, time_by_regions, correctness, missing)
 
 
-# ----------------------------------------------------------------------------------------------------------- Markdown
-
-
-def markdown(found: list[Device]) -> str:
-    """Every table of every device."""
-    parts = ["# Benchmarks\n", "Written by `irnet bench report`; measured, never typed.\n"]
-    for device in found:
-        parts.append(f"## {_plain(device.name)}\n")
-        for table in (make(device) for make in TABLES):
-            if table.rows:
-                parts += [f"### {_plain(table.title)}\n", table.markdown()]
-    if not found:
-        parts.append(f"{NOTHING}\n")
-    return "\n".join(parts)
+# ------------------------------------------------------------------------------------------------------------- README
 
 
 def readme_block(found: list[Device], folder: str = "") -> str:
@@ -402,9 +413,9 @@ def readme_block(found: list[Device], folder: str = "") -> str:
     folder  of the results, as the README's reader reaches it
     """
     tables = [table for table in map(summary, found) if table.rows]
-    parts = [f"**{_plain(table.title)}**\n\n{table.markdown()}" for table in tables] or [f"{NOTHING}\n"]
+    parts = [f"**{plain(table.title)}**\n\n{table.markdown()}" for table in tables] or [f"{NOTHING}\n"]
     if folder:
-        parts.append(f"All records and tables: [{_plain(folder)}](<{folder}>).\n")
+        parts.append(f"All records and tables: [{plain(folder)}](<{folder}>).\n")
     return "\n".join(parts)
 
 
@@ -503,6 +514,6 @@ def _judged(record: Record | None) -> str:
     return f"{word}: {record.error:.1e} of {record.budget:.1e}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
     return re.sub(r"([\\`*<>|&~\[\]])", r"\\\1", " ".join(text.split()))

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from irnet.bench import charts, tables
+from irnet.bench.findings import findings, sentences
 from irnet.bench.records import Record, append
-from irnet.bench.report import add_arguments, page, run
+from irnet.bench.report import add_arguments, markdown, page, run
 from irnet.errors import InputError
 from tests.report.reader import self_contained
 
@@ -242,8 +243,7 @@ def test_what_did_not_run_well_shows_its_word_and_no_figure(status):
     cells = row(tables.operators(found), "crop_resize", "float32", "grid_sample (peer)")
     assert [cells[name] for name in ("step, ms", "of the limit", "peak, MiB", "saved, MiB")] == [status] * 4
     assert cells["forward, ms"] == "-"
-    cells = row(tables.ratios(found), "crop_resize", "float32", "cpp", "grid_sample")
-    assert (cells["step"], cells["memory"], cells["forward"]) == (status, status, "-")
+    assert tables.ratios(found).rows == [] and f"({status}): grid_sample of crop_resize" in tables.ratios(found).caption
     assert row(tables.summary(found), "crop_resize")["step: faster than peers by"] == f"grid_sample {status}"
     cells = row(tables.missing(found), "grid_sample (peer)", status)
     assert cells["reason"] == bad.reason or (status == "wrong" and "error budget" in cells["reason"])
@@ -258,18 +258,94 @@ def test_what_did_not_run_well_shows_its_word_and_no_figure(status):
         ({"seconds": 3e-3}, {"peak_allocated_bytes": 2 << 20}, "3.00 x slower", "1.50 x more"),
         ({}, {"seconds": 1.04e-3}, "≈ 1.04 x faster", "equal"),
         ({"seconds": 1.001e-3}, {}, "equal", "equal"),
-        ({}, {"run": "r2", "seconds": 2e-3}, "not in one run", "not in one run"),
         ({"status": "oom"}, {}, "irnet: oom", "irnet: oom"),
-        ({"status": "oom"}, {"status": "skipped"}, "skipped", "skipped"),
         ({"peak_allocated_bytes": 0}, {}, "equal", "irnet: none"),
         ({}, {"peak_allocated_bytes": 0}, "equal", "peer: none"),
-        ({"peak_allocated_bytes": None}, {"percentiles": None}, "-", "-"),
+        ({"peak_allocated_bytes": None}, {"seconds": 2e-3}, "2.00 x faster", "-"),
     ],
 )
 def test_ratios(ours, theirs, time, memory):
     found = device(record(**ours), record(implementation="grid_sample", **theirs))
     cells = row(tables.ratios(found), "crop_resize", "float32", "cpp", "grid_sample")
     assert (cells["step"], cells["memory"], cells["forward"], cells["backward"]) == (time, memory, "-", "-")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "reason"),
+    [
+        ({}, {"run": "r2", "seconds": 2e-3}, "measured in another run"),
+        ({"status": "oom"}, {"status": "skipped"}, "skipped"),
+        ({}, {"status": "oom"}, "oom"),
+        ({"peak_allocated_bytes": None}, {"percentiles": None}, "no figure"),
+    ],
+)
+def test_a_peer_without_a_figure_has_no_row_and_is_named_once(ours, theirs, reason):
+    found = device(record(**ours), record(implementation="grid_sample", **theirs), *others())
+    table = tables.ratios(found)
+    assert [cells[3] for cells in table.rows] == ["torch.compile"]
+    assert f"Left out ({reason}): grid_sample of crop_resize float32." in table.caption
+    for text in (page([found]), markdown([found]), tables.readme_block([found])):
+        assert "not in one run" not in text
+
+
+def others() -> list[Record]:
+    """Another case, whose peer has figures."""
+    return [record("paste_mean"), record("paste_mean", "torch.compile", seconds=2e-3)]
+
+
+# ------------------------------------------------------------------------------------------------------------- findings
+
+
+def test_findings_take_the_fastest_peer_of_the_same_run():
+    found = device(
+        record(seconds=1e-3),
+        record(implementation="grid_sample", seconds=3e-3),
+        record(implementation="torch.compile", seconds=2e-3),
+        record(implementation="plain PyTorch", seconds=1.5e-3, run="r2"),
+        record(implementation="PyG RGCNConv", status="skipped", reason="not installed"),
+        record(implementation="matrix product", peer=True, seconds=5e-4),
+        record(implementation="reference", seconds=1e-5),
+        record(mode="forward"),
+        record(mode="forward", implementation="grid_sample", seconds=1.02e-3),
+    )
+    assert [(f.mode, f.peer, f.ratio, f.met) for f in findings(found)] == [
+        ("forward", "grid_sample", "≈ 1.02 x faster", False),
+        ("step", "torch.compile", "2.00 x faster", True),
+    ]
+    told = sentences(found)
+    assert told[0].startswith(f"On {found.name}, irnet is faster than the fastest peer in 1 of 2 cases")
+    assert told[1].endswith("is missed by crop_resize float32 forward (≈ 1.02 x faster than grid_sample).")
+    text = "crop_resize float32 (cpp): forward ≈ 1.02 x faster than grid_sample, step (both) 2.00 x faster than "
+    assert told[2:] == [
+        f"{text}torch.compile.",
+        "matrix product: a yardstick, no peer, for it does the operator's own products alone.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "met"), [(1.2e-3, True), (1.05e-3, False), (1e-3, False), (0.8e-3, False)], ids=str
+)
+def test_a_bar_is_met_where_irnet_is_faster_beyond_the_spread(seconds, met):
+    found = device(record(), record(implementation="grid_sample", seconds=seconds))
+    assert [f.met for f in findings(found)] == [met]
+    assert ("missed" in " ".join(sentences(found))) is not met
+
+
+def test_no_finding_of_what_failed_or_stands_alone():
+    failed = [record(status="oom"), record(implementation="grid_sample")]
+    for records in (failed, [record()], [record(implementation="grid_sample")]):
+        assert findings(device(*records)) == [] == sentences(device(*records))
+
+
+def test_findings_come_first(both, text):
+    for made in (text, markdown(both)):
+        at = [made.index(escape_of(made, sentence)) for found in both for sentence in sentences(found)[:1]]
+        assert at[0] < made.index("| operator |" if made.startswith("#") else "<table")
+    assert text.index(sentences(both[1])[0][:40]) < text.index("<table")  # on the page, those of all devices
+
+
+def escape_of(made: str, sentence: str) -> str:
+    return tables.plain(sentence)[:40] if made.startswith("#") else sentence[:40]
 
 
 def test_operators_and_throughput_say_what_was_measured():
@@ -333,18 +409,22 @@ def test_sweeps_need_two_values_and_keep_their_holes():
     table = tables.time_by_regions(found)
     assert table.head[3:] == ["regions=1", "regions=10", "regions=100"]
     assert [row[2:] for row in table.rows] == [["cpp", "1.00", "10.0", "100"], ["reference", "1.00", "-", "oom"]]
+    assert "one value only" not in table.caption
+    alone = device(*found.records, record(implementation="grid_sample", shape=shapes[0]))
+    assert tables.time_by_regions(alone).rows == table.rows
+    assert "Left out (measured at one value only): grid_sample of crop_resize." in tables.time_by_regions(alone).caption
     assert tables.memory_by_images(found).rows == []
 
 
 def test_markdown_holds_every_table_of_every_device(both):
-    text = tables.markdown(both)
+    text = markdown(both)
     lines = text.splitlines()
     for found in both:
         assert f"## {found.name}" in lines
         for table in (make(found) for make in tables.TABLES):
             assert f"### {table.title}" in lines
             for cells in table.rows:
-                assert "| " + " | ".join(map(tables._plain, cells)) + " |" in lines
+                assert "| " + " | ".join(map(tables.plain, cells)) + " |" in lines
 
 
 # ------------------------------------------------------------------------------------------------------------- README
@@ -492,7 +572,7 @@ def test_every_implementation_looks_different(both):
 def test_the_page_is_self_contained_and_shows_everything(both, text):
     reader = self_contained(text)
     words = " ".join(reader.words)
-    charts_ = [attrs["aria-label"] for tag, attrs in reader.tags if tag == "svg"]
+    charts_ = [attrs["aria-label"] for tag, attrs in reader.tags if tag == "svg" and "aria-label" in attrs]
     rooflines = [label for label in charts_ if label.startswith("Roofline")]
     assert len(rooflines) == 2 + 4  # forward and backward, in one dtype and in two
     assert len(charts_) == len(rooflines) + 2 * (2 + 3)  # memory of two cases, time of three
@@ -511,6 +591,15 @@ def test_the_page_is_self_contained_and_shows_everything(both, text):
     ):
         assert expected in words
     assert "sweep" not in words  # every section has something to show
+
+
+def test_one_legend_names_what_the_charts_show(both, text):
+    listed = re.findall(r"<li><svg.*?</svg>(.*?)</li>", text)
+    assert text.count("<div class=legend>") == 1 and len(listed) == len(set(listed))
+    assert set(listed) == charts.drawn(both) < {r.implementation for d in both for r in d.records}
+    drawings = re.findall(r"<svg [^>]*aria-label.*?</svg>", text, re.DOTALL)
+    assert drawings and not any(f">{name}</text>" in drawing for drawing in drawings for name in listed)
+    assert text.index("<div class=legend>") < min(text.index(drawing) for drawing in drawings)
 
 
 def test_a_modified_tree_is_pointed_out(both, text):
@@ -558,7 +647,7 @@ EMPTY = {field.name: None for field in dataclasses.fields(Record) if field.defau
 )
 def test_tables_and_page_take_whatever_there_is(records):
     found = tables.devices(records)
-    for text in (tables.markdown(found), tables.readme_block(found), " ".join(self_contained(page(found)).words)):
+    for text in (markdown(found), tables.readme_block(found), " ".join(self_contained(page(found)).words)):
         assert not re.search(r"\b(None|nan|inf)\b", text)
         assert records or "Nothing has been measured." in text
     words = " ".join(self_contained(page(found)).words)

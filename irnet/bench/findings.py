@@ -1,0 +1,91 @@
+"""What the measurements of a device say, in sentences made from its records. Draws and measures nothing."""
+
+from dataclasses import dataclass
+
+from .records import Record
+from .tables import Contests, Device, chosen, contests, is_peer, time_ratio, verdict
+
+# Stands beside the operators to show what their own products take; it computes none of them.
+YARDSTICKS = ("matrix product",)
+_MODES = {"forward": "forward", "backward": "backward", "step": "step (both)"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How irnet's implementation stands against the fastest peer of one operator, dtype and mode, in one run."""
+
+    case: str
+    dtype: str
+    mode: str
+    implementation: str
+    peer: str
+    ratio: str  # "2.00 x faster", "≈ 1.05 x faster", "1.10 x slower" or "equal"
+
+    @property
+    def met(self) -> bool:
+        """Whether irnet is the faster one, beyond the spread of the measurements."""
+        return self.ratio.endswith("faster") and not self.ratio.startswith("≈")
+
+
+def findings(device: Device) -> list[Finding]:
+    """One finding for every operator, dtype and mode that was measured beside a peer in the same run."""
+    found = []
+    operators: Contests = contests([r for r in device.records if r.suite == "kernels"])
+    for (case, dtype), contest in operators.items():
+        ours = chosen(contest)
+        for mode in _MODES:
+            mine = contest.get(ours, {}).get(mode)
+            theirs = [r for name, r in _rivals(contest, mode).items() if mine is not None and r.run == mine.run]
+            if theirs and verdict(mine) == "ok" and mine.median:
+                best = min(theirs, key=lambda record: record.median)
+                ratio = time_ratio(mine, best)
+                found.append(Finding(case, dtype, mode, ours, best.implementation, ratio))
+    return found
+
+
+def sentences(device: Device) -> list[str]:
+    """The findings in words: how many there are and how many are met, one sentence per operator, and what is missed."""
+    found = findings(device)
+    if not found:
+        return []
+    missed = [f for f in found if not f.met]
+    text = (
+        f"On {device.name}, irnet is faster than the fastest peer in {len(found) - len(missed)} of {len(found)} cases "
+        "(an operator in one dtype; forward, backward or both), beyond the spread of the measurements. A ratio is of "
+        "two medians of one run."
+    )
+    told = [text]
+    if missed:
+        what = "; ".join(f"{f.case} {f.dtype} {_MODES[f.mode]} ({f.ratio}{_than(f)})" for f in missed)
+        told.append(f"That bar, clearly faster than the fastest peer, is missed by {what}.")
+    for case, dtype in dict.fromkeys((f.case, f.dtype) for f in found):
+        told.append(_sentence([f for f in found if (f.case, f.dtype) == (case, dtype)]))
+    if any(r.implementation in YARDSTICKS for r in device.records):
+        told.append(f"{' and '.join(YARDSTICKS)}: a yardstick, no peer, for it does the operator's own products alone.")
+    return told
+
+
+def _rivals(contest: dict[str, dict[str, Record]], mode: str) -> dict[str, Record]:
+    """The peers that ran well in a mode; what computes something else is none."""
+    return {
+        name: by_mode[mode]
+        for name, by_mode in contest.items()
+        if is_peer(by_mode)
+        and name not in YARDSTICKS
+        and mode in by_mode
+        and verdict(by_mode[mode]) == "ok"
+        and by_mode[mode].median
+    }
+
+
+def _sentence(found: list[Finding]) -> str:
+    """One operator in one dtype: "crop_resize float32 (cpp): forward 14.6 x faster than grid_sample, ..."."""
+    first, told, before = found[0], [], None
+    for f in found:
+        told.append(f"{_MODES[f.mode]} {f.ratio}{'' if f.peer == before else _than(f)}")
+        before = f.peer
+    return f"{first.case} {first.dtype} ({first.implementation}): {', '.join(told)}."
+
+
+def _than(finding: Finding) -> str:
+    return f" {'to' if finding.ratio == 'equal' else 'than'} {finding.peer}"
