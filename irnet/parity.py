@@ -1,9 +1,23 @@
 """Compares irnet with the authors' program, `python -m irnet.parity FILE.npz ...`: reads their outputs, trains nothing.
 
 A file `local_*.npz` holds weights, inputs, outputs and gradients of the authors' local module and attention; a file
-`metrics_*.npz` holds scores and the figures of their evaluation. Each output's and gradient's largest absolute error is
-printed, and relative to the tensor's largest value; the exit code is 1 where one relative error exceeds the bound, and
-2 where a file cannot be read or lacks an entry.
+`metrics_*.npz` holds scores and the figures of their evaluation. Arrays have TensorFlow's layouts (maps NHWC, kernels
+HWIO, FC weights [in, out]). Of a local file, for one image, R regions and I iterations:
+
+    var/NAME                       every variable of VARIABLES, by the authors' name
+    in/feature, in/memory_size     the map that stands in for a ConvNet's [1, H, W, F], and (H, W)
+    in/gt_boxes                    [R, 5], (x1, y1, x2, y2, label) in pixels; a cell of the map is 16 pixels
+    out/cls_score_i, confid_i, attend_i, memory_i   logits, confidences, attention and memory, for i = 0 .. I
+    out/weights_i                  weights of the regions in the loss, for i = 1 .. I
+    out/attend_cls_score, attend_cls_prob, count_matrix   mixed logits and scores, regions that cover a cell
+    out/loss, loss_image, loss_memory, loss_final   the loss without weight decay, and its parts
+    grad/NAME, grad/feature        gradient of out/loss for every variable and for the map
+
+A region's ConvNet feature is the mean over its patch of that map. Of a metrics file: scores [R, C] with class 0 the
+background, labels [R], and expected_names and expected, six figures and their names.
+
+Each output's and gradient's largest absolute error is printed, and relative to the tensor's largest value; the exit
+code is 1 where one relative error exceeds the bound, and 2 where a file cannot be read or lacks an entry.
 """
 
 import argparse

@@ -1,10 +1,17 @@
 """The README's Python runs as it stands, and its plain-PyTorch crop is the operator's."""
 
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 
+from irnet.config import Config, TrainConfig, override
+from irnet.engine.train import learning_rate
 from irnet_kernels import crop_resize
 
 README = Path(__file__).parents[1] / "README.md"
@@ -31,3 +38,31 @@ def test_make_targets_named_exist():
     makefile = (README.parent / "Makefile").read_text()
     for target in set(re.findall(r"(?:^    |`)make ([a-z-]+)", README.read_text(), re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_schedule_for_eight_images_a_step_is_the_authors():
+    """Of the rate for one image it is eight times that of the step at which as many images have been seen."""
+    (line,) = re.findall(r"^    (irnet train .*-b 8 .*)", README.read_text(), re.MULTILINE)
+    words, config = shlex.split(line), Config()
+    override(config, "train.steps", words[words.index("--steps") + 1])
+    for word in words:
+        if word.startswith("train."):
+            override(config, *word.split("=", 1))
+    one = TrainConfig()
+    assert config.train.steps * 8 == one.steps
+    for step in (1, 25_000, 25_001, 35_000, 35_001, 40_000):
+        assert learning_rate(config.train, step) == pytest.approx(8 * learning_rate(one, 8 * step))
+
+
+def test_the_file_that_shows_the_form_of_a_recording_is_made_and_compared(tmp_path):
+    """Both commands run as they stand, in a folder of their own."""
+    first, second = re.findall(
+        r"^    python (-c .*test_parity.*|-m irnet.parity parity.npz)$", README.read_text(), re.M
+    )
+    root = README.parent
+    environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'kernels'}"}
+    for words in (first, second):
+        command = [sys.executable, *shlex.split(words)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("passed\n") and (tmp_path / "parity.npz").stat().st_size < 100_000

@@ -395,7 +395,8 @@ def summary(device: Device) -> Table:
         rows.append([case, dtype, ours or NONE, *times, peak, against or NONE])
     head = ["operator", "dtype", "irnet", "forward, ms", "step, ms", "peak, MiB", "step: faster than peers by"]
     caption = (
-        "Medians; a step is forward and backward, and without gradients the forward pass is compared. "
+        'irnet: the implementation that impl="auto" takes. Medians; a step is forward and backward, and without '
+        "gradients the forward pass is compared. Peak is above what was there before the call. "
         f"≈: the bands from the 20th to the 80th percentile overlap. {_shapes(found)}"
     )
     return _table(f"Operators, {device.name}", caption, head, 3, rows, records)
