@@ -21,12 +21,20 @@ import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
-from setuptools import setup
+import setuptools
 from setuptools.errors import CCompilerError
 
 HERE = Path(__file__).resolve().parent
+SETUPTOOLS = 77  # the first that reads pyproject.toml's license; pip checks it only where it isolates the build
 REBUILD = "pip install --no-build-isolation ."
 NO_BUILD_COMMANDS = {"egg_info", "dist_info", "sdist", "clean", "--version", "--name", "--help"}
+
+
+def old_setuptools(version: str) -> str | None:
+    """What is wrong with this version of setuptools, with the cure; None if it can read pyproject.toml."""
+    if int(version.split(".")[0]) >= SETUPTOOLS:
+        return None
+    return f'setuptools {version} is too old to read pyproject.toml; pip install "setuptools>={SETUPTOOLS}"'
 
 
 def find_compiler(env: Mapping[str, str]) -> str | None:
@@ -182,4 +190,6 @@ def extension() -> dict:
 
 
 if __name__ == "__main__":
-    setup(**({} if NO_BUILD_COMMANDS & set(sys.argv) else extension()))
+    if trouble := old_setuptools(setuptools.__version__):
+        raise SystemExit(f"irnet: {trouble}")
+    setuptools.setup(**({} if NO_BUILD_COMMANDS & set(sys.argv) else extension()))

@@ -187,16 +187,17 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _graph(options: argparse.Namespace) -> None:
-    from .data.graphs import save_class_graph
+    from .data.graphs import save_class_graph, some_edges
     from .engine.setup import class_graph, open_dataset
 
     check_bounds("--show", options.show, 0)
     config = _config(options)
-    graph = class_graph(config.data, open_dataset(config.data, "train"))
+    graph = class_graph(config.data, open_dataset(config.data, "train"), refuse=False)
     for name, (src, dst, weight) in graph.relations.items():
         print(f"{name}: {len(src)} edges")
         for edge in weight.argsort(descending=True, stable=True)[: options.show].tolist():
             print(f"  {graph.classes[src[edge]]} -> {graph.classes[dst[edge]]}  {weight[edge]:.3f}")
+    some_edges(graph)
     if options.output:
         save_class_graph(graph, options.output)
         print(options.output)

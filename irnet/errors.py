@@ -34,6 +34,10 @@ SMALLER = (
 )
 # What PyTorch, oneDNN and C++ say where memory ends; torch.OutOfMemoryError is a RuntimeError with such a text, too.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc", "calculation overflowed")
+# Packages that irnet cannot do without, by the name of their module.
+REQUIRED = {"PIL": "Pillow", "yaml": "PyYAML"} | {
+    name: name for name in ("matplotlib", "numpy", "safetensors", "torch", "tqdm")
+}
 _WORKERS = ("DataLoader worker (pid", "Pin memory thread exited")  # not an error that was raised in one of them
 
 
@@ -46,8 +50,9 @@ def explain(error: BaseException, smaller: str = SMALLER) -> InputError | None:
     code = error.errno if isinstance(error, OSError) else None
     if isinstance(error, InputError):
         return error
-    if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-        return InputError("torch", "is not installed", "pip install torch")
+    if isinstance(error, ModuleNotFoundError) and error.name in REQUIRED:
+        package = REQUIRED[error.name]
+        return InputError(package, "is not installed", f"pip install {package}")
     if isinstance(error, MemoryError) or code == errno.ENOMEM or _has(error, _NO_MEMORY):
         return InputError("memory", f"there is too little ({_line(text, _NO_MEMORY)})", smaller)
     if _has(error, _WORKERS):

@@ -176,6 +176,21 @@ def test_graph(scenes_root, tmp_path, capsys):
         assert float(shown[0].split()[-1]) == pytest.approx(weight.max().item(), abs=5e-4)
 
 
+@pytest.mark.parametrize("group", ["none", "", None, "N/A", "thing"])  # the last one is shared by all classes
+def test_graph_counts_no_edges_before_it_refuses(group, copied, tmp_path, capsys):
+    (copied / "class_graph.json").unlink()
+    change(copied, "train", "categories", lambda rows: [row.update(supercategory=group) for row in rows])
+    words = ["graph", "--data", "scenes", "--data-root", copied]
+    run(*words)
+    assert re.search(r"^same_supercategory: 0 edges\nco_occurs: [1-9]\d* edges\n  ", capsys.readouterr().out, re.M)
+    change(copied, "train", "annotations", lambda rows: rows.__delitem__(slice(1, None)))
+    path = tmp_path / "graph.json"
+    assert main([str(word) for word in [*words, "--output", path]]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "same_supercategory: 0 edges\nco_occurs: 0 edges\n" and not path.exists()
+    assert captured.err.splitlines()[-1].startswith("irnet: class graph: no two classes share a supercategory")
+
+
 def test_settings_come_from_file_then_options_then_overrides(train_arguments, tmp_path):
     path = tmp_path / "my.yaml"
     path.write_text("train: {lr: 5e-3, momentum: 0.5, steps: 9}\nloss: {beta: 0.25}\n")
@@ -421,9 +436,25 @@ def test_message_with_a_line_break_stays_one_line(refused, tmp_path):
     refused(["eval", "--checkpoint", f"{tmp_path}/a\nb"], "holds no checkpoint")
 
 
-@pytest.mark.parametrize("command", [["info"], ["demo"], ["train", "--output-dir", "x"], ["bench", "kernels"]])
-def test_without_torch_a_command_says_so_in_one_line(command, tmp_path):
-    code = f"import sys; sys.modules['torch'] = None; from irnet.cli import main; sys.exit(main({command}))"
+@pytest.mark.parametrize(
+    ("module", "package", "command"),
+    [
+        ("torch", "torch", ["info"]),
+        ("torch", "torch", ["demo"]),
+        ("torch", "torch", ["train", "--output-dir", "x"]),
+        ("torch", "torch", ["bench", "kernels"]),
+        ("yaml", "PyYAML", ["train", "--output-dir", "x"]),
+        ("yaml", "PyYAML", ["eval", "--checkpoint", "x"]),
+        ("numpy", "numpy", ["graph", "--data-root", "x"]),
+        ("PIL", "Pillow", ["data", "check", "--data-root", "x"]),
+        ("safetensors", "safetensors", ["predict", "x.png", "--boxes", "x.json", "--checkpoint", "x"]),
+        ("tqdm", "tqdm", ["data", "scenes", "--output-dir", "x"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_without_a_package_a_command_says_so_in_one_line(module, package, command, tmp_path):
+    code = f"import sys; sys.modules[{module!r}] = None; from irnet.cli import main; sys.exit(main({command}))"
     env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env)
-    assert (done.returncode, done.stderr) == (2, "irnet: torch: is not installed; pip install torch\n")
+    message = f"irnet: {package}: is not installed; pip install {package}\n"
+    assert (done.returncode, done.stderr) == (2, message)

@@ -1,11 +1,14 @@
 """What a machine cannot give is told from a fault in the program, whose traceback must not be lost."""
 
 import errno
+import re
+import tomllib
 
 import pytest
 import torch
 
-from irnet.errors import InputError, explain
+from irnet.errors import REQUIRED, InputError, explain
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,8 @@ def test_what_a_machine_cannot_give(error, where, words):
         OSError(errno.EIO, "Input/output error"),
         ValueError("out of memory"),
         KeyError("a"),
+        ModuleNotFoundError("No module named 'irnet.colour'", name="irnet.colour"),
+        ModuleNotFoundError("No module named 'torch.colour'", name="torch.colour"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -52,3 +57,12 @@ def test_input_errors_are_themselves():
     error = InputError("x", "is bad", "mend it")
     assert explain(error) is error
     assert "a smaller -b" in str(explain(MemoryError())) and str(explain(MemoryError(), "less")).endswith("less")
+
+
+def test_every_required_package_is_told_where_it_is_absent():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}
+    assert set(REQUIRED.values()) == names - {"triton", "pycocotools"}  # without which irnet works
+    for module, package in REQUIRED.items():
+        told = explain(ModuleNotFoundError(f"No module named {module!r}", name=module))
+        assert str(told) == f"{package}: is not installed; pip install {package}"

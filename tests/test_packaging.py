@@ -253,6 +253,31 @@ def test_broken_extension_is_an_error_that_says_how_to_rebuild(extension, source
 # ----------------------------------------------------------------------------------------- archives and installations
 
 
+@pytest.mark.parametrize("version", ["65.5.0", "67.8.0.post20230601", "76.1.0", "9.1"])
+@pytest.mark.parametrize("command", ["egg_info", "bdist_wheel"])
+def test_an_old_setuptools_is_told_in_one_line(version, command, tree):
+    """Python 3.11 brings 65.5.0, which without build isolation nobody replaces."""
+    code = f"""
+import runpy, setuptools, sys
+setuptools.__version__, sys.argv = "{version}", ["setup.py", "{command}"]
+runpy.run_path("setup.py", run_name="__main__")
+"""
+    env = os.environ | {"IRNET_NO_EXT": "1"}  # where the check fails, nothing is compiled
+    done = subprocess.run([sys.executable, "-c", code], cwd=tree, env=env, text=True, capture_output=True)
+    line = f'irnet: setuptools {version} is too old to read pyproject.toml; pip install "setuptools>=77"\n'
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
+
+
+def test_the_least_setuptools_is_the_same_everywhere():
+    assert [setup.old_setuptools(version) for version in ("77.0.1", "81.0.0", "84.2.1", "100.0")] == [None] * 4
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    words = f"setuptools>={setup.SETUPTOOLS}"
+    assert pyproject["build-system"]["requires"] == [words]
+    assert words in pyproject["project"]["optional-dependencies"]["build"]
+    readme = (ROOT / "README.md").read_text()
+    assert readme.index(f'pip install "{words}"') < readme.index("pip install --no-build-isolation .")
+
+
 def test_sdist_contains_what_a_build_needs(tree, tmp_path):
     (tree / "csrc/cuda").mkdir(exist_ok=True)
     (tree / "csrc/cuda/throw_away.cu").write_text("// CUDA\n")

@@ -117,14 +117,15 @@ def save_class_graph(graph: ClassGraph, path: str | os.PathLike) -> None:
     files.write(path, json.dumps({"classes": graph.classes, "relations": relations}) + "\n")
 
 
-def derive_class_graph(dataset: LabelledImages) -> ClassGraph:
+def derive_class_graph(dataset: LabelledImages, refuse: bool = True) -> ClassGraph:
     """A graph for a data set that brings none, from its annotations alone; no image is opened.
 
     same_supercategory  both ways between any two classes of one (named) supercategory, weight 1; a supercategory of
                         all classes is none
     co_occurs           weight P(an image of dst also has src), counted over images; absent where never
 
-    No self-loops; edges sorted by (src, dst). InputError where that gives no edge. Derive it from training data only.
+    No self-loops; edges sorted by (src, dst). InputError where that gives no edge, if `refuse`. Derive it from training
+    data only.
     """
     count = len(dataset.classes)
     groups = np.array(dataset.supercategories, dtype=object)
@@ -145,10 +146,17 @@ def derive_class_graph(dataset: LabelledImages) -> ClassGraph:
         "same_supercategory": _as_tensors(*np.nonzero(same), np.ones(same.sum())),
         "co_occurs": _as_tensors(src, dst, together[src, dst] / images[dst]),
     }
-    if not same.any() and not len(src):
+    graph = ClassGraph(list(dataset.classes), relations)
+    if refuse:
+        some_edges(graph)
+    return graph
+
+
+def some_edges(graph: ClassGraph) -> None:
+    """InputError where a derived graph has none."""
+    if not any(len(src) for src, _, _ in graph.relations.values()):
         cure = "give a class graph of your own, or run a variant without the global module"
         raise InputError("class graph", "no two classes share a supercategory or an image", cure)
-    return ClassGraph(list(dataset.classes), relations)
 
 
 def _as_tensors(src: np.ndarray, dst: np.ndarray, weight: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:

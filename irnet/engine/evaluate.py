@@ -64,6 +64,18 @@ def progress_bar(dataset, config: Config, hidden: bool | None = None) -> tqdm:
     return tqdm(total=images, desc="evaluation", unit="img", disable=hidden, dynamic_ncols=True, leave=False)
 
 
+def finite_scores(step: str, logits: Tensor, images: list[str], where: str) -> Tensor:
+    """float32 [R, C] on the CPU: the softmax of the logits of one step of the reasoning about `images`.
+
+    where  what NotFinite, raised where the model has diverged, is about
+    """
+    scores = logits.float().softmax(1).cpu()
+    if not scores.isfinite().all():
+        trouble = f"the model's scores for {', '.join(images)[:80]} are not finite ({step})"
+        raise NotFinite(where, trouble, "train again with a lower train.lr or with train.clip_norm")
+    return scores
+
+
 @torch.no_grad()
 def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progress: tqdm | None = None) -> Scores:
     """Run the model over all batches. InputError where they hold no region, NotFinite where the model has diverged."""
@@ -74,11 +86,7 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
     for batch in batches:
         predictions = model(batch.to(device))
         for name, logits in {"final": predictions.final, **predictions.logits}.items():
-            scores = logits.float().softmax(1).cpu()
-            if not scores.isfinite().all():
-                trouble = f"the model's scores for {', '.join(batch.names)[:80]} are not finite ({name})"
-                raise NotFinite("evaluation", trouble, "train again with a lower train.lr or with train.clip_norm")
-            steps.setdefault(name, []).append(scores)
+            steps.setdefault(name, []).append(finite_scores(name, logits, batch.names, "evaluation"))
         labels.append(batch.labels)
         kinds += batch.kinds
         images += len(batch.images)

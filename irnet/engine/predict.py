@@ -15,6 +15,7 @@ from ..data.sample import Sample, collate, prepare
 from ..errors import InputError
 from ..model import IRNet
 from ..report.draw import Reasoning, annotate_pages
+from .evaluate import finite_scores
 from .setup import sizes
 
 log = logging.getLogger("irnet")
@@ -126,10 +127,15 @@ def explain(model: IRNet, sample: Sample, classes: list[str], short: int | None,
     """Run the model on one sample (labels may be meaningless) and keep every step of its reasoning.
 
     short, long  the sides to which the image is resized, as in training; boxes stay in pixels of `sample.image`
+    InputError where the model has diverged: its scores are not finite.
     """
     device = next(model.parameters()).device
     batch = collate([prepare(sample, short, long)])
     predictions = model.eval()(batch.to(device))
+    final, *scores = (
+        finite_scores(step, logits, [sample.name], "prediction")
+        for step, logits in {"final": predictions.final, **predictions.logits}.items()
+    )
     memory = None
     if predictions.memories:
         memory = torch.stack([m[0].float().square().mean(0).sqrt() for m in predictions.memories[1:]]).cpu().numpy()
@@ -139,9 +145,9 @@ def explain(model: IRNet, sample: Sample, classes: list[str], short: int | None,
         boxes=sample.boxes.numpy(),
         classes=classes,
         steps=list(predictions.logits),
-        scores=torch.stack([logits.float().softmax(1) for logits in predictions.logits.values()]).cpu().numpy(),
+        scores=torch.stack(scores).numpy(),
         attention=predictions.attention.float().cpu().numpy(),
-        final=predictions.final.float().softmax(1).cpu().numpy(),
+        final=final.numpy(),
         memory=memory,
         stride=STRIDE * ratio,
         labels=sample.labels.numpy(),

@@ -51,12 +51,15 @@ def sizes(config: DataConfig) -> dict[str, int | None]:
     return {"short": config.short_side or None, "long": config.long_side or None}
 
 
-def class_graph(config: DataConfig, train: CocoDataset) -> ClassGraph:
-    """The named class graph, else the data set's own, else one derived from its training annotations."""
+def class_graph(config: DataConfig, train: CocoDataset, refuse: bool = True) -> ClassGraph:
+    """The named class graph, else the data set's own, else one derived from its training annotations.
+
+    refuse  InputError where the derived one has no edge
+    """
     path = Path(config.class_graph or Path(config.root) / "class_graph.json")
     if config.class_graph or path.exists():
         return load_class_graph(path, train.classes)
-    return derive_class_graph(train)
+    return derive_class_graph(train, refuse)
 
 
 def build_model(config: Config, train: CocoDataset, pretrained: bool = True) -> IRNet:

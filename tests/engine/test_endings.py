@@ -1,6 +1,7 @@
 """How runs end before their time: signals, a second run, dead workers, too little memory; one line, nothing lost."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pickle
@@ -398,6 +399,23 @@ def test_divergence_at_the_last_step(rate, train_arguments, refused, tmp_path):
     refused(train_arguments(tmp_path / "run", *DIVERGES, f"train.lr={rate}", steps=1), "after step 1", "not finite")
     if checkpoint.exists(tmp_path / "run"):  # its weights are finite, its scores are not
         refused(["eval", "--checkpoint", tmp_path / "run", "-j", "0"], "not finite", "lower train.lr")
+
+
+@pytest.mark.parametrize(
+    ("weight", "more"),
+    [("backbone.stem.0.weight", []), ("backbone.stem.1.weight", ["--json"]), ("backbone.patch.weight", [])],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_predict_refuses_scores_that_are_not_finite(weight, more, trained, scenes_root, refused, tmp_path):
+    saved = checkpoint.find(trained)  # huge weights are finite, their scores are not
+    state = saved.model | {weight: torch.full_like(saved.model[weight], 3e38)}
+    path = tmp_path / "run/checkpoints" / checkpoint.LAST
+    checkpoint.save(path, dataclasses.replace(saved, model=state))
+    image, boxes = next(scenes_root.rglob("*val/000001.png")), tmp_path / "boxes.json"
+    boxes.write_text("[[5, 5, 90, 95]]")
+    words = ["predict", image, "--boxes", boxes, "--checkpoint", tmp_path / "run", "--output", tmp_path / "p.png"]
+    refused([*words, *more], "prediction: the model's scores for 000001.png are not finite", "lower train.lr")
+    assert not (tmp_path / "p.png").exists()
 
 
 def test_diverged_weights_are_never_saved(trained, train_arguments, refused, monkeypatch, tmp_path):
