@@ -17,6 +17,7 @@ from pathlib import Path
 from . import __version__
 from .errors import InputError, check_bounds, explain
 from .interrupts import Stopped, raising
+from .progress import Progress, tracked
 
 _SETTING = re.compile(r"(model|loss|data|train)\.\w+=")
 log = logging.getLogger("irnet")
@@ -63,7 +64,8 @@ def _run(words: list[str]) -> int:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.overrides += rest
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    return options.run(options) or 0
+    with Progress(" ".join(words[:2]) if words[0] == "bench" else words[0]):
+        return options.run(options) or 0
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -97,6 +99,8 @@ def _train(options: argparse.Namespace) -> None:
     # A copy: the checkpoint's own settings are compared with what the options make of them.
     config = _config(options, base=copy.deepcopy(resume.config) if resume else base)
     print(evaluate.table_text(train(config, output, device, resume)))
+    print(f"{output}: results.json, per_class.csv, metrics.jsonl, log.txt, vis/")
+    print(output / "checkpoints" / checkpoint.LAST)
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -111,8 +115,8 @@ def _eval(options: argparse.Namespace) -> None:
     same_classes(data.classes, saved.classes, data.path)
     some_regions(data)
     model = restore_model(saved.config.model, len(saved.classes), saved.model, saved.source).to(device)
-    with evaluate.progress_bar(data, config) as bar:
-        scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, bar)
+    with evaluate.progress_of(data, config) as progress:
+        scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, progress)
     results = evaluate.results(model, saved.step, data.split, scores)
     source = Path(options.checkpoint)
     folder = Path(options.output_dir or (source if source.is_dir() else source.parent))
@@ -142,7 +146,8 @@ def _predict(options: argparse.Namespace) -> None:
     boxes = boxes_of(images, options.boxes)
     model = restore_model(saved.config.model, len(saved.classes), saved.model, saved.source)
     model = model.to(choose_device(options.device))
-    for image, picture, given in zip(images, pictures, boxes, strict=True):
+    jobs = list(zip(images, pictures, boxes, strict=True))
+    for image, picture, given in tracked(jobs, "prediction", "image", bar=False):  # its own lines show how far it is
         reasoning = predict.explain_given(model, image, given, saved.classes, config.data)
         pages = [str(page) for page in predict.save_pages(picture, reasoning)]
         if options.json:

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from . import __version__, files
 from .config import VARIANTS, Config, load
@@ -35,7 +34,7 @@ def demo(output: Path, config: Config, device: torch.device, train_scenes: int =
     facts = scenes.generate(output / "scenes", train_scenes, val_scenes, seed=config.train.seed)
     runs = []
     for variant in VARIANTS:
-        tqdm.write(f"{variant}: training for {config.train.steps} steps of {config.train.batch_size} scenes")
+        print(f"{variant}: training for {config.train.steps} steps of {config.train.batch_size} scenes", flush=True)
         runs.append(run_variant(output / variant, variant, config, device))
     bounds = facts["val"]["bounds"]
     about = {
@@ -94,7 +93,9 @@ def gallery(output: Path, config: Config, runs: list[dict], most: int = 12) -> l
     for run in runs:
         saved = checkpoint.find(output / run["variant"])
         model = models[run["variant"]] = restore_model(saved.config.model, len(saved.classes), saved.model)
-        scores = evaluate.collect(model, evaluate.held_out(data, config, torch.device("cpu")), torch.device("cpu"))
+        cpu = torch.device("cpu")
+        with evaluate.progress_of(data, config) as progress:
+            scores = evaluate.collect(model, evaluate.held_out(data, config, cpu), cpu, progress)
         right[run["variant"]] = scores.steps["final"].argmax(1) == scores.labels
     owner = [(image, region) for image, labels in enumerate(data.image_labels()) for region in range(len(labels))]
     others = sum(right[variant].int() for variant in VARIANTS if variant != "full")
