@@ -46,7 +46,7 @@ def check(parser: argparse.ArgumentParser) -> int:
         if isinstance(action, argparse._SubParsersAction) or action.help == argparse.SUPPRESS:
             continue
         name = f"{parser.prog} {action.option_strings or action.metavar}"
-        assert action.help and action.help.strip(), f"{name} has no help"
+        assert action.help and action.help.partition("(default: ")[0].strip(), f"{name} has no help"
         assert len(re.findall("default", action.help)) <= 1, f"{name}: {action.help}"
         shown = re.search(r"\(default: (.*)\)$", action.help)
         if action.option_strings and str(action.default) not in ("None", "False", "", "[]", argparse.SUPPRESS):
