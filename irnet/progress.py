@@ -102,7 +102,9 @@ class Progress:
             text = f"{self.what}: at work for {duration(clock() - self.begin)}"
         else:
             text = f"{self.what}: {self.done} of {self.total} {self.unit}s"
-            if self.pace is not None:
+            if self.pace is None:
+                text += f" after {duration(clock() - self.begin)}"
+            else:
                 text += f", {speed(self.pace, self.unit, self.total - self.done)}"
         return f"{text} ({self.figures})" if self.figures else text
 

@@ -113,7 +113,7 @@ def test_a_line_of_the_log_breaks_the_silence_too(clock, caplog):
                 return clock.now > 1025
 
         progress._watch(Ended())
-    assert times[:2] == [10, 16] and caplog.messages[:2] == ["step 20 of 300", "training: 0 of 300 steps"]
+    assert times[:2] == [10, 16] and caplog.messages[:2] == ["step 20 of 300", "training: 0 of 300 steps after 16 s"]
 
 
 def test_the_thread_tells_and_ends(monkeypatch, caplog):
