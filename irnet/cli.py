@@ -12,11 +12,14 @@ import re
 import sys
 from collections.abc import Callable
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 
 from . import __version__
 from .errors import InputError, check_bounds, explain
 from .interrupts import Stopped, raising
+from .options import as_text, tell_defaults
+from .progress import Progress, tracked
 
 _SETTING = re.compile(r"(model|loss|data|train)\.\w+=")
 log = logging.getLogger("irnet")
@@ -63,7 +66,8 @@ def _run(words: list[str]) -> int:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.overrides += rest
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    return options.run(options) or 0
+    with Progress(" ".join(words[:2]) if words[0] == "bench" else words[0]):
+        return options.run(options) or 0
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -97,6 +101,8 @@ def _train(options: argparse.Namespace) -> None:
     # A copy: the checkpoint's own settings are compared with what the options make of them.
     config = _config(options, base=copy.deepcopy(resume.config) if resume else base)
     print(evaluate.table_text(train(config, output, device, resume)))
+    print(f"{output}: results.json, per_class.csv, metrics.jsonl, log.txt, vis/")
+    print(output / "checkpoints" / checkpoint.LAST)
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -111,8 +117,8 @@ def _eval(options: argparse.Namespace) -> None:
     same_classes(data.classes, saved.classes, data.path)
     some_regions(data)
     model = restore_model(saved.config.model, len(saved.classes), saved.model, saved.source).to(device)
-    with evaluate.progress_bar(data, config) as bar:
-        scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, bar)
+    with evaluate.progress_of(data, config) as progress:
+        scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, progress)
     results = evaluate.results(model, saved.step, data.split, scores)
     source = Path(options.checkpoint)
     folder = Path(options.output_dir or (source if source.is_dir() else source.parent))
@@ -142,7 +148,8 @@ def _predict(options: argparse.Namespace) -> None:
     boxes = boxes_of(images, options.boxes)
     model = restore_model(saved.config.model, len(saved.classes), saved.model, saved.source)
     model = model.to(choose_device(options.device))
-    for image, picture, given in zip(images, pictures, boxes, strict=True):
+    jobs = list(zip(images, pictures, boxes, strict=True))
+    for image, picture, given in tracked(jobs, "prediction", "image", bar=False):  # its own lines show how far it is
         reasoning = predict.explain_given(model, image, given, saved.classes, config.data)
         pages = [str(page) for page in predict.save_pages(picture, reasoning)]
         if options.json:
@@ -255,22 +262,36 @@ OPTIONS = {
 }
 
 
+def _settings_text(config, small=None) -> dict[str, str]:
+    """{option: the default that it has in `config`}, and with --small in `small`, where that is another."""
+    found = {}
+    for name, key in OPTIONS.items():
+        values = [as_text(attrgetter(key)(one)) for one in (config, small or config)]
+        found[name] = values[0] if values[0] == values[1] else f"{values[0]}, with --small {values[1]}"
+    return found
+
+
 def _parser(words: list[str]) -> argparse.ArgumentParser:
+    from . import config as settings
+
     parser = argparse.ArgumentParser(prog="irnet", description="Iterative visual reasoning over image regions.")
     parser.add_argument("--version", action="version", version=f"irnet {__version__}")
     command = _commands(parser, "COMMAND")
 
     sub = command("demo", _demo, "generate scenes, train all four variants, compare them on one HTML page")
-    sub.add_argument("--output-dir", default="runs/demo")
+    sub.add_argument("--output-dir", default="runs/demo", help="the folder of scenes, runs and the page")
     _scene_options(sub)
     _common(sub)
     _run_options(sub)
     sub.set_defaults(steps=250)  # enough to see the differences, in a few minutes
+    tell_defaults(sub, _settings_text(settings.small()))
 
     sub = command("train", _train, "train a model; resumes to the same bits")
-    sub.add_argument("--output-dir", required=True)
+    sub.add_argument(
+        "--output-dir", required=True, help="the run's folder: checkpoints, log, metrics, results, pictures"
+    )
     sub.add_argument("--small", action="store_true", help="the small model for CPUs, in place of the paper's")
-    sub.add_argument("--variant", metavar="NAME", help="conv, local, global or full")
+    sub.add_argument("--variant", metavar="NAME", help="of the model: conv, local, global or full")
     sub.add_argument(
         "--resume", nargs="?", const="auto", metavar="auto|PATH", help="go on from a run folder or checkpoint"
     )
@@ -280,27 +301,30 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     _data_options(sub)
     _common(sub)
     _run_options(sub)
+    tell_defaults(sub, _settings_text(settings.Config(), settings.small()))
 
     sub = command("eval", _eval, "evaluate a run on its held-out split; writes results.json and per_class.csv")
     _checkpoint_options(sub)
     sub.add_argument("--output-dir", help="where the files go; beside the checkpoint if not given")
     _data_options(sub)
     _common(sub)
-    sub.add_argument("-b", "--batch-size", type=int)
-    sub.add_argument("-j", "--workers", type=int)
-    sub.add_argument("--limit-batches", type=int)
+    _loader_options(sub)
     sub.add_argument("--vis", type=int, default=0, metavar="N", help="draw the first N images into vis/")
+    tell_defaults(sub, dict.fromkeys(OPTIONS, "as in the run's training"))
 
     sub = command("predict", _predict, "name the object in every box of images; writes annotated pictures")
     _predict_options(sub)
+    tell_defaults(sub)
 
     sub = command("data", _data, "generate scenes, or check a data set and count what is in it")
     _dataset_options(sub)
+    tell_defaults(sub, _settings_text(settings.Config(), settings.small()))
 
     sub = command("graph", _graph, "show the class graph of a data set, or write it as JSON")
     sub.add_argument("--show", type=int, default=5, help="strongest edges to print per relation")
     sub.add_argument("--output", metavar="JSON", help="write the graph into this file")
     _settings(sub)
+    tell_defaults(sub, _settings_text(settings.Config(), settings.small()))
 
     sub = command("bench", None, "measure speed and memory, compare and report measurements, guard against regressions")
     if words[:1] == ["bench"]:  # its options come with its modules, which import PyTorch
@@ -328,18 +352,18 @@ def _predict_options(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--json", action="store_true", help="print the answers as a JSON object on each image's line")
     _checkpoint_options(sub)
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    _device_option(sub)
     sub.set_defaults(overrides=[])
 
 
 def _dataset_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("what", choices=["scenes", "check"])
-    sub.add_argument("--output-dir", default="data/scenes", help="of scenes")
+    sub.add_argument("what", choices=["scenes", "check"], help="generate scenes, or check the data set of the settings")
+    sub.add_argument("--output-dir", default="data/scenes", help="where scenes are written")
     _scene_options(sub)
     sub.add_argument("--size", type=int, default=192, help="pixels of a scene's side")
-    sub.add_argument("--seed", type=int, default=0, help="of scenes")
+    sub.add_argument("--seed", type=int, default=0, help="another seed gives other scenes")
     sub.add_argument("--images", action="store_true", help="decode every image, where otherwise its header is read")
-    sub.add_argument("-j", "--workers", type=int, metavar="N", help="processes that read images")
+    sub.add_argument("-j", "--workers", type=int, metavar="N", help="processes that read images; 0: the program itself")
     _settings(sub)
 
 
@@ -348,9 +372,7 @@ def _commands(parser: argparse.ArgumentParser, metavar: str) -> Callable[..., ar
     commands = parser.add_subparsers(required=True, metavar=metavar)
 
     def command(name: str, run, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
         return sub
 
@@ -358,20 +380,20 @@ def _commands(parser: argparse.ArgumentParser, metavar: str) -> Callable[..., ar
 
 
 def _scene_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--train-scenes", type=int, default=1500)
-    sub.add_argument("--val-scenes", type=int, default=300)
+    sub.add_argument("--train-scenes", type=int, default=1500, metavar="N", help="scenes to train on, an even number")
+    sub.add_argument("--val-scenes", type=int, default=300, metavar="N", help="held-out scenes, an even number")
 
 
 def _data_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--data", metavar="NAME", help="coco or scenes")
-    sub.add_argument("--data-root", metavar="DIR")
+    sub.add_argument("--data", metavar="NAME", help="the kind of data set: coco or scenes")
+    sub.add_argument("--data-root", metavar="DIR", help="the folder of the data set, with its images and annotations")
 
 
 def _settings(sub: argparse.ArgumentParser) -> None:
     """The settings of a run for a command that opens its data and makes no model."""
     _data_options(sub)
     sub.add_argument("--small", action="store_true", help="the settings of train --small, in place of the paper's")
-    sub.add_argument("--max-regions", type=int, metavar="N", help="regions kept per training image")
+    sub.add_argument("--max-regions", type=int, metavar="N", help="regions kept per training image; 0: all")
     _config_options(sub)
 
 
@@ -382,7 +404,11 @@ def _checkpoint_options(sub: argparse.ArgumentParser) -> None:
 
 def _common(sub: argparse.ArgumentParser) -> None:
     _config_options(sub)
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    _device_option(sub)
+
+
+def _device_option(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto is the GPU where there is one")
 
 
 def _config_options(sub: argparse.ArgumentParser) -> None:
@@ -390,18 +416,29 @@ def _config_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, such as train.lr=1e-3")
 
 
+def _loader_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("-b", "--batch-size", type=int, metavar="N", help="images of a batch")
+    sub.add_argument("-j", "--workers", type=int, metavar="N", help="processes that read images; 0: the program itself")
+    sub.add_argument("--limit-batches", type=int, metavar="N", help="batches of an evaluation; 0: all")
+
+
 def _run_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--steps", type=int)
-    sub.add_argument("-b", "--batch-size", type=int)
-    sub.add_argument("-j", "--workers", type=int)
-    sub.add_argument("--amp", choices=["off", "bf16", "fp16"])
-    sub.add_argument("--grad-accum-steps", type=int)
-    sub.add_argument("--grad-checkpointing", action="store_true", default=None)
-    sub.add_argument("--compile", action="store_true", default=None)
-    sub.add_argument("--seed", type=int)
-    sub.add_argument("--deterministic", action="store_true", default=None)
-    sub.add_argument("--max-regions", type=int, help="regions kept per training image")
-    sub.add_argument("--limit-batches", type=int, help="batches of an evaluation")
+    _loader_options(sub)
+    sub.add_argument("--steps", type=int, metavar="N", help="steps of the optimiser, those of a resumed run included")
+    sub.add_argument("--amp", choices=["off", "bf16", "fp16"], help="the dtype of mixed precision")
+    sub.add_argument("--grad-accum-steps", type=int, metavar="N", help="equal parts in which a batch is worked on")
+    sub.add_argument(
+        "--grad-checkpointing",
+        action="store_true",
+        default=None,
+        help="compute parts of the forward pass twice: less memory",
+    )
+    sub.add_argument("--compile", action="store_true", default=None, help="put torch.compile under the heavy parts")
+    sub.add_argument("--seed", type=int, metavar="N", help="of initial weights, the order of the data and flips")
+    sub.add_argument(
+        "--deterministic", action="store_true", default=None, help="only deterministic operators of PyTorch"
+    )
+    sub.add_argument("--max-regions", type=int, metavar="N", help="regions kept per training image; 0: all")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from . import __version__, files
 from .config import VARIANTS, Config, load
@@ -40,7 +39,7 @@ def demo(output: Path, config: Config, device: torch.device, train_scenes: int =
     facts = scenes.generate(output / "scenes", train_scenes, val_scenes, seed=config.train.seed)
     runs = []
     for variant in VARIANTS:
-        tqdm.write(f"{variant}: training for {config.train.steps} steps of {config.train.batch_size} scenes")
+        print(f"{variant}: training for {config.train.steps} steps of {config.train.batch_size} scenes", flush=True)
         runs.append(run_variant(output / variant, variant, config, device))
     bounds = facts["val"]["bounds"]
     about = {
@@ -125,7 +124,8 @@ def held_out_answers(output: Path, config: Config, runs: list[dict]) -> Answers:
     for run in runs:
         saved = checkpoint.find(output / run["variant"])
         model = models[run["variant"]] = restore_model(saved.config.model, len(saved.classes), saved.model)
-        scores = evaluate.collect(model, evaluate.held_out(data, config, device), device)
+        with evaluate.progress_of(data, config) as progress:
+            scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, progress)
         right[run["variant"]] = scores.steps["final"].argmax(1) == scores.labels
         kinds = scores.kinds
     owner = [(image, region) for image, labels in enumerate(data.image_labels()) for region in range(len(labels))]

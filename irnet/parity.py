@@ -40,6 +40,7 @@ from .backbone import STRIDE
 from .config import LossConfig, ModelConfig
 from .errors import InputError
 from .model import IRNet
+from .options import tell_defaults
 
 RECORDED = "give a local_*.npz or metrics_*.npz file as the authors' program recorded it"
 # What np.load raises for files that are no archive, or a damaged one.
@@ -189,8 +190,9 @@ def load_model(file: dict[str, np.ndarray], dtype: torch.dtype) -> IRNet:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m irnet.parity", description=__doc__.split("\n\n")[0])
-    parser.add_argument("files", nargs="+", metavar="FILE.npz")
-    parser.add_argument("--dtype", choices=["float64", "float32"], default="float64")
+    parser.add_argument("files", nargs="+", metavar="FILE.npz", help="what the authors' program computed")
+    parser.add_argument("--dtype", choices=["float64", "float32"], default="float64", help="in which irnet computes")
+    tell_defaults(parser)
     options = parser.parse_args(arguments)
     dtype = getattr(torch, options.dtype)
     failed = 0

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ..options import tell_defaults
 from .case import DTYPES, MODES, SUITES
 
-DEFAULT_OUTPUT = "runs/bench/{device}.jsonl"
+DEFAULT_OUTPUT = "runs/bench/DEVICE.jsonl"
 
 
 def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -21,32 +22,40 @@ def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
         "all": "all suites",
     }
     for suite in (*SUITES, "all"):
-        _measure_options(command(suite, _measure, f"measure {abouts[suite]}"), suite)
+        sub = command(suite, _measure, f"measure {abouts[suite]}")
+        _measure_options(sub, suite)
+        tell_defaults(sub)
 
     from . import compare, gate, machine_code, report
 
-    compare.add_arguments(command("compare", compare.run, "hold one file of records against another"))
-    report.add_arguments(command("report", report.run, "write records as an HTML page and as Markdown tables"))
-    gate.add_arguments(command("gate", gate.run, "hold what does not wobble against the committed baselines"))
-    machine_code.add_arguments(command("machine-code", machine_code.run, "read what compiled kernels consist of"))
+    others = {
+        "compare": (compare, "hold one file of records against another"),
+        "report": (report, "write records as an HTML page and as Markdown tables"),
+        "gate": (gate, "hold what does not wobble against the committed baselines"),
+        "machine-code": (machine_code, "read what compiled kernels consist of"),
+    }
+    for name, (module, about) in others.items():
+        sub = command(name, module.run, about)
+        module.add_arguments(sub)
+        tell_defaults(sub)
 
 
 def _measure_options(parser: argparse.ArgumentParser, suite: str) -> None:
     parser.set_defaults(suite=suite)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto is the GPU where there is one")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only cases whose name contains TEXT")
     parser.add_argument("--cases", action="append", default=[], metavar="FILE", help="a Python file with further cases")
     parser.add_argument(
         "--sweep", nargs="+", default=[], metavar="NAME=NUMBERS", help="vary the shape: regions=1,10,50,100,300"
     )
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), help="in place of each case's own")
-    parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES), help="what is timed")
     parser.add_argument("--without", default="", metavar="TEXT", help="no contestants whose name contains TEXT")
     parser.add_argument("--pace-only", action="store_true", help="time irnet's own and one peer each")
     parser.add_argument("--seconds", type=float, default=0.5, help="how long a contestant is timed in each mode")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, help="CPU threads of PyTorch")
-    parser.add_argument("--output", metavar="JSONL", help=f"records are appended here; {DEFAULT_OUTPUT} if not given")
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs")
+    parser.add_argument("--threads", type=int, help="CPU threads of PyTorch, in place of its own choice")
+    parser.add_argument("--output", metavar="JSONL", default=DEFAULT_OUTPUT, help="records are appended here")
     parser.add_argument("--fresh", action="store_true", help="do not go on with an unfinished run of the file")
 
 
@@ -66,7 +75,9 @@ def _measure(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     chosen = cases(options.suite, options.filter, options.cases)
     groups = run.plan(chosen, device, run.parse_sweep(options.sweep), options.dtype)
-    output = Path(options.output or DEFAULT_OUTPUT.format(device=device.type))
+    output = Path(options.output)
+    if options.output == DEFAULT_OUTPUT:
+        output = output.with_stem(device.type)
     try:
         found = run.run(
             groups,

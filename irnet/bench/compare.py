@@ -149,10 +149,12 @@ def text(comparison: Comparison) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `run`."""
     parser.add_argument("a", metavar="A", help="JSONL file of records, before; of each key the latest counts")
-    parser.add_argument("b", metavar="B", help="the same, after")
+    parser.add_argument("b", metavar="B", help="JSONL file of records, after")
     parser.add_argument("--different-machines", action="store_true", help="compare although the machines differ")
-    parser.add_argument("--time-limit", type=float, default=0.07, metavar="FRACTION", help="default %(default)s")
-    parser.add_argument("--memory-limit", type=float, default=0.01, metavar="FRACTION", help="default %(default)s")
+    parser.add_argument("--time-limit", type=float, default=0.07, metavar="FRACTION", help="more time than this fails")
+    parser.add_argument(
+        "--memory-limit", type=float, default=0.01, metavar="FRACTION", help="more memory than this fails"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

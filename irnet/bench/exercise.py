@@ -13,6 +13,7 @@ import sys
 import torch
 
 from ..engine.setup import choose_device
+from ..options import tell_defaults
 from .case import DTYPES, Setup, Work, cases
 from .machine import synchronize
 from .measure import mode_call
@@ -20,7 +21,7 @@ from .measure import mode_call
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only cases whose name contains TEXT")
     parser.add_argument("--first", default="", metavar="TEXT", help="cases whose name contains TEXT come first")
     parser.add_argument("--cases", action="append", default=[], metavar="FILE", help="a Python file with further cases")
@@ -30,8 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--shape", choices=("gate", "cpu", "cuda"), default="gate", help="a case's shape: gate is small"
     )
-    parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["float32"])
+    parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["float32"], help="of the inputs")
     parser.add_argument("--profile", action="store_true", help="call twice, and switch a profiler on the second time")
+    tell_defaults(parser)
     options = parser.parse_args(arguments)
     device = choose_device(options.device)
     chosen, called = cases("kernels", options.filter, options.cases), 0

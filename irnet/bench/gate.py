@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from irnet_kernels import build_info
 from irnet_kernels.precision import full_float32
@@ -29,6 +28,7 @@ from irnet_kernels.testing import bits_equal
 
 from .. import files
 from ..errors import InputError
+from ..progress import Progress, tracked
 from . import compiled, instructions, machine, timing
 from .case import DTYPES, Case, Setup, Work, cases, modules
 from .measure import examine, mode_call
@@ -97,7 +97,7 @@ def measure(
     try:
         held = [case for case in chosen if case.shapes["gate"]]
         with full_float32(deterministic=True):
-            for case in tqdm(held, unit="case", disable=None, dynamic_ncols=True):
+            for case in tracked(held, "gate", "case"):
                 for dtype in case.dtypes["gate"]:
                     work = case.build(Setup(case.shapes["gate"], DTYPES[dtype], device))
                     if "counts" in kinds:
@@ -110,9 +110,11 @@ def measure(
     finally:
         torch.set_num_threads(threads)
     if "compiled" in kinds:
-        _read_resources(chosen, found, case_files)
+        with Progress("reading compiled kernels"):
+            _read_resources(chosen, found, case_files)
     if "instructions" in kinds and device.type == "cpu" and jobs:
-        _count_instructions(jobs, found, case_files)
+        with Progress("counting instructions"):
+            _count_instructions(jobs, found, case_files)
     return found
 
 
@@ -163,10 +165,10 @@ def write(path: Path, figures: Figures) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `irnet bench gate`."""
-    parser.add_argument("--baseline", type=Path, default=Path("benchmarks/baseline.json"))
+    parser.add_argument("--baseline", type=Path, default=Path("benchmarks/baseline.json"), help="the JSON file")
     parser.add_argument("--update", action="store_true", help="take what is measured as the baseline")
     parser.add_argument("--add", action="store_true", help="take up only what the baseline does not hold yet")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only cases whose name contains TEXT")
     parser.add_argument("--cases", action="append", default=[], metavar="FILE", help="a Python file with further cases")
     parser.add_argument("--kind", nargs="+", choices=KINDS, help="what to measure: all, on a GPU counts")
@@ -181,6 +183,8 @@ def run(options: argparse.Namespace) -> int:
     kinds = options.kind or (["counts"] if device.type == "cuda" else KINDS)  # a GPU is lent for minutes
     whole = not options.filter  # a group's figures are all of one kind, and what was not measured has no group
     thorough = options.update or options.add
+    if "time" in kinds:
+        machine.warn_if_loaded(device, machine.condition(device))
 
     def keep(found: Measured) -> None:
         """Write what is known so far, so that a run that is ended leaves it."""

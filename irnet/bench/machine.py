@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import logging
 import os
 import platform
 import shutil
@@ -21,6 +22,8 @@ from . import timing
 
 IDENTITY = ("device", "processor", "capability", "threads")  # two that differ in one are different machines
 PACKAGES = (Path(__file__).resolve().parents[1], Path(irnet_kernels.__file__).resolve().parent)
+NOISE = 0.25  # cores that what runs on any machine may take
+log = logging.getLogger("irnet")
 
 
 def facts(device: torch.device) -> dict:
@@ -39,8 +42,34 @@ def facts(device: torch.device) -> dict:
 
 
 def condition(device: torch.device) -> dict:
-    """What changes while a machine works: clock rates in MHz and the load on its CPU."""
-    return {"clocks": _clocks(device), "load": os.getloadavg()[0]}
+    """What changes while a machine works: clock rates in MHz, the load on its CPU, the cores that others take."""
+    return {"clocks": _clocks(device), "load": os.getloadavg()[0], "others": others()}
+
+
+def others(seconds: float = 0.2) -> float:
+    """How many of the cores that are ours other programs take, on average over the next `seconds`."""
+    own, busy, begin = time.process_time(), _busy_seconds(), time.perf_counter()
+    if busy is None:  # not Linux: the load of the last minute, in which this program has just begun
+        return os.getloadavg()[0]
+    time.sleep(seconds)
+    taken = _busy_seconds() - busy - (time.process_time() - own)
+    return round(max(0.0, taken / (time.perf_counter() - begin)), 2)
+
+
+def warn_if_loaded(device: torch.device, facts: dict) -> bool:
+    """Warn in one line where other programs leave too few cores for what is measured; whether it did.
+
+    facts  of this moment, as `facts` or `condition` give them
+    """
+    cores, threads = len(os.sched_getaffinity(0)), 1 if device.type == "cuda" else torch.get_num_threads()
+    if facts["others"] <= max(0, cores - threads) + NOISE:
+        return False
+    log.warning(
+        "this machine is loaded: other programs take %.1f of %d cores, and %d threads are to be timed; times will be "
+        "too long, often by far: end the other programs and measure again",
+        *(facts["others"], cores, threads),
+    )
+    return True
 
 
 def same(one: dict, other: dict) -> list[str]:
@@ -144,6 +173,18 @@ def _commit() -> dict:
     # Results are written while benchmarks run: they do not change what is measured.
     changes = ask(["git", "status", "--porcelain", "--", ".", ":!benchmarks", ":!README.md"]).stdout.strip()
     return {"commit": commit or None, "dirty": bool(changes)}
+
+
+def _busy_seconds() -> float | None:
+    """Seconds that the cores which are ours have worked since the machine was started; None where nobody counts."""
+    try:
+        lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    except OSError:
+        return None
+    ours = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    # user, nice, system, idle, iowait, irq, softirq, steal; what comes after is part of user and nice.
+    ticks = [list(map(int, line[1:9])) for line in lines if line[0] in ours]
+    return sum(sum(row) - row[3] - row[4] for row in ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def _clocks(device: torch.device) -> dict[str, float]:

@@ -364,7 +364,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--filter", default="", metavar="TEXT", help="only kernels whose name and arguments contain TEXT"
     )
-    parser.add_argument("--target", type=int, nargs="+", choices=compiled.TARGETS, default=[90])
+    parser.add_argument(
+        "--target", type=int, nargs="+", choices=compiled.TARGETS, default=[90], help="GPUs by capability"
+    )
     parser.add_argument("--source", choices=["triton", "nvcc", "both"], default="both", help="which compiler's kernels")
     parser.add_argument("--cases", action="append", default=[], metavar="FILE", help="a Python file with further cases")
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from irnet_kernels.precision import full_float32
 
 from ..errors import InputError
+from ..progress import Progress
 from . import machine, records
 from .case import DTYPES, MODES, Case
 from .measure import Result, measure
@@ -113,29 +113,31 @@ def run(
     identity = earlier[0].run if earlier else uuid.uuid4().hex[:12]
     done = {_group_key(r) for r in earlier}
     missing = [group for group in groups if group.key not in done]
+    warned = bool(missing) and machine.warn_if_loaded(device, facts)
     rates = {"copy": machine.copy_rate(device)} if missing else {}
-    # tqdm hides the bar where standard error is no terminal; the log lines then tell how far it is.
-    bar = tqdm(total=len(groups), initial=len(groups) - len(missing), unit="case", disable=None, dynamic_ncols=True)
+    progress = Progress("measuring", len(groups), "case", done=len(groups) - len(missing), leave=True)
     limited = _limited_memory() if device.type == "cpu" else contextlib.nullcontext()
-    with bar, limited, full_float32(), _fresh_compilations():
+    with progress, limited, full_float32(), _fresh_compilations():
         for group in missing:
-            if bar.disable:
+            if not progress.visible:
                 log.info("%d/%d %s %s", groups.index(group) + 1, len(groups), group.case.name, group.dtype)
-            bar.set_description(group.case.name)
             if group.dtype not in rates:
                 rates[group.dtype] = machine.matmul_rate(device, DTYPES[group.dtype])
-            how = seed, modes, seconds, without, pace_only, bar.set_postfix_str
+            tick = lambda text, name=group.case.name: progress.note(f"{name}: {text}")  # noqa: E731
+            how = seed, modes, seconds, without, pace_only, tick
             lost = None
             try:
                 found = measure(group.case, group.shape, group.dtype, device, *how)
             except torch.AcceleratorError as error:
                 lost = Result(False, ERROR, f"the device is lost: {str(error).splitlines()[0]}")
                 found = {("reference", mode): lost for mode in modes}
-            stamp = {"run": identity, "seed": seed, "plan": digest, "machine": facts | machine.condition(device)}
+            now = facts | machine.condition(device)
+            warned = warned or machine.warn_if_loaded(device, now)
+            stamp = {"run": identity, "seed": seed, "plan": digest, "machine": now}
             records.append(output, [record(group, *key, result, rates, stamp) for key, result in found.items()])
             if lost:
                 raise DeviceLost(lost.reason)
-            bar.update()
+            progress.update()
     return [r for r in records.read(output) if r.run == identity]
 
 

@@ -24,6 +24,7 @@ import irnet_kernels
 from irnet_kernels.precision import full_float32
 
 from ..engine.setup import choose_device
+from ..options import tell_defaults
 from . import timing
 from .case import DTYPES, Setup, Work, cases
 from .measure import Judge, mode_call, worst
@@ -34,13 +35,16 @@ READY = "ready"  # the line by which a process says that it waits for its turn t
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", default="cuda", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only cases whose name contains TEXT")
     parser.add_argument("--cases", action="append", default=[], metavar="FILE", help="a Python file with further cases")
-    parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["bfloat16", "float32"])
+    parser.add_argument(
+        "--dtype", nargs="+", choices=list(DTYPES), default=["bfloat16", "float32"], help="of the inputs"
+    )
     parser.add_argument("--seconds", type=float, default=0.05, help="how long an implementation is timed in each mode")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at the same time")
     parser.add_argument("--one", nargs=2, metavar=("CASE", "IMPLEMENTATION"), help=argparse.SUPPRESS)
+    tell_defaults(parser)
     options = parser.parse_args(arguments)
     if options.one:
         return _one(*options.one, options)

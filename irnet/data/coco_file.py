@@ -16,7 +16,9 @@ _INT64 = 2**63
 def read_tables(path: Path) -> dict[str, list[dict]]:
     """The file's "images", "annotations" and "categories", each a list of dicts (the first and last not empty)."""
     try:
-        tables = json.loads(path.read_bytes())  # bytes: json.loads knows UTF-8 with and without a mark, and UTF-16
+        # Bytes: json.loads knows UTF-8 with and without a mark, and UTF-16. It holds Python's lock while it reads, for
+        # half a minute of a large set; a call of Python for each row lets other threads, and Ctrl-C, have their turn.
+        tables = json.loads(path.read_bytes(), object_hook=lambda row: row)
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "check the file's permissions") from None
     except (ValueError, RecursionError) as error:

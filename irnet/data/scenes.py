@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from irnet import files
 from irnet.data.scene_art import background
@@ -43,6 +42,7 @@ from irnet.data.scene_layout import (
     visible_region,
 )
 from irnet.errors import InputError
+from irnet.progress import Progress
 
 VERSION = 1  # of what is drawn: one more whenever the same parameters give other files
 
@@ -157,7 +157,7 @@ def class_graph() -> dict:
 
 
 def _write_split(
-    root: Path, split: str, pairs: int, size: int, seeds: list[int], stride: int, rf: int, bar: tqdm
+    root: Path, split: str, pairs: int, size: int, seeds: list[int], stride: int, rf: int, progress: Progress
 ) -> dict:
     """Writes the images and annotations of one split and gives its facts, bounds included, read back from the files."""
     folder = root / "images" / split
@@ -183,7 +183,7 @@ def _write_split(
                         "kind": slot.kind,
                     }
                 )
-            bar.update()
+            progress.update()
     categories = [{"id": k + 1, "name": name, "supercategory": kind} for k, (name, kind) in enumerate(CLASSES)]
     content = {"info": {"description": f"irnet scenes, {split}"}, "licenses": [], "images": images}
     _write_json(
@@ -283,10 +283,10 @@ def generate(
     try:
         with (
             files.writing(out),
-            tqdm(total=train + val, unit="image", desc="scenes", disable=None if progress else True) as bar,
+            Progress("scenes", train + val, "image", leave=True, hidden=not progress) as shown,
         ):
             for k, (split, count) in enumerate((("train", train), ("val", val))):
-                facts[split] = _write_split(partial, split, count // 2, size, [seed, k], stride, receptive_field, bar)
+                facts[split] = _write_split(partial, split, count // 2, size, [seed, k], stride, receptive_field, shown)
         _write_json(partial / "class_graph.json", class_graph())
         _write_json(partial / "scenes.json", facts)
         partial.replace(target)

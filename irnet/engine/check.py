@@ -1,24 +1,21 @@
 """Everything that is wrong with a data set, found before training would meet it one by one. Trains nothing."""
 
 import contextlib
-import logging
 import signal
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
 import torch
-from tqdm import tqdm
 
 from ..config import Config
 from ..data.coco import CocoDataset, ambiguity
 from ..errors import InputError
+from ..progress import Progress
 from .setup import class_graph, open_dataset, read_word_vectors, same_classes, some_regions
 
 CHUNK = 64  # images that a process is handed at once
-log = logging.getLogger("irnet")
 
 _looked_at: tuple[CocoDataset, bool] | None = None  # by the processes of the pool
 
@@ -72,17 +69,12 @@ def _examine_images(data: CocoDataset, decode: bool, workers: int) -> tuple[list
     missing = set(data.missing)
     indices = [i for i, name in enumerate(data.file_names) if name not in missing]
     chunks = [indices[i : i + CHUNK] for i in range(0, len(indices), CHUNK)]
-    ambiguous, told = 0, time.monotonic()
-    with tqdm(total=len(indices), desc=data.split, unit="img", disable=None, dynamic_ncols=True, leave=False) as bar:
-        done = 0
+    ambiguous = 0
+    with Progress(f"check of {data.split}", len(indices), "image") as progress:
         for errors, count, images in _results(data, decode, workers, chunks):
             findings += errors
             ambiguous += count
-            done += images
-            bar.update(images)
-            if bar.disable and time.monotonic() - told > 10:  # no terminal: the log takes the bar's place
-                told = time.monotonic()
-                log.info("%s: %d of %d images", data.split, done, len(indices))
+            progress.update(images)
     return findings, ambiguous
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .. import files, metrics
 from ..config import Config
@@ -17,6 +16,7 @@ from ..data.loader import batches
 from ..data.sample import Batch
 from ..errors import InputError
 from ..model import IRNet
+from ..progress import Progress
 from .setup import sizes
 
 
@@ -56,12 +56,12 @@ def held_out(dataset, config: Config, device: torch.device) -> Iterable[Batch]:
     )
 
 
-def progress_bar(dataset, config: Config, hidden: bool | None = None) -> tqdm:
-    """A bar over the images that `held_out` gives; hidden None: where there is no terminal."""
+def progress_of(dataset, config: Config, hidden: bool = False) -> Progress:
+    """The progress over the images that `held_out` gives."""
     images = len(dataset)
     if config.train.limit_batches:
         images = min(images, config.train.limit_batches * config.train.batch_size)
-    return tqdm(total=images, desc="evaluation", unit="img", disable=hidden, dynamic_ncols=True, leave=False)
+    return Progress("evaluation", images, "image", hidden=hidden)
 
 
 def finite_scores(step: str, logits: Tensor, images: list[str], where: str) -> Tensor:
@@ -77,7 +77,7 @@ def finite_scores(step: str, logits: Tensor, images: list[str], where: str) -> T
 
 
 @torch.no_grad()
-def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progress: tqdm | None = None) -> Scores:
+def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progress: Progress | None = None) -> Scores:
     """Run the model over all batches. InputError where they hold no region, NotFinite where the model has diverged."""
     was_training = model.training
     model.eval()
@@ -93,7 +93,7 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
         if progress is not None:
             progress.update(len(batch.images))
             rate = sum(map(len, labels)) / max(time.perf_counter() - begin, 1e-9)
-            progress.set_postfix({"reg/s": f"{rate:.0f}"}, refresh=False)
+            progress.note(f"{rate:.0f} regions/s")
     model.train(was_training)
     if not sum(map(len, labels)):
         raise InputError("evaluation", f"{images} images hold no region", "choose a split with annotated boxes")
@@ -103,7 +103,8 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
 def results(model: IRNet, step: int, split: str, scores: Scores) -> dict:
     """The content of results.json: whose it is, and every figure of metrics.FIGURES for every step of the reasoning."""
     weights = sum(p.numel() for p in model.parameters())
-    return {"step": step, "split": split, "parameters": weights, **summarise(scores)}
+    with Progress(f"figures of {len(scores.labels)} regions"):
+        return {"step": step, "split": split, "parameters": weights, **summarise(scores)}
 
 
 def summarise(scores: Scores) -> dict:

@@ -14,6 +14,7 @@ from ..data.images import read_header, read_image
 from ..data.sample import Sample, collate, prepare
 from ..errors import InputError
 from ..model import IRNet
+from ..progress import tracked
 from ..report.draw import Reasoning, annotate_pages
 from .evaluate import finite_scores
 from .setup import sizes
@@ -25,7 +26,7 @@ TAIL = 100  # bytes of an image's name in that of its picture: folders and names
 
 def draw(folder: Path, model: IRNet, dataset, config: DataConfig, count: int) -> None:
     """Annotated PNGs of each of the data set's first `count` images, named after the image."""
-    for index in range(min(count, len(dataset))):
+    for index in tracked(range(min(count, len(dataset))), "pictures", "image"):
         sample = dataset[index]
         reasoning = explain(model, sample, dataset.classes, **sizes(config))
         save_pages(folder / picture_name(index, sample.name), reasoning)

@@ -19,6 +19,7 @@ from ..data.layouts import Share, choose_split
 from ..errors import InputError
 from ..graph import EDGE_TENSORS
 from ..model import IRNet
+from ..progress import Progress
 
 CHANGED = "it is damaged or was changed by hand: take another one"
 # Weights that belong to the classes' names or numbers.
@@ -32,18 +33,19 @@ def open_dataset(config: DataConfig, part: str, require_images: bool = True) -> 
     if not config.root:
         raise InputError("--data-root", "is not given", "name the folder of the data set")
     split, shared = choose_split(Path(config.root), part, config.train_split, config.val_split)
-    data = CocoDataset(
-        config.root,
-        split,
-        max_regions=(config.max_regions or None) if part == "train" else None,
-        share=Share(part == "val", config.val_share, config.split_seed) if shared else None,
-        orientation=config.orientation,
-        max_pixels=config.max_pixels,
-        require_images=require_images,
-    )
-    if require_images:
-        data.warn_of_turned_images()
-    return data
+    with Progress(f"opening {config.root}, {split}"):
+        data = CocoDataset(
+            config.root,
+            split,
+            max_regions=(config.max_regions or None) if part == "train" else None,
+            share=Share(part == "val", config.val_share, config.split_seed) if shared else None,
+            orientation=config.orientation,
+            max_pixels=config.max_pixels,
+            require_images=require_images,
+        )
+        if require_images:
+            data.warn_of_turned_images()
+        return data
 
 
 def sizes(config: DataConfig) -> dict[str, int | None]:
@@ -59,7 +61,8 @@ def class_graph(config: DataConfig, train: CocoDataset, refuse: bool = True) -> 
     path = Path(config.class_graph or Path(config.root) / "class_graph.json")
     if config.class_graph or path.exists():
         return load_class_graph(path, train.classes)
-    return derive_class_graph(train, refuse)
+    with Progress(f"class graph of {train.split}"):
+        return derive_class_graph(train, refuse)
 
 
 def build_model(config: Config, train: CocoDataset, pretrained: bool = True) -> IRNet:
@@ -76,7 +79,8 @@ def build_model(config: Config, train: CocoDataset, pretrained: bool = True) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         model = dataclasses.replace(config.model, backbone_weights=weights)
-        return IRNet(model, len(train.classes), edges, vectors)
+        with Progress("building the model"):
+            return IRNet(model, len(train.classes), edges, vectors)
 
 
 def restore_model(

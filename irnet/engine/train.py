@@ -13,8 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .. import files, losses
 from ..config import Config, TrainConfig, dump
@@ -23,6 +21,7 @@ from ..data.sample import Batch
 from ..errors import InputError, explain
 from ..interrupts import Request, Stopped, deferred
 from ..model import IRNet
+from ..progress import Progress, speed
 from . import checkpoint, evaluate, predict
 from .checkpoint import BEST, LAST, PREVIOUS, Checkpoint
 from .run_folder import environment, keep_lines, locked, log_file
@@ -51,6 +50,7 @@ def train(
 
     output  the run folder: config.yaml, env.txt, log.txt, metrics.jsonl, results.json, per_class.csv, vis/,
             checkpoints/
+    progress  whether to show how far it is; the lines of log_every come all the same
     resume  the checkpoint to go on from, as `checkpoint.find` gives it
     Stopped at any moment and resumed, a run on a CPU ends with the same bits as one that was not stopped: the flips and
     the learning rate follow from the step's number alone, the order of the data from the images seen. Raises
@@ -73,10 +73,10 @@ def train(
         files.write(output / "config.yaml", dump(config))
         files.write(output / "env.txt", environment(device))
         log.info("%s", describe(run.model, run.data))
-        hidden = None if progress else True  # None: hidden where there is no terminal
-        with logging_redirect_tqdm(), deferred() as stop:
+        log.info("results go to %s: log.txt, metrics.jsonl, results.json, checkpoints/, vis/", output)
+        with deferred() as stop:
             try:
-                results = run.to_the_end(stop, hidden)
+                results = run.to_the_end(stop, hidden=not progress)
             except (Exception, Stopped) as error:
                 told = run.ended(error, stop)
                 if told is error:
@@ -167,21 +167,23 @@ class _Run:
         checkpoint.save(self.output / "checkpoints" / LAST, self.state())
         self.saved = self.step
 
-    def to_the_end(self, stop: Request, hidden: bool | None) -> dict:
+    def to_the_end(self, stop: Request, hidden: bool) -> dict:
         """All steps that are left, the evaluation and its files; the content of results.json."""
         self.model.train()
         steps, every = self.config.train.steps, self.config.train
         meter = _Meter(self.output / "metrics.jsonl", every.log_every)
-        bar = tqdm(total=steps, initial=self.step, unit="step", disable=hidden, dynamic_ncols=True)
-        with bar, contextlib.closing(_stream(self.data, self.config, *self.position, self.device)) as stream:
+        progress = Progress("training", steps, "step", done=self.step, leave=True, hidden=hidden)
+        if every.compile:
+            progress.note("the first step compiles")
+        with progress, contextlib.closing(_stream(self.data, self.config, *self.position, self.device)) as stream:
             while self.step < steps:
                 stop.obey()
                 batch, position = next(stream)
                 stop.obey()
                 rate, figures = self._train(batch)
                 self.step, self.position = self.step + 1, position
-                meter.add(self.step, rate, figures, batch, bar)
-                bar.update()
+                progress.update()
+                meter.add(self.step, rate, figures, batch, progress)
                 # Before saving, so that a run that goes on from this step knows its figure.
                 with meter.paused():
                     if every.eval_every and self.step % every.eval_every == 0 and self.step < steps:
@@ -208,11 +210,11 @@ class _Run:
         self.updating = False
         return rate, figures
 
-    def _assess(self, stop: Request, hidden: bool | None) -> tuple[dict, evaluate.Scores]:
+    def _assess(self, stop: Request, hidden: bool) -> tuple[dict, evaluate.Scores]:
         """Evaluate on the held-out split and save the weights if they are the best so far."""
-        with evaluate.progress_bar(self.held_out, self.config, hidden) as bar:
+        with evaluate.progress_of(self.held_out, self.config, hidden) as progress:
             stream = _unless(stop, evaluate.held_out(self.held_out, self.config, self.device))
-            scores = evaluate.collect(self.model, stream, self.device, bar)
+            scores = evaluate.collect(self.model, stream, self.device, progress)
         results = evaluate.results(self.model, self.step, self.held_out.split, scores)
         figure = results["metrics"]["final"]["class_ap"]
         log.info("step %d: class AP %.2f%% on %d held-out images", self.step, 100 * figure, scores.images)
@@ -403,7 +405,7 @@ def _stream(
 
 
 class _Meter:
-    """Averages figures between two lines of metrics.jsonl, and shows them on the progress bar."""
+    """Averages figures between two lines of metrics.jsonl, and shows them with the progress."""
 
     def __init__(self, path: Path, every: int):
         self.path, self.every = path, every
@@ -419,13 +421,13 @@ class _Meter:
         yield
         self.since += time.perf_counter() - begin
 
-    def add(self, step: int, rate: float, figures: dict[str, float], batch: Batch, bar: tqdm) -> None:
+    def add(self, step: int, rate: float, figures: dict[str, float], batch: Batch, progress: Progress) -> None:
         for name, value in figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.steps += 1
         self.images += len(batch.images)
         self.regions += len(batch.boxes)
-        if step % self.every and step != bar.total:
+        if step % self.every and step != progress.total:
             return
         seconds = time.perf_counter() - self.since
         line = {"step": step, "lr": rate, **{name: value / self.steps for name, value in self.sums.items()}}
@@ -433,8 +435,10 @@ class _Meter:
         with files.writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         parts = {name.removeprefix("loss_"): f"{line[name]:.3f}" for name in line if name.startswith("loss")}
-        speed = {"img/s": f"{line['images_per_s']:.1f}", "reg/s": f"{line['regions_per_s']:.0f}"}
-        bar.set_postfix(parts | speed, refresh=False)
-        if bar.disable:  # no terminal: the log takes the bar's place
-            log.info("step %d of %d: %s", step, bar.total, ", ".join(f"{k} {v}" for k, v in (parts | speed).items()))
+        rates = {"img/s": f"{line['images_per_s']:.1f}", "reg/s": f"{line['regions_per_s']:.0f}"}
+        progress.note(f"loss {parts['loss']}, {rates['img/s']} img/s")
+        if not progress.visible:  # the log takes the bar's place
+            figures = ", ".join(f"{name} {value}" for name, value in (parts | rates).items())
+            left = speed(seconds / self.steps, "step", progress.total - step)
+            log.info("step %d of %d: %s, %s", step, progress.total, figures, left)
         self.reset()

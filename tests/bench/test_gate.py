@@ -263,3 +263,10 @@ def test_damage_to_a_triton_kernel_is_caught_in_its_interpreter(toys, monkeypatc
     code, lines = toys(damage, "--kind", "counts")
     assert code == 1
     assert any("scale_add/triton/float32/forward" in line and word in line for line in lines)
+
+
+@pytest.mark.parametrize(("kind", "warns"), [("time", True), ("counts", False)])
+def test_times_on_a_loaded_machine_are_warned_of(gated, monkeypatch, caplog, kind, warns):
+    monkeypatch.setattr("irnet.bench.machine.others", lambda: 1000.0)
+    gated("pass", "--kind", kind)
+    assert ("this machine is loaded" in caplog.text) == warns

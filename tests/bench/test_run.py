@@ -1,8 +1,10 @@
 """Runs of the benchmark: which groups, what stands in the file, and going on after a stop."""
 
 import json
+import logging
 import signal
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -258,3 +260,70 @@ def test_a_lost_device_is_recorded_and_another_process_goes_on(tmp_path, monkeyp
         "the device is lost: CUDA error: an illegal memory access was encountered"
     ]
     assert all(record.status == "ok" for record in found if record.case == "segment_outer" and not record.peer)
+
+
+# ------------------------------------------------------------------------------------------------- a loaded machine
+
+
+@pytest.mark.parametrize(("taken", "warns"), [(0.2, False), (1.5, True)])
+def test_a_loaded_machine_is_warned_of_once_and_recorded(mine, tmp_path, cpu, monkeypatch, caplog, taken, warns):
+    monkeypatch.setattr(machine, "others", lambda: taken)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: range(torch.get_num_threads()))
+    found = measured(run.plan(mine, cpu, {}), tmp_path / "r.jsonl", cpu)
+    assert {r.machine["others"] for r in found} == {taken}
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == warns
+    for text in warnings:
+        assert text.startswith("this machine is loaded: other programs take 1.5 of") and "\n" not in text
+
+
+def test_load_that_comes_later_is_warned_of(mine, tmp_path, cpu, monkeypatch, caplog):
+    taken = iter([0.0, 0.0, 1.5, 1.5])
+    monkeypatch.setattr(machine, "others", lambda: next(taken))
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: range(torch.get_num_threads()))
+    measured(run.plan(mine, cpu, {}), tmp_path / "r.jsonl", cpu)
+    assert caplog.text.count("this machine is loaded") == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "threads", "taken", "warns"),
+    [
+        ("cpu", 16, 8, 8.0, False),
+        ("cpu", 16, 8, 8.5, True),
+        ("cpu", 2, 4, 0.2, False),
+        ("cpu", 2, 4, 0.3, True),
+        ("cuda", 16, 16, 15.0, False),
+        ("cuda", 16, 16, 15.5, True),
+    ],
+)
+def test_a_machine_is_loaded_where_the_timed_threads_have_no_core_each(
+    monkeypatch, caplog, device, cores, threads, taken, warns
+):
+    monkeypatch.setattr(machine.torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: range(cores))
+    assert machine.warn_if_loaded(torch.device(device), {"others": taken}) == warns == bool(caplog.text)
+
+
+def test_what_others_take_is_what_the_cores_do_but_for_our_own_work(monkeypatch):
+    clocks = {"process_time": iter([7.0, 7.1]), "perf_counter": iter([50.0, 50.2])}
+    fake = SimpleNamespace(sleep=lambda seconds: None, **{n: lambda n=n: next(clocks[n]) for n in clocks})
+    monkeypatch.setattr(machine, "time", fake)
+    monkeypatch.setattr(machine, "_busy_seconds", iter([100.0, 100.4]).__next__)
+    assert machine.others() == 1.5
+
+
+def test_only_cores_that_are_ours_count(monkeypatch, tmp_path):
+    lines = [
+        "cpu  1 1 1 1 1 1 1 1 1 1",
+        "cpu0 100 10 20 9999 9999 3 4 5 66 77",
+        "cpu1 9 9 9 9 9 9 9 9 9 9",
+        "intr 5 0 0",
+    ]
+    (tmp_path / "stat").write_text("\n".join(lines))
+    monkeypatch.setattr(machine, "Path", lambda path: tmp_path / path.removeprefix("/proc/"))
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: {0})
+    monkeypatch.setattr(machine.os, "sysconf", lambda name: 100)
+    assert machine._busy_seconds() == 1.42
+    (tmp_path / "stat").unlink()
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (3.5, 1.0, 1.0))
+    assert machine.others() == 3.5

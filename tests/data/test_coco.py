@@ -5,6 +5,7 @@ import logging
 import math
 import pickle
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from irnet.config import DataConfig
+from irnet.data import coco_file
 from irnet.data.coco import CocoDataset
 from irnet.data.graphs import derive_class_graph
 from irnet.engine.setup import open_dataset
@@ -428,3 +430,31 @@ def test_the_first_row_that_cannot_be_read_is_named(tmp_path):
     images = [image_row(1), image_row(2) | {"id": 2.0}, image_row(3)]
     make(tmp_path, tables(images=images) | {"annotations": [{"bbox": [1] * 4}] * 6})
     assert refused(tmp_path).trouble == "annotation 0 (of 6) has no id"
+
+
+def test_other_threads_have_their_turn_while_a_large_file_is_parsed(tmp_path, monkeypatch):
+    """Else neither a line about it nor Ctrl-C would come through for as long as that takes."""
+    row = '{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1.5, 2.5, 3.5, 4.5], "iscrowd": 0}'
+    path = tmp_path / "large.json"
+    path.write_text('{"images": [{}], "categories": [{}], "annotations": [' + ", ".join([row] * 200_000) + "]}")
+    turns, ended, loads, during = [], threading.Event(), json.loads, []
+
+    def count() -> None:
+        while not ended.wait(0.001):
+            turns.append(None)
+
+    def watched(*arguments, **options):
+        before = len(turns)
+        tables = loads(*arguments, **options)
+        during.append(len(turns) - before)
+        return tables
+
+    monkeypatch.setattr(coco_file.json, "loads", watched)
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        coco_file.read_tables(path)
+    finally:
+        ended.set()
+        thread.join()
+    assert during[0] > 5

@@ -4,10 +4,12 @@ import copy
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import torch
 import yaml
 
 from irnet import config as settings
+from irnet import progress
 from irnet.cli import main
 from irnet.data.loader import batches
 from irnet.engine import checkpoint, train
@@ -279,6 +282,42 @@ def test_run_folder(trained, scenes_root):
     assert results["metrics"]["final"]["class_ap"] == checkpoint.find(trained).extra["best"]
 
 
+def test_a_run_says_where_its_results_lie_and_how_long_it_takes(train_arguments, irnet, tmp_path):
+    process = irnet.run(train_arguments(tmp_path / "run", steps=2))
+    begin, end = f"results go to {tmp_path / 'run'}: log.txt", tmp_path / "run/checkpoints" / checkpoint.LAST
+    assert f"\n{begin}" in process.err and process.out.splitlines()[-1] == str(end) and end.exists()
+    for text in (process.err, (tmp_path / "run/log.txt").read_text()):
+        lines = [line for line in text.splitlines() if "step 1 of 2: " in line]
+        assert len(lines) == 1 and re.search(r"loss \d.*img/s .*, [\d.e-]+ s a step, \d+ s left$", lines[0]), text
+    for name in process.out.splitlines()[-2].partition(": ")[2].replace(" vis/", "").strip(", ").split(", "):
+        assert (tmp_path / "run" / name).exists()
+
+
+def test_a_long_first_step_is_told_of(train_arguments, tmp_path, monkeypatch, caplog):
+    """Compiling takes minutes, before any step is done."""
+    told = threading.Event()
+    monkeypatch.setattr(progress, "SILENCE", 0.01)
+    monkeypatch.setattr(train, "compile_parts", lambda model: None)
+    gradients = train.gradients
+
+    def slow(*arguments):
+        assert told.wait(60)
+        return gradients(*arguments)
+
+    monkeypatch.setattr(train, "gradients", slow)
+    info = progress.log.info
+
+    def note(text, *values):
+        info(text, *values)
+        if values and str(values[0]).startswith("training: "):
+            told.set()
+
+    monkeypatch.setattr(progress.log, "info", note)
+    assert main(train_arguments(tmp_path / "run", "--compile", steps=1)) == 0
+    text = (tmp_path / "run/log.txt").read_text()
+    assert re.search(r"training: 0 of 1 steps after \d+ s \(the first step compiles\)", text)
+
+
 def test_run_without_resume_leaves_the_run_there_alone(trained, train_arguments, refused, tmp_path):
     output = tmp_path / "run"
     shutil.copytree(trained, output)
@@ -365,7 +404,9 @@ def test_disk_full_while_saving(trained, train_arguments, refused_process, tmp_p
 def test_disk_full_while_logging(name, trained, train_arguments, refused_process, tmp_path):
     output = tmp_path / "run"
     shutil.copytree(trained, output)
-    (output / name).write_bytes(b"\n" * 200_000 if name == "log.txt" else (output / name).read_bytes())
+    (output / name).write_bytes(
+        b"\n" * 200_000 if name == "log.txt" else 2 * (output / name).read_bytes()
+    )  # so much goes to standard error, too
     limit = 200_000 if name == "log.txt" else (output / name).stat().st_size
     if name == "metrics.jsonl":
         (output / "log.txt").unlink()
