@@ -5,11 +5,16 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/autocast_mode.h>
+#include <ATen/cpu/Utils.h>
 
 #include <algorithm>
 #include <string>
 
 #include "types.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace irnet {
 
@@ -51,6 +56,33 @@ inline bool multiplies_bfloat16() {
 #else
     return false;
 #endif
+}
+
+// Whether the processor has tiles for products of bfloat16 (AMX), and the system lets this process use them.
+inline bool multiplies_bfloat16_tiles() {
+#if defined(__x86_64__)
+    constexpr unsigned amx_bf16 = 1u << 22;
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return multiplies_bfloat16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & amx_bf16) && at::cpu::init_amx();
+#else
+    return false;
+#endif
+}
+
+// What is decided by the processor, as it makes a call faster or slower. set_cpu_path of the extension module decides
+// otherwise, for tests and measurements.
+struct CpuPaths {
+    bool streaming_stores;  // large results go past the caches: faster on AMD, half as fast on a Xeon with AVX-512
+    bool gates_by_onednn;   // conv_gru's products of gates in bfloat16: cpu/gru.cpp has none by tiles
+};
+
+inline CpuPaths& cpu_paths() {
+#if defined(__x86_64__) && defined(__GNUC__)
+    static CpuPaths paths = {__builtin_cpu_is("amd") != 0, multiplies_bfloat16_tiles()};
+#else
+    static CpuPaths paths = {false, false};
+#endif
+    return paths;
 }
 
 // In which matrices of a dtype are multiplied: float16, and bfloat16 where the processor has no products of it, in

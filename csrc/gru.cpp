@@ -68,6 +68,22 @@ cpu::Gru gru_of(const Tensor& patches, bool wide) {
     return {dtype_of(patches), capability(), patches.size(1), static_cast<int>(patches.size(2)), wide};
 }
 
+// The products of every row of x and h with the weights of gates of one channel, their sums: [rows, kColumns].
+Tensor gate_products(const cpu::Gru& gru, const Tensor& x, const Tensor& h, const Tensor& weights_x,
+                     const Tensor& weights_h) {
+    if (gru.dtype == Dtype::bf16 && cpu_paths().gates_by_onednn) {
+        // Either product is rounded to bfloat16, as where gates are convolved.
+        return at::mm(rows_of(x), weights_x.t()).to(at::kFloat).add_(at::mm(rows_of(h), weights_h.t()));
+    }
+    const int64_t rows = x.size(0) * x.size(2) * x.size(3);
+    const Tensor products = at::empty({rows, cpu::kColumns}, x.options().dtype(number_of_sums(x.scalar_type())));
+    share(rows, 4 * cpu::kColumns * gru.channels, [&](cpu::Share some) {
+        cpu::gru_products(gru, x.const_data_ptr(), h.const_data_ptr(), weights_x.const_data_ptr(),
+                          weights_h.const_data_ptr(), products.mutable_data_ptr(), some);
+    });
+    return products;
+}
+
 void check(const Tensor& inputs, const Tensor& state, at::TensorList weights) {
     TORCH_CHECK_VALUE(inputs.dim() == 4 && inputs.sizes() == state.sizes() && inputs.size(2) == inputs.size(3) &&
                           inputs.size(1) >= 1 && inputs.size(2) < int64_t{1} << 15,
@@ -106,11 +122,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_gru_cpu(const Tensor& inputs, co
         reset_state = reset * h;
     } else {
         const Tensor weights_x = columns_of(w[kResetX], w[kUpdateX]), weights_h = columns_of(w[kResetH], w[kUpdateH]);
-        const Tensor products = at::empty({rows, cpu::kColumns}, x.options().dtype(number_of_sums(dtype)));
-        share(rows, 4 * cpu::kColumns * row, [&](cpu::Share some) {
-            cpu::gru_products(gru, x.const_data_ptr(), h.const_data_ptr(), weights_x.const_data_ptr(),
-                              weights_h.const_data_ptr(), products.mutable_data_ptr(), some);
-        });
+        const Tensor products = gate_products(gru, x, h, weights_x, weights_h);
         reset = empty_map(x, {x.size(0), 1, x.size(2), x.size(3)});
         update = at::empty_like(reset);
         reset_state = at::empty_like(h);

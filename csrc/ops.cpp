@@ -9,6 +9,8 @@
 #include <sstream>
 #include <string>
 
+#include "bindings.h"
+
 namespace py = pybind11;
 
 namespace {
@@ -43,9 +45,22 @@ py::dict build_info() {
     return facts;
 }
 
+bool& cpu_path(const std::string& name) {
+    irnet::CpuPaths& paths = irnet::cpu_paths();
+    if (name == "streaming_stores") return paths.streaming_stores;
+    if (name == "gates_by_onednn") return paths.gates_by_onednn;
+    throw py::key_error(name);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.doc() = "irnet's native operators; importing it registers them with torch.";
     m.def("build_info", &build_info, "What this module was built with: compiler, versions, architectures, commit.");
+    m.def(
+        "cpu_path", [](const std::string& name) { return cpu_path(name); }, py::arg("name"),
+        "Whether the path is taken, by choice of the processor: streaming_stores, gates_by_onednn (bfloat16).");
+    m.def(
+        "set_cpu_path", [](const std::string& name, bool taken) { cpu_path(name) = taken; }, py::arg("name"),
+        py::arg("taken"), "Choose otherwise, for tests and measurements, while no operator runs.");
 }

@@ -45,7 +45,14 @@ RoiShape shape_of(const Tensor* maps, const Tensor* patches, const Tensor& boxes
 // `boxes` and `ptr` must be contiguous and outlive the result.
 cpu::Roi cpu_roi(const char* name, const Tensor& map, RoiShape shape, const Tensor& boxes, const Tensor& ptr) {
     const int64_t* bounds = checked_bounds(name, ptr, shape.images, shape.regions);
-    return {dtype_of(map), capability(), shape, boxes.const_data_ptr<float>(), bounds, at::get_num_threads(), nullptr};
+    return {dtype_of(map),
+            capability(),
+            shape,
+            boxes.const_data_ptr<float>(),
+            bounds,
+            at::get_num_threads(),
+            cpu_paths().streaming_stores,
+            nullptr};
 }
 
 Tensor scratch(int64_t bytes, const Tensor& like, cpu::Roi& roi) {

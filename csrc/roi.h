@@ -27,6 +27,7 @@ struct Roi {
     const float* boxes;
     const int64_t* ptr;  // rises from 0 to `regions`
     int threads;         // how many share the work
+    bool streams;        // whether large results are stored past the caches
     void* scratch;       // crop_scratch_bytes or paste_scratch_bytes of it; null for crop_resize
 };
 

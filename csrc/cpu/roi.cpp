@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kTerms = 64;            // summed at once: sums of sums of so many round less than one long sum
 constexpr int64_t kChannels = 1024;   // the same; partial sums of so many lie on the stack
-constexpr int64_t kCached = 1 << 21;  // bytes: larger results are streamed, they would not stay in a core's cache
+constexpr int64_t kCached = 1 << 21;  // bytes: larger results are streamed, if any: they would not stay in a cache
 constexpr int kBlock = 64;            // cells along each side of what paste_mean_backward looks at
 
 // Rows of channels of a result, one after the other: sums of rows of an input, both [..., channels] and packed.
@@ -32,7 +32,7 @@ class Sum {
           offset_(first * width_),
           input_(static_cast<const char*>(input) + offset_),
           out_(static_cast<char*>(out) + offset_),
-          streamed_(rows * stride_ > kCached && (stride_ | reinterpret_cast<intptr_t>(out)) % 64 == 0) {}
+          streamed_(roi.streams && rows * stride_ > kCached && (stride_ | reinterpret_cast<intptr_t>(out)) % 64 == 0) {}
     ~Sum() { end_stream(); }
     Sum(const Sum&) = delete;
 

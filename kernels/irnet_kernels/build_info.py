@@ -39,6 +39,19 @@ def native() -> ModuleType | None:
     return module
 
 
+def cpu_paths() -> str:
+    """What the C++ kernels let this processor decide, in a few words; "" where there are none."""
+    try:
+        module = native()
+    except ImportError:  # native_reason tells
+        return ""
+    if module is None:
+        return ""
+    stores = "past the caches" if module.cpu_path("streaming_stores") else "through the caches"
+    gates = "oneDNN" if module.cpu_path("gates_by_onednn") else "loops of its own"
+    return f"large results are stored {stores}, products of gates in bfloat16 are made by {gates}"
+
+
 def native_reason() -> str:
     """One line: "built: <facts>", "not built: <why and the cure>" or, if native() raises, "broken: <its message>"."""
     try:

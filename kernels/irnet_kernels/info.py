@@ -21,6 +21,8 @@ def main() -> None:
     else:
         print("GPU: none that torch can use")
     print(f"native extension: {build_info.native_reason()}")
+    if paths := build_info.cpu_paths():
+        print(f"C++ on this processor: {paths}")
     try:
         implementations = available()
     except ImportError:  # told of in the line above

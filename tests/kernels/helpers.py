@@ -3,7 +3,8 @@
 Nothing here knows what an operator computes; oracles.py does.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import irnet_kernels
-from irnet_kernels import ConvGRUWeights, EdgeSet
+from irnet_kernels import ConvGRUWeights, EdgeSet, build_info
 from irnet_kernels.testing import accuracy
 
 AVAILABLE = irnet_kernels.available()
@@ -34,6 +35,18 @@ def each_implementation(op: str):
 def drawn(examples: int) -> settings:
     """The Hypothesis settings of every property: the same examples on every run, no deadline."""
     return settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+
+
+@contextlib.contextmanager
+def cpu_path(name: str, taken: bool) -> Iterator[None]:
+    """The C++ kernels take this path, or do not, whatever the processor: see CpuPaths in csrc/bindings.h."""
+    native = build_info.native()
+    before = native.cpu_path(name)
+    native.set_cpu_path(name, taken)
+    try:
+        yield
+    finally:
+        native.set_cpu_path(name, before)
 
 
 # ------------------------------------------------------------------------------------------------------------- inputs

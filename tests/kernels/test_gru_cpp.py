@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,13 +12,19 @@ import irnet_kernels
 from irnet.bench import counts
 from irnet_kernels import ConvGRUWeights, conv_gru
 from irnet_kernels.testing import bits_equal
-from tests.kernels.helpers import assert_within_budget, each_dtype, evaluate, gru_weights, normal
+from tests.kernels.helpers import assert_within_budget, cpu_path, each_dtype, evaluate, gru_weights, normal
 from tests.kernels.test_roi_cpp import CAPABILITIES
 
 if "cpp" not in irnet_kernels.available()["conv_gru"]["cpu"]:
     pytest.skip(f"no C++ kernels: {irnet_kernels.build_info.native_reason()}", allow_module_level=True)
 
 channels_last = {"memory_format": torch.channels_last}
+
+
+def multiplies_bfloat16() -> bool:
+    processor = Path("/proc/cpuinfo")
+    has = processor.exists() and "avx512_bf16" in processor.read_text()
+    return has and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def leaves(regions: int, channels: int, gate: int, patch: int, dtype: torch.dtype, layout=channels_last):
@@ -70,6 +77,22 @@ def test_many_channels(patch, dtype):
     """In bfloat16 one rounding too many before the relu of sums of so many products, and gradients are out of budget.
     In float32 these sizes are convolved with fewer products than taps."""
     assert_like_reference(768 // patch**2 + 1, 256, 1, patch, dtype)
+
+
+@pytest.mark.parametrize("onednn", [False, True], ids=["own", "onednn"])
+@pytest.mark.parametrize(
+    "size", [(5, 37, 1, 7), (40, 32, 1, 2), (40, 32, 1, 9), (16, 256, 1, 7)], ids=["odd", "2x2", "9x9", "channels"]
+)
+def test_products_of_gates_in_bfloat16(size, onednn):
+    """Whoever makes them, and oneDNN does where it is chosen: the products with 18 columns are a call of its own."""
+    with cpu_path("gates_by_onednn", onednn):
+        assert_like_reference(*size, torch.bfloat16)
+        tensors = [t.detach() for t in leaves(*size, torch.bfloat16)]
+        with torch.profiler.profile() as profile:
+            call("cpp")(*tensors)
+    named = {event.name for event in profile.events()}
+    if multiplies_bfloat16():  # else all is computed in float32
+        assert ("aten::mm" in named) == onednn
 
 
 def test_fewer_products_take_any_strides():

@@ -134,6 +134,7 @@ def test_info_prints_every_operator(capsys):
     printed = capsys.readouterr().out
     assert f"torch {torch.__version__}" in printed
     assert f"native extension: {build_info.native_reason()}" in printed
+    assert ("C++ on this processor: large results are stored " in printed) == (build_info.native() is not None)
     for op, devices in irnet_kernels.available().items():
         assert f"{op} on cpu: {', '.join(devices['cpu'])}" in printed
 

@@ -11,7 +11,7 @@ import irnet_kernels
 from irnet.bench import counts
 from irnet_kernels import crop_resize, paste_mean
 from irnet_kernels.testing import bits_equal
-from tests.kernels.helpers import assert_within_budget, box_grid, evaluate, normal, ragged
+from tests.kernels.helpers import assert_within_budget, box_grid, cpu_path, each_dtype, evaluate, normal, ragged
 
 if "cpp" not in irnet_kernels.available()["crop_resize"]["cpu"]:
     pytest.skip(f"no C++ kernels: {irnet_kernels.build_info.native_reason()}", allow_module_level=True)
@@ -151,6 +151,24 @@ def test_bits_are_those_of_one_image_on_one_thread(dtype):
             crop, paste = run(image, image + 1, threads)
             assert bits_equal(crop, together[0][image * regions : (image + 1) * regions])
             assert bits_equal(paste, together[2][image : image + 1])
+
+
+@each_dtype
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
+def test_bits_are_the_same_with_and_without_streaming_stores(large, dtype):
+    """Results of more than 2 MiB may be stored past the caches: all four are, or none is."""
+    images, regions, channels, height, width = (2, 140, 192, 50, 60) if large else (2, 20, 192, 9, 8)
+    maps, patches = (images, channels, height, width), (regions, channels, 7, 7)
+    assert all((torch.Size(s).numel() * dtype.itemsize > 2**21) == large for s in (maps, patches))
+    boxes, ptr = box_grid(regions, min(height, width)), ragged(*[regions // images] * images)
+    leaves = [normal(*shape, seed=seed).to(dtype).requires_grad_() for seed, shape in enumerate((maps, patches))]
+
+    def results(streams: bool) -> list[torch.Tensor]:
+        with cpu_path("streaming_stores", streams):
+            crop = evaluate(lambda f: crop_resize(f, boxes, ptr, impl="cpp"), leaves[:1])
+            return crop + evaluate(lambda m, p: paste_mean(m, p, boxes, ptr, impl="cpp"), leaves)
+
+    assert all(map(bits_equal, results(False), results(True)))
 
 
 F, B, P, G = torch.zeros(2, 3, 4, 5), torch.zeros(3, 4), ragged(1, 2), torch.zeros(3, 3, 4, 4)
