@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from irnet_kernels import build_info
-from irnet_kernels.precision import full_float32
+from irnet_kernels import extension
+from irnet_kernels.numerics import full_float32
 from irnet_kernels.testing import bits_equal
 
 from .. import files
@@ -325,9 +325,9 @@ def _count_instructions(jobs: list[instructions.Job], found: Measured, case_file
 
 def _compiler() -> str:
     """What compiled the native extension, or would."""
-    extension = build_info.native()
-    if extension:
-        return extension.build_info()["compiler"]
+    module = extension.native()
+    if module:
+        return module.build_info()["compiler"]
     said = subprocess.run(["c++", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout
     return f"c++ {said.strip()}"
 

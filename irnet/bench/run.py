@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from irnet_kernels.precision import full_float32
+from irnet_kernels.numerics import full_float32
 
 from ..errors import InputError
 from . import machine, records

@@ -89,7 +89,7 @@ def toy():
 @pytest.fixture(scope="module")
 def library(tmp_path_factory) -> Path:
     """A Triton module that uses Triton's own library, a function of its own and methods of tensors."""
-    return write(tmp_path_factory.mktemp("triton"), "library.py", LIBRARY)
+    return write(tmp_path_factory.mktemp("triton"), "dispatch.py", LIBRARY)
 
 
 @pytest.fixture(scope="module")

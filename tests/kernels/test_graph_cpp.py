@@ -13,7 +13,7 @@ from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_within_budget, box_grid, each_dtype, evaluate, normal, ragged
 
 if "cpp" not in irnet_kernels.available()["propagate"]["cpu"]:
-    pytest.skip(f"no C++ kernels: {irnet_kernels.build_info.native_reason()}", allow_module_level=True)
+    pytest.skip(f"no C++ kernels: {irnet_kernels.extension.native_reason()}", allow_module_level=True)
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from tests.kernels.helpers import assert_within_budget, each_dtype, evaluate, gr
 from tests.kernels.test_roi_cpp import CAPABILITIES
 
 if "cpp" not in irnet_kernels.available()["conv_gru"]["cpu"]:
-    pytest.skip(f"no C++ kernels: {irnet_kernels.build_info.native_reason()}", allow_module_level=True)
+    pytest.skip(f"no C++ kernels: {irnet_kernels.extension.native_reason()}", allow_module_level=True)
 
 channels_last = {"memory_format": torch.channels_last}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from irnet.bench import compiled, machine_code
 from irnet.bench.compiled import TritonKernel
-from irnet_kernels import ConvGRUWeights, library
+from irnet_kernels import ConvGRUWeights, dispatch
 from irnet_kernels.gru import configurations, reference
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_exact, assert_within_budget, each_dtype, gru_weights, normal
@@ -460,7 +460,7 @@ def test_launchers_have_the_operators_signatures():
     """Parameters in the order of the schemas: they are registered as they are."""
     module = load("gru", interpret=False)
     for name in ("conv_gru", "conv_gru_backward"):
-        wanted = [argument.name for argument in library.overload(name, "triton")._schema.arguments]
+        wanted = [argument.name for argument in dispatch.overload(name, "triton")._schema.arguments]
         assert list(getattr(module, name).__annotations__) == [*wanted, "return"]
 
 

@@ -1,5 +1,5 @@
 """crop_resize, paste_mean and their gradients in Triton, for GPUs where nobody compiled anything. Nothing of PyTorch's
-dispatcher lives here: library.py registers the launchers.
+dispatcher lives here: dispatch.py registers the launchers.
 
 Positions are those of csrc/geometry.h to the bit, so kernels are compiled without fusion and ask for it, by `tl.fma`,
 only where they sum. Whatever boxes and `ptr` hold, nothing outside the tensors is touched.
@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 # Absolute: this file also runs as a copy outside of its package.
-from irnet_kernels.library import empty_map
+from irnet_kernels.numerics import empty_map
 from irnet_kernels.triton_shared import divide, rounded
 
 # What is launched; nothing is tuned at run time. A thread has 2 cells or samples (ROWS * COLUMNS or SAMPLES by 4 warps)

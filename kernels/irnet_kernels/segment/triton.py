@@ -1,5 +1,5 @@
 """segment_matmul and segment_outer in Triton, for GPUs where nobody compiled anything. Nothing of PyTorch's dispatcher
-lives here: library.py registers the launchers.
+lives here: dispatch.py registers the launchers.
 
 Matrix products of the images' rows in one launch: the host does not know how many rows an image has, so there are as
 many programs as any `ptr` can need. There are no atomics. Sums go in an order that follows from the shapes and the rows
