@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from irnet.bench.compiled import NotHere
+from irnet_kernels.aot.tools import ToolUnavailable
 
 
 def here(action: Callable, *arguments, **options):
     """What the action returns; the test is skipped, with the reason, where a tool is absent."""
     try:
         return action(*arguments, **options)
-    except NotHere as reason:
+    except ToolUnavailable as reason:
         pytest.skip(str(reason))

@@ -24,12 +24,13 @@ import torch
 from tqdm import tqdm
 
 from irnet_kernels import extension
+from irnet_kernels.aot import compiled, tools
 from irnet_kernels.numerics import full_float32
 from irnet_kernels.testing import bits_equal
 
 from .. import files
 from ..errors import InputError
-from . import compiled, instructions, machine, timing
+from . import instructions, machine, timing
 from .case import DTYPES, Case, Setup, Work, cases, modules
 from .measure import examine, mode_call
 from .records import ERROR, OOM
@@ -316,7 +317,7 @@ def _count_instructions(jobs: list[instructions.Job], found: Measured, case_file
     try:
         group = f"{instructions.valgrind_version()}, {_compiler()}, torch {torch.__version__.partition('+')[0]}"
         counted = instructions.count(jobs, case_files)
-    except compiled.NotHere as reason:
+    except tools.ToolUnavailable as reason:
         found.absent["instructions of C++ code"] = str(reason)
         return
     for job, number in counted.items():

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from irnet.bench.counts import saved_bytes
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from irnet.bench import machine
 from irnet.bench.case import Setup, Work, cases
-from irnet.bench.counts import saved_bytes
 from irnet.bench.measure import mode_call, upstream
 from irnet.bench.suites import data, model, training
 from irnet.config import TrainConfig

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import irnet_kernels
-from irnet.bench import counts
-from irnet_kernels import EdgeSet, propagate, propagate_regions
+from irnet_kernels import EdgeSet, counts, propagate, propagate_regions
 from irnet_kernels.graph.reference import region_slope
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_within_budget, box_grid, each_dtype, evaluate, normal, ragged

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from irnet.bench import compiled
-from irnet.bench.compiled import TritonKernel
 from irnet_kernels import EdgeSet, dispatch, numerics
+from irnet_kernels.aot import compiled
+from irnet_kernels.aot.compiled import TritonKernel
 from irnet_kernels.graph import reference
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import (

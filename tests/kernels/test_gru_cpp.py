@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import irnet_kernels
-from irnet.bench import counts
-from irnet_kernels import ConvGRUWeights, conv_gru
+from irnet_kernels import ConvGRUWeights, conv_gru, counts
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_within_budget, each_dtype, evaluate, gru_weights, normal
 from tests.kernels.test_roi_cpp import CAPABILITIES

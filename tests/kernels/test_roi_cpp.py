@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import irnet_kernels
-from irnet.bench import counts
-from irnet_kernels import crop_resize, paste_mean
+from irnet_kernels import counts, crop_resize, paste_mean
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_within_budget, box_grid, evaluate, normal, ragged
 

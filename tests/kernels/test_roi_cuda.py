@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from irnet.bench.compiled import cuda_resources
-from irnet.bench.suites.kernels import cuda_sources
 from irnet_kernels import numerics
+from irnet_kernels.aot.compiled import cuda_resources
+from irnet_kernels.aot.shipped import cuda_sources
 from irnet_kernels.testing import bits_equal
 from tests.kernels import fuzz
 from tests.kernels.cuda_on_cpu import calls

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from irnet.bench import compiled
-from irnet.bench.compiled import TritonKernel
 from irnet_kernels import dispatch
+from irnet_kernels.aot import compiled
+from irnet_kernels.aot.compiled import TritonKernel
 from irnet_kernels.roi import reference
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_exact, assert_within_budget, box_grid, each_dtype, normal, ragged

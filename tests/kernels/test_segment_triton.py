@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from irnet.bench import compiled, machine_code
-from irnet.bench.compiled import TARGETS, TritonKernel
 from irnet_kernels import dispatch
+from irnet_kernels.aot import compiled, machine_code
+from irnet_kernels.aot.compiled import TARGETS, TritonKernel
 from irnet_kernels.segment import reference
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_exact, assert_within_budget, each_dtype, normal, ragged
