@@ -94,8 +94,8 @@ cuda-extension: $(READY)
 
 define CUDA_CHECK
 import torch
-from irnet_kernels import build_info
-print(build_info.native().__file__, build_info.native_reason(), sep="\n")
+from irnet_kernels import extension
+print(extension.native().__file__, extension.native_reason(), sep="\n")
 names = [f"irnet::{name}{gradient}.cuda" for name in ("crop_resize", "paste_mean") for gradient in ("", "_backward")]
 absent = [name for name in names if not torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")]
 raise SystemExit(f"not registered: {', '.join(absent)}" if absent else print("registered:", *names))
@@ -178,7 +178,7 @@ $(STAMP): $(READY) pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
 	$(if $(TROUBLE),$(error $(TROUBLE)))
 	@rm -f $(VENV)/.installed-*
 	$(PIP) install -c $(CONSTRAINTS) --no-build-isolation -e ".[$(EXTRAS)]"
-	@$(BIN)/python -c 'from irnet_kernels import build_info; print("irnet: native extension:", build_info.native_reason())'
+	@$(BIN)/python -c 'from irnet_kernels import extension; print("irnet: native extension:", extension.native_reason())'
 	@mkdir -p build && echo $(abspath $(VENV)) >$(BUILT_FOR)
 	@touch $@
 

@@ -14,7 +14,7 @@ import torch
 from irnet.bench.case import Case, Setup, cases
 from irnet.bench.measure import mode_call
 from irnet.bench.timing import interleaved, keep_freed_memory
-from irnet_kernels import build_info
+from irnet_kernels import extension
 
 CPU = torch.device("cpu")
 CHOICES = {
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def compare(case: Case, mode: str, seconds: float) -> None:
-    native, (path, dtype) = build_info.native(), CHOICES[case.name]
+    native, (path, dtype) = extension.native(), CHOICES[case.name]
     chosen = native.cpu_path(path)
     work = case.build(Setup(case.shapes["cpu"], dtype, CPU))
     call, peer = (mode_call(work, work.contestants[name], mode) for name in ("cpp", work.pace))

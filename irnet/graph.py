@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from irnet_kernels import EdgeSet, propagate, propagate_regions, segment_matmul, segment_outer
 from irnet_kernels.graph import REGION_TYPES
-from irnet_kernels.library import autocast, autocasting
+from irnet_kernels.numerics import autocast, autocasting
 
 from .config import ModelConfig
 

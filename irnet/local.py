@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from irnet_kernels import ConvGRUWeights, conv_gru, crop_resize, paste_mean
-from irnet_kernels.library import autocast
+from irnet_kernels.numerics import autocast
 
 from .config import ModelConfig
 

@@ -1,4 +1,7 @@
-"""What tests of whole runs share: small scenes, a tiny model's settings, a finished run, and quick real processes."""
+"""What tests of whole runs share: small scenes, a tiny model's settings, a finished run, and quick real processes.
+
+The operators' tests run where there is no irnet, so it is imported within the fixtures that need it.
+"""
 
 import json
 import os
@@ -11,9 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from irnet.cli import main
-from irnet.data import scenes
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
@@ -148,6 +148,8 @@ def irnet(tmp_path_factory):
 @pytest.fixture(scope="session")
 def scenes_root(tmp_path_factory) -> Path:
     """Eight training and four held-out scenes of 160 pixels. Not to be changed: copy it."""
+    from irnet.data import scenes
+
     root = tmp_path_factory.mktemp("data") / "scenes"
     scenes.generate(root, 8, 4, size=160, progress=False)
     return root
@@ -185,6 +187,7 @@ def one_thread():
 @pytest.fixture
 def refused(capsys) -> Callable[..., str]:
     """Runs a command line that must end with exit code 2 and one line on standard error; returns that line."""
+    from irnet.cli import main
 
     def run(arguments: list, *words: str) -> str:
         capsys.readouterr()

@@ -17,7 +17,7 @@ import torch
 from setuptools import Distribution
 
 import irnet
-from irnet_kernels import build_info
+from irnet_kernels import extension
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"irnet": ROOT / "irnet", "irnet_kernels": ROOT / "kernels/irnet_kernels"}
@@ -170,16 +170,16 @@ def test_missing_header_is_named_with_its_cure(tmp_path):
 
 
 def test_build_facts_are_those_of_this_torch():
-    module = build_info.native()
+    module = extension.native()
     if module is None:
-        pytest.skip(build_info.native_reason())
+        pytest.skip(extension.native_reason())
     facts = module.build_info()
     assert list(facts) == ["compiler", "cxx_standard", "torch_version", "cuda_version", "cuda_architectures", "commit"]
     assert facts["torch_version"] == torch.__version__
     assert facts["cxx_standard"] >= 17
     assert re.fullmatch(r"(g|clang)\+\+ \d+\.\d+\.\d+", facts["compiler"])
     assert bool(facts["cuda_architectures"]) == (facts["cuda_version"] is not None)
-    assert build_info.native_reason().startswith("built: ")
+    assert extension.native_reason().startswith("built: ")
 
 
 def test_an_extension_is_built_anew_where_another_lies(monkeypatch):
@@ -198,41 +198,41 @@ def test_an_extension_is_built_anew_where_another_lies(monkeypatch):
 
 
 @pytest.fixture
-def extension(tmp_path, monkeypatch):
+def stand_in(tmp_path, monkeypatch):
     """A function that puts a Python module with the given source (None: no module) in the extension's place."""
 
     def put(source: str | None) -> None:
         if source is not None:
             (tmp_path / "irnet_stand_in.py").write_text(source)
-        monkeypatch.setattr(build_info, "NAME", "irnet_stand_in")
+        monkeypatch.setattr(extension, "NAME", "irnet_stand_in")
         monkeypatch.delitem(sys.modules, "irnet_stand_in", raising=False)
         monkeypatch.syspath_prepend(tmp_path)
-        build_info.native.cache_clear()
+        extension.native.cache_clear()
 
     yield put
     sys.modules.pop("irnet_stand_in", None)
-    build_info.native.cache_clear()
+    extension.native.cache_clear()
 
 
 def facts_for(version: str) -> str:
     return f"def build_info(): return {{'torch_version': {version!r}, 'cuda_version': None}}"
 
 
-def test_absent_extension_is_none_with_a_reason(extension):
-    extension(None)
-    assert build_info.native() is None
-    assert re.match(r"not built: .*pip install --no-build-isolation", build_info.native_reason())
+def test_absent_extension_is_none_with_a_reason(stand_in):
+    stand_in(None)
+    assert extension.native() is None
+    assert re.match(r"not built: .*pip install --no-build-isolation", extension.native_reason())
 
 
-def test_extension_for_this_torch_is_loaded_once(extension):
-    extension(facts_for(torch.__version__))
-    assert build_info.native() is build_info.native()
-    assert build_info.native_reason() == f"built: torch_version {torch.__version__}, cuda_version none"
+def test_extension_for_this_torch_is_loaded_once(stand_in):
+    stand_in(facts_for(torch.__version__))
+    assert extension.native() is extension.native()
+    assert extension.native_reason() == f"built: torch_version {torch.__version__}, cuda_version none"
 
 
-def test_extension_for_another_patch_release_is_loaded(extension):
-    extension(facts_for(".".join(torch.__version__.split(".")[:2]) + ".99"))
-    assert build_info.native() is not None
+def test_extension_for_another_patch_release_is_loaded(stand_in):
+    stand_in(facts_for(".".join(torch.__version__.split(".")[:2]) + ".99"))
+    assert extension.native() is not None
 
 
 @pytest.mark.parametrize(
@@ -242,12 +242,12 @@ def test_extension_for_another_patch_release_is_loaded(extension):
         pytest.param("raise ImportError('undefined symbol: _ZN2at')", "undefined symbol: _ZN2at", id="does-not-load"),
     ],
 )
-def test_broken_extension_is_an_error_that_says_how_to_rebuild(extension, source, says):
-    extension(source)
+def test_broken_extension_is_an_error_that_says_how_to_rebuild(stand_in, source, says):
+    stand_in(source)
     with pytest.raises(ImportError, match=r"pip install --no-build-isolation") as error:
-        build_info.native()
+        extension.native()
     assert says in str(error.value)
-    assert build_info.native_reason() == f"broken: {error.value}"
+    assert extension.native_reason() == f"broken: {error.value}"
 
 
 # ----------------------------------------------------------------------------------------- archives and installations
@@ -312,10 +312,10 @@ def test_install_without_a_compiler_is_pure_python_and_works(tree, tmp_path):
 
     check = """
 import importlib.metadata, irnet, irnet_kernels
-from irnet_kernels import build_info
-assert build_info.native() is None
+from irnet_kernels import extension
+assert extension.native() is None
 print(irnet.__file__, irnet_kernels.__file__, importlib.metadata.version("irnet"), sep="\\n")
-print(build_info.native_reason())
+print(extension.native_reason())
 """
     lines = run([venv / "bin/python", "-c", check], env=env, cwd=tmp_path).stdout.splitlines()
     assert lines[0] == str(packages / "irnet/__init__.py")

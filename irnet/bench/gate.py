@@ -22,14 +22,15 @@ from pathlib import Path
 
 import torch
 
-from irnet_kernels import build_info
-from irnet_kernels.precision import full_float32
+from irnet_kernels import extension
+from irnet_kernels.aot import compiled, tools
+from irnet_kernels.numerics import full_float32
 from irnet_kernels.testing import bits_equal
 
 from .. import files
 from ..errors import InputError
 from ..progress import Progress, tracked
-from . import compiled, instructions, machine, timing
+from . import instructions, machine, timing
 from .case import DTYPES, Case, Setup, Work, cases, modules
 from .measure import examine, mode_call
 from .records import ERROR, OOM
@@ -320,7 +321,7 @@ def _count_instructions(jobs: list[instructions.Job], found: Measured, case_file
     try:
         group = f"{instructions.valgrind_version()}, {_compiler()}, torch {torch.__version__.partition('+')[0]}"
         counted = instructions.count(jobs, case_files)
-    except compiled.NotHere as reason:
+    except tools.ToolUnavailable as reason:
         found.absent["instructions of C++ code"] = str(reason)
         return
     for job, number in counted.items():
@@ -329,9 +330,9 @@ def _count_instructions(jobs: list[instructions.Job], found: Measured, case_file
 
 def _compiler() -> str:
     """What compiled the native extension, or would."""
-    extension = build_info.native()
-    if extension:
-        return extension.build_info()["compiler"]
+    module = extension.native()
+    if module:
+        return module.build_info()["compiler"]
     said = subprocess.run(["c++", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout
     return f"c++ {said.strip()}"
 

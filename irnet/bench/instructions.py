@@ -25,8 +25,9 @@ from pathlib import Path
 
 import torch
 
+from irnet_kernels.aot.tools import ToolUnavailable
+
 from .case import DTYPES, Setup, Work, cases
-from .compiled import NotHere
 from .machine import PACKAGES
 from .measure import mode_call
 
@@ -47,7 +48,7 @@ def count(jobs: Sequence[Job], files: Sequence[str] = ()) -> dict[Job, int]:
     """Instructions of one call of every job, on one thread; without those of calling an empty function.
 
     files  Python files with further cases
-    Raises NotHere where there is no valgrind.
+    Raises ToolUnavailable where there is no valgrind.
     """
     valgrind_version()
     orders = {"jobs": [asdict(job) for job in jobs], "files": [str(Path(file).resolve()) for file in files]}
@@ -70,12 +71,12 @@ def count(jobs: Sequence[Job], files: Sequence[str] = ()) -> dict[Job, int]:
 
 
 def valgrind_version() -> str:
-    """Such as "valgrind 3.19.0"; raises NotHere where it cannot count."""
+    """Such as "valgrind 3.19.0"; raises ToolUnavailable where it cannot count."""
     if not torch._C._valgrind_supported_platform():
-        raise NotHere("this build of PyTorch does not support valgrind on this platform")
+        raise ToolUnavailable("this build of PyTorch does not support valgrind on this platform")
     for program in ("valgrind", "callgrind_control"):
         if not shutil.which(program):
-            raise NotHere(f"there is no {program} (apt install valgrind)")
+            raise ToolUnavailable(f"there is no {program} (apt install valgrind)")
     said = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, check=True).stdout
     return said.strip().replace("-", " ", 1)
 

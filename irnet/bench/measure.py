@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from irnet_kernels import counts
 from irnet_kernels.testing import Accuracy, accuracy
 
-from . import counts, timing
+from . import timing
 from .case import DTYPES, MODES, Case, Contestant, Setup, Work
 from .machine import synchronize
 from .records import ERROR, OK, OOM, SKIPPED

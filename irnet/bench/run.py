@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from irnet_kernels.precision import full_float32
+from irnet_kernels.numerics import full_float32
 
 from ..errors import InputError
 from ..progress import Progress

@@ -21,7 +21,7 @@ from typing import IO
 import torch
 
 import irnet_kernels
-from irnet_kernels.precision import full_float32
+from irnet_kernels.numerics import full_float32
 
 from ..engine.setup import choose_device
 from ..options import tell_defaults

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from irnet_kernels.library import IMPLEMENTATIONS
+from irnet_kernels.dispatch import IMPLEMENTATIONS
 
 from .. import files
 from ..errors import InputError

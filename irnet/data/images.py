@@ -102,6 +102,25 @@ def read_image(
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
+def as_tensor(image: Tensor | Image.Image, where: str) -> Tensor:
+    """An image in memory as uint8 [3, H, W]: of a PIL image the pixels as they are, whatever its EXIF orientation.
+
+    A tensor is uint8 [3, H, W], or floating with white at 1, as torchvision's transforms give it. InputError, naming
+    `where`, for anything else.
+    """
+    if isinstance(image, Image.Image):
+        return torch.from_numpy(_as_rgb(image, scaled=False, path=where)).permute(2, 0, 1).contiguous()
+    if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3 or not all(image.shape[1:]):
+        what = f"a tensor {list(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
+        raise InputError(where, f"is {what}", "give a tensor [3, H, W], a PIL image or a path")
+    if image.dtype == torch.uint8:
+        return image.cpu()
+    if not image.is_floating_point() or not (image.isfinite() & (image >= 0) & (image <= 1)).all():
+        cure = "give uint8 from 0 to 255, or floating numbers from 0 to 1 before they are normalised"
+        raise InputError(where, f"is {image.dtype} with values from {image.min():g} to {image.max():g}", cure)
+    return (image.detach().float().cpu() * 255).round().to(torch.uint8)
+
+
 def ends_whole(path: str | os.PathLike) -> bool:
     """False for a JPEG or PNG file that does not end as its format does: it may be cut short, which decoding tells."""
     with open(path, "rb") as file:

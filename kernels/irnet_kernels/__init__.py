@@ -5,9 +5,9 @@ It knows nothing of the model. Importing it starts no CUDA context and imports n
 a GPU the reference implementations serve.
 """
 
+from .dispatch import ImplementationUnavailable, available
 from .graph import EdgeSet, propagate, propagate_regions
 from .gru import ConvGRUWeights, conv_gru
-from .library import ImplementationUnavailable, available
 from .roi import crop_resize, paste_mean
 from .segment import segment_matmul, segment_outer
 

@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from . import available, build_info
+from . import available, extension
 
 # Implementations that have passed their tests on a GPU. A kernel that is not listed is called unverified there.
 VERIFIED_ON_GPU: dict[str, str] = {}
@@ -20,8 +20,8 @@ def main() -> None:
             print(f"GPU {index}: {torch.cuda.get_device_name(index)}, sm_{major}{minor}, CUDA {torch.version.cuda}")
     else:
         print("GPU: none that torch can use")
-    print(f"native extension: {build_info.native_reason()}")
-    if paths := build_info.cpu_paths():
+    print(f"native extension: {extension.native_reason()}")
+    if paths := extension.cpu_paths():
         print(f"C++ on this processor: {paths}")
     try:
         implementations = available()

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from irnet.bench import compiled, counts
 from irnet.bench.case import Setup, Work, modules
-from irnet.bench.compiled import CudaSource, Resources, TritonKernel
 from irnet.bench.measure import ERROR, OK, examine
+from irnet_kernels import counts
+from irnet_kernels.aot import compiled, interpreter, tools
+from irnet_kernels.aot.compiled import CudaSource, TritonKernel
+from irnet_kernels.aot.cubin import Resources
 from tests.tools import here
 
 TOY = Path(__file__).parent / "toy"
@@ -122,28 +124,28 @@ def run_library(module) -> None:
 
 
 def test_interpreted_kernel_gives_what_pytorch_gives():
-    module = here(compiled.load, TOY / "toy_triton.py", True)
+    module = here(interpreter.load, TOY / "toy_triton.py", True)
     for n in (1, 4096, 4099):
         x, y = torch.randn(n), torch.randn(n)
         assert torch.equal(module.scale_add(x, y), 2 * x + y)
 
 
 def test_interpreted_kernel_may_use_the_library_of_triton(library):
-    module = here(compiled.load, library, True)
+    module = here(interpreter.load, library, True)
     run_library(module)
     run_library(module)
 
 
 def test_a_module_is_found_by_its_name(library, monkeypatch):
     monkeypatch.syspath_prepend(library.parent)
-    run_library(here(compiled.load, "library", True))
+    run_library(here(interpreter.load, "library", True))
     assert "library" not in sys.modules
     with pytest.raises(ImportError, match="no Triton module no_such"):
-        compiled.load("no_such", True)
+        interpreter.load("no_such", True)
 
 
 def test_interpretation_leaves_triton_as_it_was(library):
-    here(compiled.triton_version)
+    here(tools.triton_version)
     import triton.language as tl
     from triton import knobs
     from triton.runtime import interpreter
@@ -151,8 +153,8 @@ def test_interpretation_leaves_triton_as_it_was(library):
 
     owners = [interpreter, JITFunction, knobs.runtime, tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype]
     before, environment = [dict(vars(owner)) for owner in owners], dict(os.environ)
-    run_library(compiled.load(library, True))
-    compiled.load(library, False)
+    run_library(interpreter.load(library, True))
+    interpreter.load(library, False)
     for owner, attributes in zip(owners, before, strict=True):
         now = dict(vars(owner))
         assert now.keys() == attributes.keys(), owner
@@ -162,11 +164,11 @@ def test_interpretation_leaves_triton_as_it_was(library):
 
 def test_interpreting_and_compiling_go_side_by_side(library):
     def rows():
-        module = here(compiled.load, library, False)
+        module = here(interpreter.load, library, False)
         kernel = TritonKernel(module.kernel, {"x": "*fp32", "out": "*fp32", "n": "i32"}, {"BLOCK": 128})
         return compiled.triton_resources(kernel, [90])
 
-    first, module = rows(), compiled.load(library, True)
+    first, module = rows(), interpreter.load(library, True)
     run_library(module)
     assert rows() == first
     run_library(module)
@@ -174,16 +176,16 @@ def test_interpreting_and_compiling_go_side_by_side(library):
 
 def test_tritons_switch_makes_no_difference_to_the_interpreter(library):
     """Where it is set nothing can be compiled: that has a reason of its own."""
-    here(compiled.triton_version)
+    here(tools.triton_version)
     program = f"""
 import runpy
 test = runpy.run_path({str(Path(__file__))!r})
 compiled, library = test["compiled"], {str(library)!r}
-test["run_library"](compiled.load(library, True))
-kernel = test["TritonKernel"](compiled.load(library, False).kernel, {{"x": "*fp32", "out": "*fp32", "n": "i32"}})
+test["run_library"](interpreter.load(library, True))
+kernel = test["TritonKernel"](interpreter.load(library, False).kernel, {{"x": "*fp32", "out": "*fp32", "n": "i32"}})
 try:
     compiled.triton_resources(kernel)
-except compiled.NotHere as reason:
+except tools.ToolUnavailable as reason:
     print(reason)
 """
     path = os.pathsep.join(p for p in sys.path if p)
@@ -219,7 +221,7 @@ def check_sound(rows: list[Resources], source: str) -> None:
 
 def test_spills_of_a_triton_kernel_are_seen(library):
     """Each thread keeps 512 numbers for their sum, and has at most 255 registers."""
-    module = here(compiled.load, library, False)
+    module = here(interpreter.load, library, False)
     kernel = TritonKernel(module.centred_kernel, {"x": "*fp32"}, {"BLOCK": 1 << 14}, num_warps=1)
     for row in compiled.triton_resources(kernel, [80, 100]):
         assert row.spill_bytes > 0 and row.stack_bytes > 0
@@ -234,7 +236,7 @@ def test_spills_of_a_cuda_kernel_are_seen(tmp_path):
 
 def test_shared_memory_of_a_triton_kernel_is_seen(library):
     """A sum over a block of several warps goes through it; one warp needs none."""
-    module = here(compiled.load, library, False)
+    module = here(interpreter.load, library, False)
     kernel = TritonKernel(module.kernel, {"x": "*fp32", "out": "*fp32", "n": "i32"}, {"BLOCK": 1024})
     (row,) = compiled.triton_resources(kernel, [90])
     assert row.shared_bytes >= 4 * kernel.num_warps
@@ -255,7 +257,7 @@ def test_names_shared_memory_and_device_functions_of_cuda(tmp_path):
 
 def test_machine_instructions_are_those_that_the_disassembler_lists(tmp_path):
     """Two readers of the same file: the bytes of its sections, and NVIDIA's disassembler."""
-    here(compiled.triton_version)
+    here(tools.triton_version)
     from triton import knobs
 
     disassembler = knobs.nvidia.nvdisasm.path  # Triton brings it along
@@ -276,19 +278,17 @@ def test_what_cannot_be_compiled_is_told(tmp_path, library):
         here(compiled.cuda_resources, source)
     with pytest.raises(RuntimeError, match="no kernel"):
         compiled.cuda_resources(CudaSource(write(tmp_path, "empty.cu", "void f() {}")), [90])
-    module = here(compiled.load, library, False)
+    module = here(interpreter.load, library, False)
     with pytest.raises(ValueError, match="BLOCK must be"):
         compiled.triton_resources(TritonKernel(module.kernel, {"x": "*fp32", "out": "*fp32", "n": "i32"}))
     with pytest.raises(TypeError, match="loaded for the interpreter"):
-        compiled.triton_resources(TritonKernel(compiled.load(library, True).kernel, {}))
+        compiled.triton_resources(TritonKernel(interpreter.load(library, True).kernel, {}))
 
 
 def test_absent_tools_have_a_reason(monkeypatch):
     monkeypatch.setattr(compiled.os, "access", lambda *arguments: False)
-    find_spec = compiled.importlib.util.find_spec
-    monkeypatch.setattr(
-        compiled.importlib.util, "find_spec", lambda name: None if name == "triton" else find_spec(name)
-    )
+    find_spec = tools.importlib.util.find_spec
+    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: None if name == "triton" else find_spec(name))
     rows, absent = compiled.resources([toy()])
     assert rows == []
     assert [reason for line in absent for reason in ("pip install triton", "set CUDA_HOME") if reason in line] == [

@@ -6,8 +6,8 @@ import pytest
 
 from irnet.bench import instructions
 from irnet.bench.case import modules
-from irnet.bench.compiled import NotHere
 from irnet.bench.instructions import Job
+from irnet_kernels.aot.tools import ToolUnavailable
 
 TOY = Path(__file__).parent / "toy/toy_cases.py"
 SIZE = 1 << 18
@@ -38,7 +38,7 @@ def counted(tmp_path_factory) -> dict[tuple[str, str], int]:
     try:
         modules([str(TOY)])[-1].cpp_kernel("")
         found = instructions.count(jobs, [str(path)])
-    except NotHere as reason:
+    except ToolUnavailable as reason:
         pytest.skip(str(reason))
     assert list(found) == jobs
     return {(job.implementation, job.mode): number for job, number in found.items()}
@@ -60,7 +60,7 @@ def test_counts_are_of_the_order_of_the_arithmetic(counted):
 
 def test_without_valgrind_there_is_a_reason(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(NotHere, match="valgrind"):
+    with pytest.raises(ToolUnavailable, match="valgrind"):
         instructions.count([Job("crop_resize", "reference")])
 
 
@@ -71,7 +71,7 @@ def test_a_failure_under_valgrind_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     try:
         assert instructions.valgrind_version() == "valgrind 1.2"
-    except NotHere as reason:
+    except ToolUnavailable as reason:
         pytest.skip(str(reason))
     with pytest.raises(RuntimeError, match="ended with 3:\ngone"):
         instructions.count([Job("crop_resize", "reference")])

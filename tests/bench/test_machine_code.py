@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from irnet.bench import compiled, machine_code
-from irnet.bench.compiled import CudaSource, TritonKernel
-from irnet.bench.machine_code import Instruction, MachineCode, Mix
-from irnet.bench.occupancy import occupancy
 from irnet.cli import main
+from irnet_kernels.aot import compiled, interpreter, machine_code, tools
+from irnet_kernels.aot.compiled import CudaSource, TritonKernel
+from irnet_kernels.aot.machine_code import Instruction, MachineCode, Mix
+from irnet_kernels.aot.occupancy import occupancy
 from tests.tools import here
 
 TOY = Path(__file__).parent / "toy" / "toy_cases.py"
@@ -153,7 +153,7 @@ def function(listing: str) -> machine_code.Function:
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
-    return here(compiled.load, write(tmp_path_factory.mktemp("triton"), "kernels.py", KERNELS), False)
+    return here(interpreter.load, write(tmp_path_factory.mktemp("triton"), "kernels.py", KERNELS), False)
 
 
 # Lists
@@ -283,13 +283,13 @@ def test_all_instructions_are_read(tmp_path):
 
 def test_an_absent_disassembler_has_a_reason(monkeypatch):
     monkeypatch.setattr(machine_code.os, "access", lambda *arguments: False)
-    monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(compiled.NotHere, match="pip install triton, or install the CUDA toolkit"):
+    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(tools.ToolUnavailable, match="pip install triton, or install the CUDA toolkit"):
         machine_code.nvdisasm()
 
 
 def test_command_prints_the_chosen_kernels(capsys):
-    here(compiled.triton_version)
+    here(tools.triton_version)
     options = ["--cases", str(TOY), "--source", "triton", "--filter", "scale_add_kernel", "--target", "80", "90"]
     assert main(["bench", "machine-code", *options]) == 0
     printed = capsys.readouterr().out
@@ -303,7 +303,7 @@ def test_command_prints_the_chosen_kernels(capsys):
 
 
 def test_command_tells_what_cannot_be_read(monkeypatch, capsys):
-    monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: None)
     assert main(["bench", "machine-code", "--source", "triton"]) == 1
     assert "not read triton_kernels of irnet.bench.suites.kernels: there is no Triton" in capsys.readouterr().out
 
@@ -332,7 +332,7 @@ def test_occupancy_of_known_kernels(target, registers, shared, warps, expected):
 
 
 def test_occupancy_is_what_nvidias_header_computes(tmp_path):
-    here(compiled.triton_version)
+    here(tools.triton_version)
     import triton
 
     header = Path(triton.__file__).parent / "backends/nvidia/include/cuda_occupancy.h"

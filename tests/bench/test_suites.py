@@ -14,13 +14,13 @@ from torch.utils._pytree import tree_leaves
 
 from irnet.bench import machine
 from irnet.bench.case import Setup, Work, cases
-from irnet.bench.counts import saved_bytes
 from irnet.bench.measure import mode_call, upstream
 from irnet.bench.suites import data, model, training
 from irnet.config import TrainConfig
 from irnet.data.sample import Batch
 from irnet.errors import InputError
-from irnet_kernels import library
+from irnet_kernels import dispatch
+from irnet_kernels.counts import saved_bytes
 
 CPU = torch.device("cpu")
 NETWORKS = {case.name: case for suite in ("model", "training") for case in cases(suite)}
@@ -145,17 +145,17 @@ def test_reference_means_reference_and_auto_what_irnet_chooses(monkeypatch):
     monkeypatch.setattr(model, "library", SimpleNamespace(choose=lambda op, impl, device: "cpp"))
     work = build("reason_full")
     assert list(work.contestants) == ["reference", "auto", "torch.compile"]
-    asked, real = set(), library.choose
+    asked, real = set(), dispatch.choose
 
     def choose(name, impl, device):
         asked.add((name, os.environ.get("IRNET_IMPL")))
         return real(name, impl, device)
 
-    monkeypatch.setattr(library, "choose", choose)
+    monkeypatch.setattr(dispatch, "choose", choose)
     for contestant, wanted in (("reference", "reference"), ("auto", None)):
         asked.clear()
         work.contestants[contestant].call(*work.leaves)
-        assert asked == {(op, wanted) for op in library.available()}
+        assert asked == {(op, wanted) for op in dispatch.available()}
     monkeypatch.setenv("IRNET_IMPL", "auto")
     with pytest.raises(KeyError, match="inside"), machine.variable("IRNET_IMPL", "reference"):
         raise KeyError("inside")

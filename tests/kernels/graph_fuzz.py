@@ -18,7 +18,7 @@ from torch import Tensor
 import irnet_kernels
 from irnet_kernels import EdgeSet
 from irnet_kernels.graph import reference
-from irnet_kernels.library import accumulator
+from irnet_kernels.numerics import opmath_dtype
 from irnet_kernels.testing import bits_equal
 from tests.kernels.fuzz import DTYPES, INF, NAN, laid, storage
 from tests.kernels.helpers import ragged, random_edges
@@ -236,7 +236,7 @@ def check(scene: Scene, impl: str, device: str) -> None:
     """The operator with its gradients in `impl` on `device`; AssertionError names what is wrong."""
     log.info("check(%r, %r, %r)", scene, impl, device)
     dtype, doing = DTYPES[scene.dtype], work(scene, device)
-    dtypes = [accumulator(dtype) if leaf.dim() == 0 else dtype for leaf in doing.leaves]
+    dtypes = [opmath_dtype(dtype) if leaf.dim() == 0 else dtype for leaf in doing.leaves]
     rounded = [leaf.to(d) for leaf, d in zip(doing.leaves, dtypes, strict=True)]
     placed = [
         laid(leaf.to(device), layout) if leaf.dim() else leaf.to(device)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import irnet_kernels
-from irnet_kernels import ConvGRUWeights, EdgeSet, build_info
+from irnet_kernels import ConvGRUWeights, EdgeSet, extension
 from irnet_kernels.testing import accuracy
 
 AVAILABLE = irnet_kernels.available()
@@ -40,7 +40,7 @@ def drawn(examples: int) -> settings:
 @contextlib.contextmanager
 def cpu_path(name: str, taken: bool) -> Iterator[None]:
     """The C++ kernels take this path, or do not, whatever the processor: see CpuPaths in csrc/bindings.h."""
-    native = build_info.native()
+    native = extension.native()
     before = native.cpu_path(name)
     native.set_cpu_path(name, taken)
     try:

@@ -6,7 +6,7 @@ test_contract.py runs these cases for Triton only with TRITON_INTERPRET=1, or wh
 import pytest
 import torch
 
-from irnet_kernels.library import INTERPRETED
+from irnet_kernels.dispatch import INTERPRETED
 from tests.kernels.helpers import CASES, assert_like_reference, each_dtype
 from tests.kernels.triton_modules import load, needs_interpreter
 

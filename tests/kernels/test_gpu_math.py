@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from irnet.bench import compiled
+from irnet_kernels.aot import interpreter
 from tests.kernels import test_graph_triton, test_gru_triton, test_roi_triton, test_segment_triton
 from tests.kernels.gpu_math import gpu_math
 from tests.kernels.triton_modules import load, needs_interpreter
@@ -28,7 +28,7 @@ def gpu():
 
 def shared(name: str, a: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
     """A function of irnet_kernels.triton_shared, of all elements."""
-    module = here(compiled.load, str(SHARED), interpret=True)
+    module = here(interpreter.load, str(SHARED), interpret=True)
     assert len(a) % SIZE == 0
     b, out = torch.ones_like(a) if b is None else b, torch.empty_like(a)
     module.shared_kernel[(len(a) // SIZE,)](a, b, out, name, SIZE)

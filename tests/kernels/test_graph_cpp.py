@@ -6,14 +6,13 @@ import pytest
 import torch
 
 import irnet_kernels
-from irnet.bench import counts
-from irnet_kernels import EdgeSet, propagate, propagate_regions
+from irnet_kernels import EdgeSet, counts, propagate, propagate_regions
 from irnet_kernels.graph.reference import region_slope
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_within_budget, box_grid, each_dtype, evaluate, normal, ragged
 
 if "cpp" not in irnet_kernels.available()["propagate"]["cpu"]:
-    pytest.skip(f"no C++ kernels: {irnet_kernels.build_info.native_reason()}", allow_module_level=True)
+    pytest.skip(f"no C++ kernels: {irnet_kernels.extension.native_reason()}", allow_module_level=True)
 
 CPU = torch.device("cpu")
 

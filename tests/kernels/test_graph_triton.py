@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from irnet.bench import compiled
-from irnet.bench.compiled import TritonKernel
-from irnet_kernels import EdgeSet, library
+from irnet_kernels import EdgeSet, dispatch, numerics
+from irnet_kernels.aot import compiled
+from irnet_kernels.aot.compiled import TritonKernel
 from irnet_kernels.graph import reference
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import (
@@ -72,7 +72,7 @@ class Regions:
     def calls(self, dtype: torch.dtype) -> dict[str, tuple]:
         """The arguments of both launchers, by name."""
         x, grad, weight = (t.to(dtype) for t in (self.x, self.grad, self.weight))
-        graph, bandwidth = (self.boxes, self.ptr), self.bandwidth.to(library.accumulator(dtype))
+        graph, bandwidth = (self.boxes, self.ptr), self.bandwidth.to(numerics.opmath_dtype(dtype))
         return {
             "propagate_regions": (x, *graph, weight, bandwidth),
             "propagate_regions_backward": (grad, x, *graph, weight, bandwidth, True),
@@ -104,12 +104,12 @@ def run(module, name: str, arguments: tuple) -> list[Tensor]:
 
 def defined(name: str, arguments: tuple, dtype: torch.dtype) -> list[Tensor]:
     """The reference's results, computed in `dtype`, boxes and edges left alone."""
-    schema = library.overload(name, "reference")._schema.arguments
+    schema = dispatch.overload(name, "reference")._schema.arguments
     values = ("x", "grad", "weight")
     cast = [a.to(dtype) if s.name in values else a for a, s in zip(arguments, schema, strict=True)]
     if "regions" in name:
         at = [s.name for s in schema].index("bandwidth")
-        cast[at] = cast[at].to(library.accumulator(dtype))
+        cast[at] = cast[at].to(numerics.opmath_dtype(dtype))
     found = getattr(reference, name)(*cast)
     return [found] if isinstance(found, Tensor) else list(found)
 
@@ -498,5 +498,5 @@ def test_launchers_have_the_operators_signatures():
     """Parameters in the order of the schemas: they are registered as they are."""
     module = load("graph", interpret=False)
     for name in ("propagate", "propagate_backward", "propagate_regions", "propagate_regions_backward"):
-        wanted = [argument.name for argument in library.overload(name, "triton")._schema.arguments]
+        wanted = [argument.name for argument in dispatch.overload(name, "triton")._schema.arguments]
         assert list(getattr(module, name).__annotations__) == [*wanted, "return"]

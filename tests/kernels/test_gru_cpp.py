@@ -9,14 +9,13 @@ import pytest
 import torch
 
 import irnet_kernels
-from irnet.bench import counts
-from irnet_kernels import ConvGRUWeights, conv_gru
+from irnet_kernels import ConvGRUWeights, conv_gru, counts
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_within_budget, cpu_path, each_dtype, evaluate, gru_weights, normal
 from tests.kernels.test_roi_cpp import CAPABILITIES
 
 if "cpp" not in irnet_kernels.available()["conv_gru"]["cpu"]:
-    pytest.skip(f"no C++ kernels: {irnet_kernels.build_info.native_reason()}", allow_module_level=True)
+    pytest.skip(f"no C++ kernels: {irnet_kernels.extension.native_reason()}", allow_module_level=True)
 
 channels_last = {"memory_format": torch.channels_last}
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from irnet.bench import compiled, machine_code
-from irnet.bench.compiled import TritonKernel
-from irnet_kernels import ConvGRUWeights, library
+from irnet_kernels import ConvGRUWeights, dispatch
+from irnet_kernels.aot import compiled, machine_code, tools
+from irnet_kernels.aot.compiled import TritonKernel
 from irnet_kernels.gru import configurations, reference
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_exact, assert_within_budget, each_dtype, gru_weights, normal
@@ -347,7 +347,7 @@ def test_kernels_compile_for_every_target_without_spills():
 
     Of Triton 3.6, which a machine with an H100 may have, sm_90 alone is held: 16 bytes of wide gates spill on sm_80.
     """
-    old = compiled.triton_version().startswith("triton 3.6")
+    old = tools.triton_version().startswith("triton 3.6")
     for kernel in load("gru", interpret=False).kernels():
         default = "*bf16" in kernel["types"].values() and not kernel["constexprs"].get("WIDE") and not old
         assert not spilled(kernel, compiled.TARGETS if default else [90]), kernel
@@ -460,7 +460,7 @@ def test_launchers_have_the_operators_signatures():
     """Parameters in the order of the schemas: they are registered as they are."""
     module = load("gru", interpret=False)
     for name in ("conv_gru", "conv_gru_backward"):
-        wanted = [argument.name for argument in library.overload(name, "triton")._schema.arguments]
+        wanted = [argument.name for argument in dispatch.overload(name, "triton")._schema.arguments]
         assert list(getattr(module, name).__annotations__) == [*wanted, "return"]
 
 
@@ -634,7 +634,7 @@ def test_tuning_ends_in_time(tune, capsys):
 
 def test_candidates_are_compiled_beforehand(tmp_path):
     """By processes that have no GPU, into Triton's cache; a candidate that cannot be compiled is lost alone."""
-    here(compiled.triton_version)
+    here(tools.triton_version)
     program = """
 import torch
 from irnet_kernels.gru import tune

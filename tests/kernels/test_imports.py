@@ -1,6 +1,5 @@
-"""What importing costs and needs, each in a fresh process; and that the kernels know nothing of the model."""
+"""What importing the operators costs and needs, each in a fresh process; and that they know nothing of the model."""
 
-import ast
 import os
 import subprocess
 import sys
@@ -8,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools import imported
+
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted((ROOT / "kernels").rglob("*.py"))
+SOURCES = sorted(path for folder in ("kernels", "tests/kernels") for path in (ROOT / folder).rglob("*.py"))
 
 
 def run(script: str, **environment: str) -> str:
@@ -26,36 +27,9 @@ def run(script: str, **environment: str) -> str:
     return result.stdout
 
 
-def imported(path: Path) -> set[str]:
-    """The absolute names of all modules that a file of `kernels/` imports anywhere, also within functions."""
-    package = path.relative_to(ROOT / "kernels").parent.parts
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = [*package[: len(package) - node.level + 1]] if node.level else []
-            assert not node.level or base, f"{path}: a relative import leaves the package"
-            names.add(".".join([*base, *([node.module] if node.module else [])]))
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
-            "import_module",
-            "__import__",
-        ):
-            names |= {a.value for a in node.args if isinstance(a, ast.Constant)}
-    return names
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "kernels")))
-def test_kernels_do_not_import_the_model(path):
-    assert not [name for name in imported(path) if name.split(".")[0] == "irnet"]
-
-
-def test_the_static_check_sees_every_kind_of_import(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
-    (tmp_path / "kernels/a/b").mkdir(parents=True)
-    file = tmp_path / "kernels/a/b/c.py"
-    file.write_text("import irnet.x\ndef f():\n  from irnet import y\n  from ..z import w\nimport_module('irnet.v')\n")
-    assert imported(file) == {"irnet.x", "irnet", "a.z", "irnet.v"}
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_operators_and_their_tests_import_neither_the_model_nor_the_harness(path):
+    assert not [name for name in imported(path, ROOT) if name.split(".")[0] in ("irnet", "irnet_bench")]
 
 
 def test_import_is_light():
@@ -63,24 +37,13 @@ def test_import_is_light():
     run("""
 import sys, torch
 before = set(sys.modules)
-import irnet, irnet_kernels
-import irnet_kernels.info
+import irnet_kernels, irnet_kernels.counts, irnet_kernels.info
 irnet_kernels.available()
 new = set(sys.modules) - before
 heavy = [m for m in new if m.split(".")[0] == "triton" or m.startswith(("torch._dynamo", "torch._inductor"))]
 assert not heavy, sorted(heavy)[:5]
 assert not torch.cuda.is_initialized()
 assert not [m for m in new if m.startswith("irnet_kernels.") and m.endswith(".triton")]
-""")
-
-
-def test_importing_the_model_is_light():
-    run("""
-import sys, torch
-before = set(sys.modules)
-import irnet.model
-assert not [m for m in set(sys.modules) - before if m.split(".")[0] == "triton"]
-assert not torch.cuda.is_initialized()
 """)
 
 

@@ -8,13 +8,12 @@ import pytest
 import torch
 
 import irnet_kernels
-from irnet.bench import counts
-from irnet_kernels import crop_resize, paste_mean
+from irnet_kernels import counts, crop_resize, paste_mean
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_within_budget, box_grid, cpu_path, each_dtype, evaluate, normal, ragged
 
 if "cpp" not in irnet_kernels.available()["crop_resize"]["cpu"]:
-    pytest.skip(f"no C++ kernels: {irnet_kernels.build_info.native_reason()}", allow_module_level=True)
+    pytest.skip(f"no C++ kernels: {irnet_kernels.extension.native_reason()}", allow_module_level=True)
 
 CPU = torch.device("cpu")
 # PyTorch's names for what this processor has; it believes who asks for more.

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from irnet.bench.compiled import cuda_resources
-from irnet.bench.suites.kernels import cuda_sources
-from irnet_kernels import library
+from irnet_kernels import numerics
+from irnet_kernels.aot.compiled import cuda_resources
+from irnet_kernels.aot.shipped import cuda_sources
 from irnet_kernels.testing import bits_equal
 from tests.kernels import fuzz
 from tests.kernels.cuda_on_cpu import calls
@@ -208,7 +208,7 @@ def on_cpu(kernels):
 
     def launch(name, floats, boxes, ptr, size, cells, clamp=()):
         numbers, shape = shapes(name, floats, boxes, ptr, size, cells)
-        out = library.empty_map(floats[0], torch.empty(shape, device="meta").permute(0, 3, 1, 2).shape)
+        out = numerics.empty_map(floats[0], torch.empty(shape, device="meta").permute(0, 3, 1, 2).shape)
         inputs = [t.contiguous(memory_format=torch.channels_last) for t in floats]
         inputs += [boxes.contiguous(), ptr.contiguous()]
         dtype = str(out.dtype).removeprefix("torch.")

@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 
 from irnet_kernels import crop_resize, paste_mean
-from irnet_kernels.library import overload
+from irnet_kernels.dispatch import overload
 from irnet_kernels.testing import bits_equal
 from tests.kernels import fuzz
 from tests.kernels.helpers import box_grid, each_dtype, each_implementation, normal, ragged

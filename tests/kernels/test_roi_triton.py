@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from irnet.bench import compiled
-from irnet.bench.compiled import TritonKernel
-from irnet_kernels import library
+from irnet_kernels import dispatch
+from irnet_kernels.aot import compiled
+from irnet_kernels.aot.compiled import TritonKernel
 from irnet_kernels.roi import reference
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_exact, assert_within_budget, box_grid, each_dtype, normal, ragged
@@ -419,5 +419,5 @@ def test_launchers_have_the_operators_signatures():
     """Parameters in the order of the schemas: they are registered as they are."""
     module = load("roi", interpret=False)
     for name in ("crop_resize", "crop_resize_backward", "paste_mean", "paste_mean_backward"):
-        wanted = [argument.name for argument in library.overload(name, "triton")._schema.arguments]
+        wanted = [argument.name for argument in dispatch.overload(name, "triton")._schema.arguments]
         assert list(getattr(module, name).__annotations__) == [*wanted, "return"]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from irnet.bench import compiled, machine_code
-from irnet.bench.compiled import TARGETS, TritonKernel
-from irnet_kernels import library
+from irnet_kernels import dispatch
+from irnet_kernels.aot import compiled, machine_code
+from irnet_kernels.aot.compiled import TARGETS, TritonKernel
 from irnet_kernels.segment import reference
 from irnet_kernels.testing import bits_equal
 from tests.kernels.helpers import assert_exact, assert_within_budget, each_dtype, normal, ragged
@@ -351,5 +351,5 @@ def test_launchers_have_the_operators_signatures():
     """Parameters in the order of the schemas: they are registered as they are."""
     module = load("segment", interpret=False)
     for name in ("segment_matmul", "segment_outer"):
-        wanted = [argument.name for argument in library.overload(name, "triton")._schema.arguments]
+        wanted = [argument.name for argument in dispatch.overload(name, "triton")._schema.arguments]
         assert list(getattr(module, name).__annotations__) == [*wanted, "return"]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from irnet.bench import compiled
+from irnet_kernels.aot import interpreter, tools
 from tests.tools import here
 
 # With NumPy 2.4 the interpreter of Triton 3.6 fails where a kernel loops.
-_OLD = bool(importlib.util.find_spec("triton")) and compiled.triton_version().startswith("triton 3.6")
+_OLD = bool(importlib.util.find_spec("triton")) and tools.triton_version().startswith("triton 3.6")
 _LOOPS = not _OLD or tuple(map(int, np.__version__.split(".")[:2])) < (2, 4)
 _REASON = "the interpreter of Triton 3.6 cannot loop with NumPy 2.4 (take a later Triton or NumPy 2.3)"
 needs_interpreter = pytest.mark.skipif(not _LOOPS, reason=_REASON)
@@ -22,7 +22,7 @@ needs_interpreter = pytest.mark.skipif(not _LOOPS, reason=_REASON)
 
 def load(op: str, interpret: bool):
     """A fresh copy of the Triton module of `op` (roi, gru, graph, segment)."""
-    return here(compiled.load, f"irnet_kernels.{op}.triton", interpret=interpret)
+    return here(interpreter.load, f"irnet_kernels.{op}.triton", interpret=interpret)
 
 
 def copy_on(param: str, op: str, first_call: Callable):

@@ -4,21 +4,16 @@ Fewest bytes and FLOPs count every input read once and every output written once
 products and the interpolation; b is an element's size. A step is forward and backward.
 """
 
-import itertools
-from pathlib import Path
-
 import torch
 
 import irnet_kernels
 from irnet_kernels import ConvGRUWeights, EdgeSet
+from irnet_kernels.aot.shipped import cuda_sources, triton_kernels  # noqa: F401 (compiled.py finds them here)
 from irnet_kernels.roi.reference import coverage
 
 from ...backbone import STRIDE
 from .. import peers
 from ..case import Setup, Work, case, implementations
-from ..compiled import CudaSource, NotHere, TritonKernel, load
-
-SOURCES = Path(__file__).resolve().parents[3] / "csrc"
 
 ONE_IMAGE = {"images": 1, "regions": 64, "channels": 512, "height": 38, "width": 63, "size": 7}
 BATCH = ONE_IMAGE | {"images": 32}
@@ -203,20 +198,6 @@ def segment_outer(s: Setup) -> Work:
         pace="loop over images",
         **segment_limits(s, count),
     )
-
-
-def triton_kernels() -> list[TritonKernel]:
-    """Every kernel in the configurations that are launched for 512 channels."""
-    found = [load(f"irnet_kernels.{op}.triton", interpret=False).kernels() for op in ("roi", "gru", "graph", "segment")]
-    return [TritonKernel(**kernel) for kernel in itertools.chain(*found)]
-
-
-def cuda_sources() -> list[CudaSource]:
-    """The .cu files, with those flags of setup.py that change code; they need none of PyTorch's."""
-    if not SOURCES.is_dir():
-        raise NotHere("the C++ and CUDA sources are not installed (run from a source tree)")
-    flags = ("-O3", "-std=c++17", "-fmad=false", f"-I{SOURCES}")
-    return [CudaSource(path, flags) for path in sorted(SOURCES.glob("cuda/*.cu"))]
 
 
 def segment_limits(s: Setup, count: int) -> dict:

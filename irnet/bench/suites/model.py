@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import irnet_kernels
-from irnet_kernels import EdgeSet, library
+from irnet_kernels import EdgeSet, dispatch
 
 from ...backbone import STRIDE
 from ...config import Config, ModelConfig, validate
@@ -196,7 +196,7 @@ def contestants(setup: Setup, model: IRNet, compute: Callable[..., Tensor]) -> d
             return call(*leaves)
 
     found = {"reference": Contestant(reference)}
-    if any(library.choose(op, "auto", setup.device.type) != "reference" for op in irnet_kernels.available()):
+    if any(dispatch.choose(op, "auto", setup.device.type) != "reference" for op in irnet_kernels.available()):
         found["auto"] = Contestant(call)
 
     def compiled() -> Callable[..., Tensor]:

@@ -56,7 +56,7 @@ def install(capability: int = CAPABILITY, answer: bool = False) -> Launches:
     from triton.backends.nvidia import driver as nvidia
     from triton.runtime import driver
 
-    from irnet_kernels import library
+    from irnet_kernels import dispatch
 
     if triton.knobs.runtime.interpret:
         raise RuntimeError("TRITON_INTERPRET=1: Triton compiles nothing in this process; unset it")
@@ -102,12 +102,12 @@ def install(capability: int = CAPABILITY, answer: bool = False) -> Launches:
     def around(name: str, launcher: Callable) -> Callable:
         def run(*arguments):
             result = launcher(*arguments)
-            return library.overload(name, "reference")(*arguments) if answer else result
+            return dispatch.overload(name, "reference")(*arguments) if answer else result
 
         return run
 
     driver.set_active(Driver())
-    library.register_triton_on_cpu(around)
+    dispatch.register_triton_on_cpu(around)
     return launches
 
 

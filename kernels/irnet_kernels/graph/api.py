@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from .. import library
+from .. import dispatch
+from ..checks import check, check_device, check_floats, check_ragged
+from ..numerics import autocast, opmath_dtype
 from . import reference
 from .edges import EdgeSet
 
@@ -23,18 +25,18 @@ def propagate(x: Tensor, edges: EdgeSet, weight: Tensor, *, impl: str = "auto") 
     Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
     """
     name = "propagate"
-    x, weight = library.autocast(x, weight)
-    library.check(
+    x, weight = autocast(x, weight)
+    check(
         x.dim() in (2, 3) and x.shape[-2] == edges.num_nodes,
         name,
         lambda: f"x must be [{edges.num_nodes}, D] or [B, {edges.num_nodes}, D], got {list(x.shape)}",
     )
     _check_weight(name, x, weight, edges.num_types)
-    library.check_floats(name, x=x, weight=weight)
-    library.check_device(name, x=x, edges=edges.indptr)
-    chosen = library.choose(name, impl, x.device.type)
+    check_floats(name, x=x, weight=weight)
+    check_device(name, x=x, edges=edges.indptr)
+    chosen = dispatch.choose(name, impl, x.device.type)
     batch = x if x.dim() == 3 else x[None]
-    out = library.overload(name, chosen)(batch, *edges.tensors(), weight)
+    out = dispatch.overload(name, chosen)(batch, *edges.tensors(), weight)
     return out if x.dim() == 3 else out[0]
 
 
@@ -75,21 +77,21 @@ def propagate_regions(
     name, types = "propagate_regions", len(reference.REGION_TYPES)
     _check_weight(name, x, weight, types)
     if scale is not None:
-        library.check(
+        check(
             scale.shape == (types,) and scale.is_floating_point(),
             name,
             lambda: f"scale must be floating [{types}], got {scale.dtype} {list(scale.shape)}",
         )
-        library.check_device(name, scale=scale, weight=weight)
+        check_device(name, scale=scale, weight=weight)
         weight = (weight * scale[:, None, None]).to(weight.dtype)
-    x, weight = library.autocast(x, weight)
-    library.check(x.dim() == 2, name, lambda: f"x must be [R, D], got {list(x.shape)}")
-    library.check_ragged(name, boxes, ptr)
-    library.check(x.shape[0] == boxes.shape[0], name, lambda: f"{len(x)} rows of x, but {len(boxes)} boxes")
-    library.check_floats(name, x=x, weight=weight)
-    real = library.accumulator(x.dtype)
+    x, weight = autocast(x, weight)
+    check(x.dim() == 2, name, lambda: f"x must be [R, D], got {list(x.shape)}")
+    check_ragged(name, boxes, ptr)
+    check(x.shape[0] == boxes.shape[0], name, lambda: f"{len(x)} rows of x, but {len(boxes)} boxes")
+    check_floats(name, x=x, weight=weight)
+    real = opmath_dtype(x.dtype)
     if isinstance(bandwidth, Tensor):
-        library.check(
+        check(
             bandwidth.dim() == 0 and bandwidth.is_floating_point(),
             name,
             lambda: f"bandwidth must be a number or floating [], got {bandwidth.dtype} {list(bandwidth.shape)}",
@@ -97,15 +99,15 @@ def propagate_regions(
         bandwidth = bandwidth.to(real)
     else:
         least = torch.finfo(real).tiny
-        library.check(bandwidth >= least, name, lambda: f"bandwidth must be positive, got {bandwidth}")
+        check(bandwidth >= least, name, lambda: f"bandwidth must be positive, got {bandwidth}")
         bandwidth = torch.full((), bandwidth, dtype=real, device=x.device)
-    library.check_device(name, x=x, boxes=boxes, ptr=ptr, bandwidth=bandwidth)
-    chosen = library.choose(name, impl, x.device.type)
-    return library.overload(name, chosen)(x, boxes, ptr, weight, bandwidth)
+    check_device(name, x=x, boxes=boxes, ptr=ptr, bandwidth=bandwidth)
+    chosen = dispatch.choose(name, impl, x.device.type)
+    return dispatch.overload(name, chosen)(x, boxes, ptr, weight, bandwidth)
 
 
 def _check_weight(name: str, x: Tensor, weight: Tensor, types: int) -> None:
-    library.check(
+    check(
         weight.dim() == 3 and weight.shape[:2] == (types, x.shape[-1]),
         name,
         lambda: f"weight must be [{types}, {x.shape[-1]}, D_out], got {list(weight.shape)}",
@@ -137,7 +139,7 @@ def _like(tensor: Tensor, *shape: int) -> Tensor:
 
 
 _EDGES = "Tensor indptr, Tensor indices, Tensor values, Tensor t_indptr, Tensor t_indices, Tensor t_values"
-library.define(
+dispatch.define(
     "propagate",
     f"(Tensor x, {_EDGES}, Tensor weight) -> Tensor",
     reference=reference.propagate,
@@ -146,7 +148,7 @@ library.define(
     save=_save,
     triton=".graph.triton",
 )
-library.define(
+dispatch.define(
     "propagate_backward",
     f"(Tensor grad, Tensor x, {_EDGES}, Tensor weight) -> (Tensor, Tensor)",
     reference=reference.propagate_backward,
@@ -154,7 +156,7 @@ library.define(
     triton=".graph.triton",
     public=False,
 )
-library.define(
+dispatch.define(
     "propagate_regions",
     "(Tensor x, Tensor boxes, Tensor ptr, Tensor weight, Tensor bandwidth) -> Tensor",
     reference=reference.propagate_regions,
@@ -163,7 +165,7 @@ library.define(
     save=_save_regions,
     triton=".graph.triton",
 )
-library.define(
+dispatch.define(
     "propagate_regions_backward",
     "(Tensor grad, Tensor x, Tensor boxes, Tensor ptr, Tensor weight, Tensor bandwidth, bool bandwidth_grad)"
     " -> (Tensor, Tensor, Tensor)",

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..library import accumulator, image_slices
+from ..checks import image_slices
+from ..numerics import opmath_dtype
 
 REGION_TYPES = ("left", "right", "above", "below", "overlap")
 
@@ -35,7 +36,7 @@ def propagate_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients to x and weight: dx = sum over t of A_t' grad W_t', dW_t = (A_t x)' grad."""
     d_x = _typed_sum(grad, t_indptr, t_indices, t_values, weight.mT)
-    g = grad.to(accumulator(x.dtype))
+    g = grad.to(opmath_dtype(x.dtype))
     d_weight = [
         torch.einsum("bni,bno->io", _aggregate(x, indptr, indices, values, kind), g) for kind in range(len(weight))
     ]
@@ -44,7 +45,7 @@ def propagate_backward(
 
 def propagate_regions(x: Tensor, boxes: Tensor, ptr: Tensor, weight: Tensor, bandwidth: Tensor) -> Tensor:
     """x [R, D_in], weight [5, D_in, D_out], bandwidth [] -> [R, D_out], image by image."""
-    dtype = accumulator(x.dtype)
+    dtype = opmath_dtype(x.dtype)
     out = torch.empty((len(x), weight.shape[2]), dtype=x.dtype, device=x.device)
     for regions in image_slices("propagate_regions", ptr, len(boxes)):
         adjacency = region_adjacency(boxes[regions], bandwidth, dtype)
@@ -56,7 +57,7 @@ def propagate_regions_backward(
     grad: Tensor, x: Tensor, boxes: Tensor, ptr: Tensor, weight: Tensor, bandwidth: Tensor, bandwidth_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to x, weight and bandwidth; the last one is 0 unless `bandwidth_grad`."""
-    dtype = accumulator(x.dtype)
+    dtype = opmath_dtype(x.dtype)
     d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
     d_weight = torch.zeros(weight.shape, dtype=dtype, device=weight.device)
     d_bandwidth = torch.zeros_like(bandwidth)
@@ -122,7 +123,7 @@ def _pairs(boxes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 def _typed_sum(x: Tensor, indptr: Tensor, indices: Tensor, values: Tensor, weight: Tensor) -> Tensor:
     """The sum over types of A_t x W_t for T N rows in CSR: [B, N, D_out]."""
-    dtype = accumulator(x.dtype)
+    dtype = opmath_dtype(x.dtype)
     out = torch.zeros((*x.shape[:2], weight.shape[2]), dtype=dtype, device=x.device)
     for kind in range(len(weight)):
         out += _aggregate(x, indptr, indices, values, kind) @ weight[kind].to(dtype)
@@ -131,7 +132,7 @@ def _typed_sum(x: Tensor, indptr: Tensor, indices: Tensor, values: Tensor, weigh
 
 def _aggregate(x: Tensor, indptr: Tensor, indices: Tensor, values: Tensor, kind: int) -> Tensor:
     """A_kind x, summed in CSR order: [B, N, D] in the accumulator's dtype."""
-    dtype, nodes = accumulator(x.dtype), x.shape[1]
+    dtype, nodes = opmath_dtype(x.dtype), x.shape[1]
     rows = indptr[kind * nodes : (kind + 1) * nodes + 1]
     first, last = int(rows[0]), int(rows[-1])
     own, weights = indices[first:last].long(), values[first:last].to(dtype)[:, None]

@@ -1,5 +1,5 @@
 """propagate, propagate_regions and their gradients in Triton, for GPUs where nobody compiled anything. Nothing of
-PyTorch's dispatcher lives here: library.py registers the launchers.
+PyTorch's dispatcher lives here: dispatch.py registers the launchers.
 
 For edges that are given, kernels make the sums of all types, [rows, types * channels] in memory; the products with the
 weights of all types are one product of PyTorch's. dx is the same over transposed edges and with transposed weights, and
@@ -28,8 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 # Absolute: this file also runs as a copy outside of its package.
-from irnet_kernels.library import accumulator
-from irnet_kernels.precision import float32_reductions
+from irnet_kernels.numerics import float32_reductions, opmath_dtype
 from irnet_kernels.triton_shared import (
     divide,
     dot,
@@ -491,7 +490,7 @@ def propagate_backward(
     x, grad, edges = x.contiguous(), grad.contiguous(), (t_indptr, t_indices, t_values)
     stacked = weight.mT.flatten(0, 1).to(_wide(x.dtype))
     d_x = torch.empty_like(x)
-    d_weight = x.new_zeros((channels, len(stacked)), dtype=accumulator(x.dtype))
+    d_weight = x.new_zeros((channels, len(stacked)), dtype=opmath_dtype(x.dtype))
     for some in _groups(images, nodes):
         sums = _sums(grad[some], edges, len(weight))
         d_x[some].flatten(0, 1).copy_(_product(sums, stacked))
@@ -596,7 +595,7 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     A product of 16 bits with a result of 16 bits may, as PyTorch is set up, add partial sums in 16 bits: not here.
     On a CPU, where kernels are interpreted, it is exact: what tests measure there are the errors of the kernels.
     """
-    acc_dtype = accumulator(a.dtype)
+    acc_dtype = opmath_dtype(a.dtype)
     with torch.autocast(a.device.type, enabled=False):
         if not a.is_cuda:
             return (a.double() @ b.double()).to(dtype or acc_dtype)
@@ -666,10 +665,10 @@ def _capability(device: torch.device) -> int:
 
 
 def kernels(channels: int = 512, dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16)) -> list[dict]:
-    """Every kernel as it is launched for x of these dtypes: the fields of irnet.bench.compiled.TritonKernel."""
+    """Every kernel as it is launched for x of these dtypes: the fields of aot.compiled.TritonKernel."""
     shipped = []
     for dtype in dtypes:
-        acc_dtype, every = accumulator(dtype), tuple(FORWARD_WIDTH)
+        acc_dtype, every = opmath_dtype(dtype), tuple(FORWARD_WIDTH)
         backward = _region_constants(BACKWARD[dtype.itemsize], dtype, channels)
         launched = [
             (propagate_kernel, every, {"values": "*fp32"}, _constants(dtype, channels)),

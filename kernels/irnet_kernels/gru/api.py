@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import library
+from .. import dispatch
+from ..checks import check, check_floats
+from ..numerics import autocast, empty_map
 from . import reference
 
 
@@ -43,25 +45,25 @@ def conv_gru(inputs: Tensor, state: Tensor, weights: ConvGRUWeights, *, impl: st
     Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
     """
     name = "conv_gru"
-    library.check(
+    check(
         inputs.dim() == 4 and inputs.shape == state.shape and inputs.shape[2] == inputs.shape[3],
         name,
         lambda: f"inputs and state must both be [R, C, P, P], got {list(inputs.shape)} and {list(state.shape)}",
     )
     channels, gate = inputs.shape[1], weights.reset_bias.numel()
-    library.check(gate in (1, channels), name, lambda: f"gates must have 1 or {channels} channels, got {gate}")
+    check(gate in (1, channels), name, lambda: f"gates must have 1 or {channels} channels, got {gate}")
     for field, weight in weights._asdict().items():
         outputs = channels if field.startswith("new") else gate
         wanted = [outputs] if field.endswith("bias") else [outputs, channels, 3, 3]
-        library.check(
+        check(
             list(weight.shape) == wanted,
             name,
             lambda f=field, w=weight, s=wanted: f"{f} must be {s}, got {list(w.shape)}",
         )
-    inputs, state, *rest = library.autocast(inputs, state, *weights)
-    library.check_floats(name, inputs=inputs, state=state, **dict(zip(ConvGRUWeights._fields, rest, strict=True)))
-    chosen = library.choose(name, impl, inputs.device.type)
-    return library.overload(name, chosen)(inputs, state, rest)[0]
+    inputs, state, *rest = autocast(inputs, state, *weights)
+    check_floats(name, inputs=inputs, state=state, **dict(zip(ConvGRUWeights._fields, rest, strict=True)))
+    chosen = dispatch.choose(name, impl, inputs.device.type)
+    return dispatch.overload(name, chosen)(inputs, state, rest)[0]
 
 
 def _save(ctx, inputs, output) -> None:
@@ -82,15 +84,15 @@ def _gradient(op, ctx, grad: Tensor | None, *unused):
 def _fake(inputs: Tensor, state: Tensor, weights: list[Tensor]):
     regions, _, *patch = inputs.shape
     gate = (regions, weights[2].shape[0], *patch)
-    return tuple(library.empty_map(inputs, shape) for shape in (inputs.shape, inputs.shape, gate, gate))
+    return tuple(empty_map(inputs, shape) for shape in (inputs.shape, inputs.shape, gate, gate))
 
 
 def _fake_backward(grad, inputs, state, weights, new, reset, update):
     gradients = [torch.empty_like(w) for w in weights]
-    return library.empty_map(inputs, inputs.shape), library.empty_map(state, state.shape), gradients
+    return empty_map(inputs, inputs.shape), empty_map(state, state.shape), gradients
 
 
-library.define(
+dispatch.define(
     "conv_gru",
     "(Tensor inputs, Tensor state, Tensor[] weights) -> (Tensor, Tensor, Tensor, Tensor)",
     reference=reference.conv_gru,
@@ -99,7 +101,7 @@ library.define(
     save=_save,
     triton=".gru.triton",
 )
-library.define(
+dispatch.define(
     "conv_gru_backward",
     "(Tensor grad, Tensor inputs, Tensor state, Tensor[] weights, Tensor new, Tensor reset, Tensor update)"
     " -> (Tensor, Tensor, Tensor[])",

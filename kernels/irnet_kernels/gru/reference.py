@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 from torch.ops import aten
 
-from ..library import accumulator, empty_map
+from ..numerics import empty_map, opmath_dtype
 
 
 def conv_gru(inputs: Tensor, state: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(u.(n - h), n, r, u): the change of the state, and what the gradient needs beyond the inputs."""
-    dtype = accumulator(inputs.dtype)
+    dtype = opmath_dtype(inputs.dtype)
     x, h = inputs.to(dtype), state.to(dtype)
     new_x, new_h, reset_x, reset_h, update_x, update_h, new_bias, reset_bias, update_bias = (
         w.to(dtype) for w in weights
@@ -29,7 +29,7 @@ def conv_gru_backward(
     grad: Tensor, inputs: Tensor, state: Tensor, weights: list[Tensor], new: Tensor, reset: Tensor, update: Tensor
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Gradients to inputs, state and the nine weights, in their order."""
-    dtype = accumulator(grad.dtype)
+    dtype = opmath_dtype(grad.dtype)
     g, x, h, n, r, u = (t.to(dtype) for t in (grad, inputs, state, new, reset, update))
     new_x, new_h, reset_x, reset_h, update_x, update_h, *_ = (w.to(dtype) for w in weights)
 

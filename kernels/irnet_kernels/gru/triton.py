@@ -1,5 +1,5 @@
 """conv_gru and its gradient in Triton, for GPUs where nobody compiled anything. Nothing of PyTorch's dispatcher lives
-here: library.py registers the launchers. What sizes of blocks are launched is in configurations.py.
+here: dispatch.py registers the launchers. What sizes of blocks are launched is in configurations.py.
 
 Patches are [regions, size, size, channels] in memory. A program of a convolution makes one position of the patch for
 BLOCK_M regions: a tap is then inside for all of them or for none, so taps outside are never computed, nothing needs a
@@ -19,7 +19,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 # Absolute: this file also runs as a copy outside of its package.
 from irnet_kernels.gru.configurations import configuration
-from irnet_kernels.library import accumulator, empty_map
+from irnet_kernels.numerics import empty_map, opmath_dtype
 from irnet_kernels.triton_shared import divide, dot, exp, rounded
 
 GATE_COLUMNS = tl.constexpr(32)  # of both narrow gates: 2 * 9, and zeros up to what a matrix product takes
@@ -534,7 +534,7 @@ def conv_gru(inputs: Tensor, state: Tensor, weights: list[Tensor]) -> tuple[Tens
     inputs, state = _packed(inputs), _packed(state)
     out, new, product = (empty_map(inputs, inputs.shape) for _ in range(3))
     # Rounded in what is returned only.
-    reset, update = (empty_map(inputs, (regions, gates, size, size), accumulator(inputs.dtype)) for _ in range(2))
+    reset, update = (empty_map(inputs, (regions, gates, size, size), opmath_dtype(inputs.dtype)) for _ in range(2))
     if inputs.numel():
         gate_x, gate_h = torch.cat([reset_x, update_x]), torch.cat([reset_h, update_h])
         bias, shape = torch.cat([reset_bias, update_bias]), {"regions": regions, "channels": channels, "size": size}
@@ -556,7 +556,7 @@ def conv_gru_backward(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     new_x, new_h, reset_x, reset_h, update_x, update_h, *_ = weights
     regions, channels, size, _ = inputs.shape
-    gates, real = reset.shape[1], accumulator(inputs.dtype)
+    gates, real = reset.shape[1], opmath_dtype(inputs.dtype)
     d_inputs, d_state = empty_map(inputs, inputs.shape), empty_map(inputs, inputs.shape)
     if not inputs.numel():
         return d_inputs, d_state, [torch.zeros_like(w) for w in weights]
@@ -626,7 +626,7 @@ def _weight_gradient(pre: Tensor, source: Tensor, taps: int = 9) -> Tensor:
     block = constants["BLOCK_K"]
     length = triton.cdiv(triton.cdiv(regions, max(PROGRAMS // tiles, 1)), block) * block
     count = triton.cdiv(regions, length)
-    parts = source.new_empty((count, taps, outputs, channels), dtype=accumulator(source.dtype))
+    parts = source.new_empty((count, taps, outputs, channels), dtype=opmath_dtype(source.dtype))
     tensors = _described(kernel, (pre, source, parts), constants)
     kernel[tiles, count](*tensors, regions, length, outputs, channels, size, **constants, **options)
     total = parts.sum(0)

@@ -2,7 +2,9 @@
 
 from torch import Tensor
 
-from .. import library
+from .. import dispatch
+from ..checks import check, check_device, check_floats, check_ragged
+from ..numerics import autocasting, empty_map
 from . import reference
 
 BORDERS = ("zero", "clamp")
@@ -30,14 +32,14 @@ def crop_resize(
     ImplementationUnavailable where `impl` is not there.
     """
     name = "crop_resize"
-    library.check(features.dim() == 4, name, lambda: f"features must be [B, C, H, W], got {list(features.shape)}")
-    library.check_floats(name, features=features)
-    library.check_ragged(name, boxes, ptr, features.shape[0])
-    library.check_device(name, features=features, boxes=boxes, ptr=ptr)
-    library.check(size >= 1, name, lambda: f"size must be at least 1, got {size}")
-    library.check(border in BORDERS, name, lambda: f"border must be one of {BORDERS}, got {border!r}")
-    chosen = library.choose(name, impl, features.device.type)
-    return library.overload(name, chosen)(features, boxes, ptr, size, border)
+    check(features.dim() == 4, name, lambda: f"features must be [B, C, H, W], got {list(features.shape)}")
+    check_floats(name, features=features)
+    check_ragged(name, boxes, ptr, features.shape[0])
+    check_device(name, features=features, boxes=boxes, ptr=ptr)
+    check(size >= 1, name, lambda: f"size must be at least 1, got {size}")
+    check(border in BORDERS, name, lambda: f"border must be one of {BORDERS}, got {border!r}")
+    chosen = dispatch.choose(name, impl, features.device.type)
+    return dispatch.overload(name, chosen)(features, boxes, ptr, size, border)
 
 
 def paste_mean(memory: Tensor, patches: Tensor, boxes: Tensor, ptr: Tensor, *, impl: str = "auto") -> Tensor:
@@ -57,21 +59,21 @@ def paste_mean(memory: Tensor, patches: Tensor, boxes: Tensor, ptr: Tensor, *, i
     Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
     """
     name = "paste_mean"
-    if library.autocasting(memory.device.type):
+    if autocasting(memory.device.type):
         patches = patches.to(memory.dtype)
-    library.check(memory.dim() == 4, name, lambda: f"memory must be [B, C, H, W], got {list(memory.shape)}")
-    library.check(
+    check(memory.dim() == 4, name, lambda: f"memory must be [B, C, H, W], got {list(memory.shape)}")
+    check(
         patches.dim() == 4 and patches.shape[2] == patches.shape[3] >= 2 and patches.shape[1] == memory.shape[1],
         name,
         lambda: f"patches must be [R, {memory.shape[1]}, P, P] with P at least 2, got {list(patches.shape)}",
     )
-    library.check_floats(name, memory=memory, patches=patches)
-    library.check_ragged(name, boxes, ptr, memory.shape[0])
+    check_floats(name, memory=memory, patches=patches)
+    check_ragged(name, boxes, ptr, memory.shape[0])
     regions = boxes.shape[0]
-    library.check(patches.shape[0] == regions, name, lambda: f"{len(patches)} patches, but {len(boxes)} boxes")
-    library.check_device(name, memory=memory, boxes=boxes, ptr=ptr)
-    chosen = library.choose(name, impl, memory.device.type)
-    return library.overload(name, chosen)(memory, patches, boxes, ptr)
+    check(patches.shape[0] == regions, name, lambda: f"{len(patches)} patches, but {len(boxes)} boxes")
+    check_device(name, memory=memory, boxes=boxes, ptr=ptr)
+    chosen = dispatch.choose(name, impl, memory.device.type)
+    return dispatch.overload(name, chosen)(memory, patches, boxes, ptr)
 
 
 # The two operators and their gradients are linear in maps and patches, and each is the adjoint of another: crop_resize
@@ -123,44 +125,44 @@ def _paste_second_gradient(op, ctx, grad: Tensor):
     return op("paste_mean")(grad.new_zeros(ctx.shape), grad, boxes, ptr), None, None, None
 
 
-library.define(
+dispatch.define(
     "crop_resize",
     "(Tensor features, Tensor boxes, Tensor ptr, SymInt size, str border) -> Tensor",
     reference=reference.crop_resize,
     triton=".roi.triton",
-    fake=lambda features, boxes, ptr, size, border: library.empty_map(
+    fake=lambda features, boxes, ptr, size, border: empty_map(
         features, (boxes.shape[0], features.shape[1], size, size)
     ),
     backward=_crop_gradient,
     save=_save_crop,
 )
-library.define(
+dispatch.define(
     "crop_resize_backward",
     "(Tensor grad, Tensor boxes, Tensor ptr, SymInt height, SymInt width, str border) -> Tensor",
     reference=reference.crop_resize_backward,
     triton=".roi.triton",
-    fake=lambda grad, boxes, ptr, height, width, border: library.empty_map(
+    fake=lambda grad, boxes, ptr, height, width, border: empty_map(
         grad, (ptr.shape[0] - 1, grad.shape[1], height, width)
     ),
     backward=_crop_second_gradient,
     save=_save_crop_backward,
     public=False,
 )
-library.define(
+dispatch.define(
     "paste_mean",
     "(Tensor memory, Tensor patches, Tensor boxes, Tensor ptr) -> Tensor",
     reference=reference.paste_mean,
     triton=".roi.triton",
-    fake=lambda memory, patches, boxes, ptr: library.empty_map(memory, memory.shape),
+    fake=lambda memory, patches, boxes, ptr: empty_map(memory, memory.shape),
     backward=_paste_gradient,
     save=_save_paste,
 )
-library.define(
+dispatch.define(
     "paste_mean_backward",
     "(Tensor grad, Tensor boxes, Tensor ptr, SymInt size) -> Tensor",
     reference=reference.paste_mean_backward,
     triton=".roi.triton",
-    fake=lambda grad, boxes, ptr, size: library.empty_map(grad, (boxes.shape[0], grad.shape[1], size, size)),
+    fake=lambda grad, boxes, ptr, size: empty_map(grad, (boxes.shape[0], grad.shape[1], size, size)),
     backward=_paste_second_gradient,
     save=_save_paste_backward,
     public=False,

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..library import accumulator, empty_map, image_slices
+from ..checks import image_slices
+from ..numerics import empty_map, opmath_dtype
 
 TOLERANCE = 1e-4  # cells by which a position may lie outside its range and still count as on the border
 CHUNK = 64  # regions worked on at once, which bounds the memory of the products
@@ -20,13 +21,13 @@ def crop_resize(features: Tensor, boxes: Tensor, ptr: Tensor, size: int, border:
     channels, height, width = features.shape[1:]
     out = empty_map(features, (len(boxes), channels, size, size))
     for image, regions in _chunks("crop_resize", ptr, len(boxes)):
-        wy, wx = _crop_weights(boxes[regions], size, height, width, border, accumulator(features.dtype))
+        wy, wx = _crop_weights(boxes[regions], size, height, width, border, opmath_dtype(features.dtype))
         out[regions] = _collect(features[image], wy, wx).to(out.dtype)
     return out
 
 
 def crop_resize_backward(grad: Tensor, boxes: Tensor, ptr: Tensor, height: int, width: int, border: str) -> Tensor:
-    dtype = accumulator(grad.dtype)
+    dtype = opmath_dtype(grad.dtype)
     out = empty_map(grad, (len(ptr) - 1, grad.shape[1], height, width), dtype).zero_()
     for image, regions in _chunks("crop_resize_backward", ptr, len(boxes)):
         wy, wx = _crop_weights(boxes[regions], grad.shape[-1], height, width, border, dtype)
@@ -35,7 +36,7 @@ def crop_resize_backward(grad: Tensor, boxes: Tensor, ptr: Tensor, height: int, 
 
 
 def paste_mean(memory: Tensor, patches: Tensor, boxes: Tensor, ptr: Tensor) -> Tensor:
-    dtype = accumulator(memory.dtype)
+    dtype = opmath_dtype(memory.dtype)
     height, width = memory.shape[-2:]
     size = patches.shape[-1]
     total = empty_map(memory, memory.shape, dtype).zero_()
@@ -50,7 +51,7 @@ def paste_mean(memory: Tensor, patches: Tensor, boxes: Tensor, ptr: Tensor) -> T
 
 def paste_mean_backward(grad: Tensor, boxes: Tensor, ptr: Tensor, size: int) -> Tensor:
     """The gradient to the patches; the one to the memory is `grad` itself."""
-    dtype = accumulator(grad.dtype)
+    dtype = opmath_dtype(grad.dtype)
     height, width = grad.shape[-2:]
     count = coverage(boxes, ptr, size, height, width, dtype).clamp(min=1).to(dtype)
     share = grad.to(dtype) / count[:, None]

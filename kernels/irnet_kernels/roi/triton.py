@@ -1,5 +1,5 @@
 """crop_resize, paste_mean and their gradients in Triton, for GPUs where nobody compiled anything. Nothing of PyTorch's
-dispatcher lives here: library.py registers the launchers.
+dispatcher lives here: dispatch.py registers the launchers.
 
 Positions are those of csrc/geometry.h to the bit, so kernels are compiled without fusion and ask for it, by `tl.fma`,
 only where they sum. Whatever boxes and `ptr` hold, nothing outside the tensors is touched.
@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 # Absolute: this file also runs as a copy outside of its package.
-from irnet_kernels.library import empty_map
+from irnet_kernels.numerics import empty_map
 from irnet_kernels.triton_shared import divide, rounded
 
 # What is launched; nothing is tuned at run time. A thread has 2 cells or samples (ROWS * COLUMNS or SAMPLES by 4 warps)
@@ -454,7 +454,7 @@ def _constants(kernel, dtype: torch.dtype, channels: int) -> dict:
 
 
 def kernels(channels: int = 512) -> list[dict]:
-    """Every kernel as it is launched in float32 and bfloat16: the fields of irnet.bench.compiled.TritonKernel."""
+    """Every kernel as it is launched in float32 and bfloat16: the fields of aot.compiled.TritonKernel."""
     shipped = []
     for dtype, maps in ((torch.float32, "*fp32"), (torch.bfloat16, "*bf16")):
         for kernel, flags in (

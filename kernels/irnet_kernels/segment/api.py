@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from .. import library
+from .. import dispatch
+from ..checks import check, check_device, check_floats, check_ptr
+from ..numerics import autocast
 from . import reference
 
 
@@ -22,16 +24,16 @@ def segment_matmul(x: Tensor, other: Tensor, ptr: Tensor, *, impl: str = "auto")
     are not written.
     """
     name = "segment_matmul"
-    x, other = library.autocast(x, other)
-    library.check(
+    x, other = autocast(x, other)
+    check(
         x.dim() == 2 and other.dim() == 3 and other.shape[1] == x.shape[1],
         name,
         lambda: f"wants x [R, K] and other [B, K, N], got {list(x.shape)} and {list(other.shape)}",
     )
-    library.check_floats(name, x=x, other=other)
-    library.check_ptr(name, ptr, other.shape[0])
-    library.check_device(name, x=x, ptr=ptr)
-    return library.overload(name, library.choose(name, impl, x.device.type))(x, other, ptr)
+    check_floats(name, x=x, other=other)
+    check_ptr(name, ptr, other.shape[0])
+    check_device(name, x=x, ptr=ptr)
+    return dispatch.overload(name, dispatch.choose(name, impl, x.device.type))(x, other, ptr)
 
 
 def segment_outer(x: Tensor, y: Tensor, ptr: Tensor, *, impl: str = "auto") -> Tensor:
@@ -49,16 +51,16 @@ def segment_outer(x: Tensor, y: Tensor, ptr: Tensor, *, impl: str = "auto") -> T
     count for nothing.
     """
     name = "segment_outer"
-    x, y = library.autocast(x, y)
-    library.check(
+    x, y = autocast(x, y)
+    check(
         x.dim() == y.dim() == 2 and x.shape[0] == y.shape[0],
         name,
         lambda: f"wants x [R, K] and y [R, N], got {list(x.shape)} and {list(y.shape)}",
     )
-    library.check_floats(name, x=x, y=y)
-    library.check_ptr(name, ptr)
-    library.check_device(name, x=x, ptr=ptr)
-    return library.overload(name, library.choose(name, impl, x.device.type))(x, y, ptr)
+    check_floats(name, x=x, y=y)
+    check_ptr(name, ptr)
+    check_device(name, x=x, ptr=ptr)
+    return dispatch.overload(name, dispatch.choose(name, impl, x.device.type))(x, y, ptr)
 
 
 def _save(ctx, inputs, output) -> None:
@@ -79,7 +81,7 @@ def _outer_gradient(op, ctx, grad: Tensor):
     return d_x, d_y, None
 
 
-library.define(
+dispatch.define(
     "segment_matmul",
     "(Tensor x, Tensor other, Tensor ptr) -> Tensor",
     reference=reference.segment_matmul,
@@ -88,7 +90,7 @@ library.define(
     save=_save,
     triton=".segment.triton",
 )
-library.define(
+dispatch.define(
     "segment_outer",
     "(Tensor x, Tensor y, Tensor ptr) -> Tensor",
     reference=reference.segment_outer,

@@ -1,5 +1,5 @@
 """segment_matmul and segment_outer in Triton, for GPUs where nobody compiled anything. Nothing of PyTorch's dispatcher
-lives here: library.py registers the launchers.
+lives here: dispatch.py registers the launchers.
 
 Matrix products of the images' rows in one launch: the host does not know how many rows an image has, so there are as
 many programs as any `ptr` can need. There are no atomics. Sums go in an order that follows from the shapes and the rows
@@ -215,7 +215,7 @@ def _constants(dtype: torch.dtype, m: int | None, n: int, k: int | None) -> tupl
 
 
 def kernels(channels: int = 512, dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)) -> list[dict]:
-    """Every kernel as it is launched for x of these dtypes: the fields of irnet.bench.compiled.TritonKernel.
+    """Every kernel as it is launched for x of these dtypes: the fields of aot.compiled.TritonKernel.
 
     Rows begin at multiples of 16 bytes and do not; what is launched depends on no width beyond that and a block's.
     """

@@ -17,9 +17,10 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from irnet.bench import compiled
 from irnet.bench.case import Contestant, Setup, Work, case
-from irnet.bench.compiled import CudaSource, NotHere, TritonKernel
+from irnet_kernels.aot import compiled, interpreter
+from irnet_kernels.aot.compiled import CudaSource, TritonKernel
+from irnet_kernels.aot.tools import ToolUnavailable
 
 HERE = Path(__file__).resolve().parent
 DAMAGES = ("", "slower", "buffer", "wrong")
@@ -69,7 +70,7 @@ def contestant(build: Callable[[str], Kernel], damage: str) -> Contestant:
     """With a gradient, which is made of PyTorch's own operators; skipped where the kernel cannot be built."""
     try:
         kernel = build(damage)
-    except NotHere as reason:
+    except ToolUnavailable as reason:
         return Contestant(None, missing=str(reason))
     return Contestant(lambda x, y: ScaleAdd.apply(x, y, kernel))
 
@@ -86,7 +87,7 @@ class ScaleAdd(torch.autograd.Function):
 
 def cpp_kernel(damage: str) -> Kernel:
     if not shutil.which("g++"):
-        raise NotHere("there is no g++ (apt install g++)")
+        raise ToolUnavailable("there is no g++ (apt install g++)")
     name, folder = f"irnet_toy_{damage or 'sound'}", Path(torch.__file__).parent
     command = ["g++", "-O3", "-std=c++20", "-fPIC", "-shared", f"-DTOY_LIBRARY={name}", *_flags(damage)]
     torch.ops.load_library(_built(HERE / "toy.cpp", command, [f"-I{folder}/include", f"-L{folder}/lib", "-ltorch_cpu"]))
@@ -120,7 +121,7 @@ def interpreted_kernel(damage: str) -> Kernel:
 
 @functools.cache
 def _triton_module(interpret: bool, damage: str) -> ModuleType:
-    module = compiled.load(HERE / "toy_triton.py", interpret)
+    module = interpreter.load(HERE / "toy_triton.py", interpret)
     if damage:
         setattr(module, damage.upper(), module.tl.constexpr(True))
     return module

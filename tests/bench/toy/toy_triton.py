@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from irnet.bench.compiled import TritonKernel
+from irnet_kernels.aot.compiled import TritonKernel
 
 CONFIGURATIONS = ({"BLOCK": 1024, "num_warps": 4}, {"BLOCK": 4096, "num_warps": 8})  # the launcher takes the last
 SLOWER = WRONG = BUFFER = tl.constexpr(False)  # damage, set from outside

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import backends
 
-from irnet_kernels.library import _exactly
-from irnet_kernels.precision import float32_reductions, full_float32
+from irnet_kernels.dispatch import _exactly
+from irnet_kernels.numerics import float32_reductions, full_float32
 
 PLACES = [
     *itertools.product((backends.cudnn, backends.mkldnn), ("conv", "rnn")),
@@ -96,7 +96,7 @@ def test_switches_that_may_not_be_set_do_not_matter():
     """After torch.backends.disable_global_flags(), which cannot be undone: in a process of its own."""
     code = """
 import torch
-from irnet_kernels.library import _exactly
+from irnet_kernels.dispatch import _exactly
 torch.backends.disable_global_flags()
 _exactly(lambda x: x)(torch.ones(1))
 assert torch.backends.mkldnn.matmul.fp32_precision == "none"

@@ -8,14 +8,13 @@ registry: an implementation exists where its overload has a kernel.
 import functools
 import importlib
 import importlib.util
-import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
-from . import build_info
-from .precision import full_float32
+from . import extension
+from .numerics import full_float32
 
 IMPLEMENTATIONS = ("cuda", "triton", "cpp", "reference")  # the order in which "auto" looks for one
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton kernels run on CPU tensors, slowly: never by "auto"
@@ -96,7 +95,7 @@ def choose(name: str, impl: str, device: str) -> str:
     source = "impl"
     if impl == "auto":
         impl, source = os.environ.get("IRNET_IMPL", "auto"), "the environment's IRNET_IMPL"
-    build_info.native()  # loads the extension, whose kernels then stand in the dispatcher
+    extension.native()  # loads the extension, whose kernels then stand in the dispatcher
     if impl == "auto":
         return next(one for one in IMPLEMENTATIONS if _exists(name, one, device) and _fit(one, device))
     if impl not in IMPLEMENTATIONS:
@@ -104,7 +103,8 @@ def choose(name: str, impl: str, device: str) -> str:
     if not _exists(name, impl, device):
         have = ", ".join(candidate for candidate in IMPLEMENTATIONS if _exists(name, candidate, device))
         raise ImplementationUnavailable(
-            f"{name}: no {impl} kernel for {device} tensors here; {_why(impl, device)}; there is: {have}"
+            f"{name}: no {impl} kernel for {device} tensors here; {'; '.join(unavailable_reasons(impl, device))}; "
+            f"there is: {have}"
         )
     return impl
 
@@ -115,102 +115,12 @@ choose._dynamo_marked_constant = True
 
 def available() -> dict[str, dict[str, list[str]]]:
     """Per operator and device type of this machine, the implementations there are, the one "auto" takes first."""
-    build_info.native()
+    extension.native()
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     return {
         name: {device: [impl for impl in IMPLEMENTATIONS if _exists(name, impl, device)] for device in devices}
         for name in _operators
     }
-
-
-def autocasting(device: str) -> bool:
-    """Whether autocast is on for a device type: meta tensors know no autocast.
-
-    torch.amp.is_autocast_available would say which do, but Dynamo cannot trace it before torch 2.12.
-    """
-    return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
-
-
-def autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The tensors in autocast's dtype where it is on for their device, as for PyTorch's own matrix products."""
-    device = tensors[0].device.type
-    if not autocasting(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
-
-
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which references compute: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def empty_map(like: torch.Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
-    """An uninitialised channels_last tensor of `shape`: how every map and patch leaves an operator."""
-    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last)
-
-
-def check(condition: bool, name: str, message: Callable[[], str]) -> None:
-    """Raise ValueError("name: message") unless `condition`."""
-    if not condition:
-        raise ValueError(f"{name}: {message()}")
-
-
-def check_floats(name: str, **tensors: torch.Tensor) -> None:
-    """All tensors share one floating dtype (float64, float32, bfloat16 or float16) and one device."""
-    dtypes = {argument: t.dtype for argument, t in tensors.items()}
-    allowed = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-    check(
-        len(set(dtypes.values())) == 1 and next(iter(dtypes.values())) in allowed,
-        name,
-        lambda: f"wants one floating dtype, got {', '.join(f'{a} {d}' for a, d in dtypes.items())}",
-    )
-    check_device(name, **tensors)
-
-
-def check_device(name: str, **tensors: torch.Tensor) -> None:
-    """All tensors are on one device."""
-    devices = {argument: t.device for argument, t in tensors.items()}
-    check(
-        len(set(devices.values())) == 1,
-        name,
-        lambda: f"wants one device, got {', '.join(f'{a} on {d}' for a, d in devices.items())}",
-    )
-
-
-def check_ragged(name: str, boxes: torch.Tensor, ptr: torch.Tensor, images: int | None = None) -> None:
-    """`boxes` is float32 [R, 4], `ptr` int64 [B + 1] (B = `images` where given). Their values are not looked at."""
-    check(
-        boxes.dim() == 2 and boxes.shape[1] == 4 and boxes.dtype == torch.float32,
-        name,
-        lambda: f"boxes must be float32 [R, 4], got {boxes.dtype} {list(boxes.shape)}",
-    )
-    check_ptr(name, ptr, images)
-
-
-def check_ptr(name: str, ptr: torch.Tensor, images: int | None = None) -> None:
-    """`ptr` is int64 [B + 1] (B = `images` where given). Its values are not looked at."""
-    check(
-        ptr.dim() == 1 and ptr.dtype == torch.int64 and ptr.shape[0] >= 1,
-        name,
-        lambda: f"ptr must be int64 [B + 1], got {ptr.dtype} {list(ptr.shape)}",
-    )
-    check(
-        images is None or ptr.shape[0] == images + 1,
-        name,
-        lambda: f"ptr must have {images + 1} entries for {images} images, got {ptr.shape[0]}",
-    )
-
-
-def image_slices(name: str, ptr: torch.Tensor, regions: int) -> list[slice]:
-    """`ptr` as one slice of the regions per image. Copies ptr to the host: for references only."""
-    bounds = ptr.tolist()
-    check(
-        bounds[0] == 0 and bounds[-1] == regions and bounds == sorted(bounds),
-        name,
-        lambda: f"ptr must rise from 0 to the number of regions ({regions}), got {bounds}",
-    )
-    return [slice(low, high) for low, high in itertools.pairwise(bounds)]
 
 
 def _exists(name: str, impl: str, device: str) -> bool:
@@ -223,18 +133,19 @@ def _fit(impl: str, device: str) -> bool:
     return not (impl == "triton" and device == "cpu")
 
 
-def _why(impl: str, device: str) -> str:
-    """Why an implementation is not there, and what to do."""
+def unavailable_reasons(impl: str, device: str) -> list[str]:
+    """All reasons why an implementation is not there for tensors of this device, each with what to do about it."""
     home = "cpu" if impl == "cpp" or (impl == "triton" and INTERPRETED) else "cuda"
+    reasons = []
     if device != home:
-        return f"it runs on {home} tensors only: move them there or take another implementation"
+        reasons.append(f"it runs on {home} tensors only: move them there or take another implementation")
     if impl == "triton" and not _has_triton():
-        return "Triton is not installed: pip install triton"
-    if impl != "triton" and build_info.native() is None:
-        return build_info.native_reason()
-    if impl == "cuda" and not build_info.native().build_info()["cuda_version"]:
-        return "the extension was built without CUDA; FORCE_CUDA=1 with " + build_info.REBUILD
-    return "this version of irnet has none: take impl='auto'"
+        reasons.append("Triton is not installed: pip install triton")
+    if impl in ("cpp", "cuda") and extension.native() is None:
+        reasons.append(extension.native_reason())
+    elif impl == "cuda" and not extension.native().build_info()["cuda_version"]:
+        reasons.append("the extension was built without CUDA; FORCE_CUDA=1 with " + extension.REBUILD)
+    return reasons or ["this version of irnet has none: take impl='auto'"]
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import irnet_kernels
-from irnet_kernels import ImplementationUnavailable, build_info, info, library
+from irnet_kernels import ImplementationUnavailable, dispatch, extension, info, numerics
 from tests.kernels.helpers import CASES, ragged
 from tests.kernels.triton_modules import needs_interpreter
 
@@ -33,7 +33,7 @@ def kernels_for(impl: str, **functions):
 
 
 def sevens(features, boxes, ptr, size, border):
-    return library.empty_map(features, (len(boxes), features.shape[1], size, size)).fill_(7)
+    return numerics.empty_map(features, (len(boxes), features.shape[1], size, size)).fill_(7)
 
 
 def test_available_lists_every_operator_with_its_reference():
@@ -44,7 +44,7 @@ def test_available_lists_every_operator_with_its_reference():
         assert set(devices) == {"cpu"} | ({"cuda"} if torch.cuda.is_available() else set())
         for implementations in devices.values():
             assert implementations[-1] == "reference"
-            assert implementations == [i for i in library.IMPLEMENTATIONS if i in implementations]
+            assert implementations == [i for i in dispatch.IMPLEMENTATIONS if i in implementations]
 
 
 @each_operator
@@ -58,7 +58,7 @@ def test_unknown_name_is_refused(name):
 @each_operator
 @pytest.mark.parametrize("impl", ["cuda", "triton"])
 def test_absent_implementation_is_refused_with_the_reason(name, impl):
-    if impl == "triton" and library.INTERPRETED:
+    if impl == "triton" and dispatch.INTERPRETED:
         pytest.skip("Triton is interpreted on the CPU here")
     op, make = CASES[name]
     case = make("cpu")
@@ -69,6 +69,18 @@ def test_absent_implementation_is_refused_with_the_reason(name, impl):
     assert "there is: " in message
     assert "reference" in message
     assert "it runs on cuda tensors only" in message
+
+
+def test_all_reasons_are_given_at_once(monkeypatch):
+    monkeypatch.setattr(dispatch, "_has_triton", lambda: False)
+    with pytest.raises(ImplementationUnavailable, match=r"runs on cuda tensors only.*; Triton is not installed: pip"):
+        crop(impl="triton")
+    monkeypatch.setattr(extension, "native", lambda: None)
+    monkeypatch.setattr(extension, "native_reason", lambda: "not built: as the test says")
+    with pytest.raises(
+        ImplementationUnavailable, match=r"runs on cuda tensors only.*; not built: as the test says; there"
+    ):
+        crop(impl="cuda")
 
 
 def test_environment_sets_the_default(monkeypatch):
@@ -106,7 +118,7 @@ def test_a_gradient_never_mixes_implementations():
             out.sum().backward()
 
     def gradient(grad, boxes, ptr, height, width, border):
-        return library.empty_map(grad, (len(ptr) - 1, grad.shape[1], height, width)).fill_(5)
+        return numerics.empty_map(grad, (len(ptr) - 1, grad.shape[1], height, width)).fill_(5)
 
     with kernels_for("cuda", crop_resize=sevens, crop_resize_backward=gradient):
         crop(features, impl="cuda").sum().backward()
@@ -117,15 +129,15 @@ def test_implementation_unavailable_is_a_runtime_error():
     assert issubclass(ImplementationUnavailable, RuntimeError)
 
 
-@pytest.mark.parametrize("impl", library.IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", dispatch.IMPLEMENTATIONS)
 def test_every_overload_is_declared_with_a_fake(impl):
     """Schema and fake stand without an implementation: shapes can be planned for a machine that is not this one."""
     for op in irnet_kernels.available():
         for name in (op,) if op.startswith("segment_") else (op, f"{op}_backward"):
-            schema, reference = (str(library.overload(name, which)._schema) for which in (impl, "reference"))
+            schema, reference = (str(dispatch.overload(name, which)._schema) for which in (impl, "reference"))
             assert schema.replace(f".{impl}(", ".reference(") == reference
     features = torch.empty(2, 3, 4, 5, device="meta")
-    out = library.overload("crop_resize", impl)(features, BOXES.to("meta"), PTR.to("meta"), 7, "zero")
+    out = dispatch.overload("crop_resize", impl)(features, BOXES.to("meta"), PTR.to("meta"), 7, "zero")
     assert out.shape == (1, 3, 7, 7)
 
 
@@ -133,18 +145,18 @@ def test_info_prints_every_operator(capsys):
     info.main()
     printed = capsys.readouterr().out
     assert f"torch {torch.__version__}" in printed
-    assert f"native extension: {build_info.native_reason()}" in printed
-    assert ("C++ on this processor: large results are stored " in printed) == (build_info.native() is not None)
+    assert f"native extension: {extension.native_reason()}" in printed
+    assert ("C++ on this processor: large results are stored " in printed) == (extension.native() is not None)
     for op, devices in irnet_kernels.available().items():
         assert f"{op} on cpu: {', '.join(devices['cpu'])}" in printed
 
 
 INTERPRETED = """
 import torch, irnet_kernels
-from irnet_kernels import crop_resize, library
+from irnet_kernels import crop_resize, dispatch, numerics
 have = irnet_kernels.available()["crop_resize"]["cpu"]
 assert "triton" in have and have[-1] == "reference", have
-assert library.choose("crop_resize", "auto", "cpu") in ("cpp", "reference"), "the interpreter is only taken by name"
+assert dispatch.choose("crop_resize", "auto", "cpu") in ("cpp", "reference"), "the interpreter is only taken by name"
 features = torch.randn(1, 3, 5, 6, requires_grad=True)
 boxes, ptr = torch.tensor([[0.5, 1.0, 3.5, 3.0]]), torch.tensor([0, 1])
 results = [crop_resize(features, boxes, ptr, 3, impl=impl) for impl in ("triton", "reference")]

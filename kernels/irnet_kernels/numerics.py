@@ -2,7 +2,7 @@
 switches say. Nothing is computed here."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import backends
@@ -59,3 +59,30 @@ def float32_reductions() -> Iterator[None]:
     finally:
         for name, said in zip(names, before, strict=True):
             setattr(matmul, name, said)
+
+
+def autocasting(device: str) -> bool:
+    """Whether autocast is on for a device type: meta tensors know no autocast.
+
+    torch.amp.is_autocast_available would say which do, but Dynamo cannot trace it before torch 2.12.
+    """
+    return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
+
+
+def autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors in autocast's dtype where it is on for their device, as for PyTorch's own matrix products."""
+    device = tensors[0].device.type
+    if not autocasting(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
+
+
+def opmath_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which references compute: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def empty_map(like: torch.Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
+    """An uninitialised channels_last tensor of `shape`: how every map and patch leaves an operator."""
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last)

@@ -1,0 +1,355 @@
+"""Reads compiled kernels' machine code: what their instructions are, and the loop where they spend their time.
+
+No GPU is needed. All counts are of instructions as they stand in the code, each
+counted once; a warp executes one at a time. NVIDIA's disassembler lists the code, this module only reads the list.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .compiled import Binary, CudaSource, TritonKernel, cuda_binaries, triton_binaries
+from .cubin import Resources
+from .occupancy import Occupancy, occupancy
+from .tools import ToolUnavailable, triton_version
+
+GLOBAL_LOADS = {"LD", "LDG", "LDGSTS", "UTMALDG", "UBLKCP"}  # generic, to registers, to shared memory, by copy engine
+GLOBAL_STORES = {"ST", "STG", "UTMASTG"}
+ATOMICS = {"ATOM", "ATOMG", "RED", "REDG", "UTMAREDG", "UBLKRED"}
+SHARED = {"LDS", "LDSM", "STS", "STSM"}
+LOCAL = {"LDL", "STL"}
+BARRIERS = {"BAR", "SYNCS"}
+COPY_ENGINE = {"UTMALDG", "UBLKCP", "UTMASTG", "UTMAREDG", "UBLKRED"}  # one instruction moves a whole tile
+WIDTHS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "64": 64, "128": 128, "256": 256}  # bits; 32 where none is named
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One machine instruction: `@P0 LDG.E.128 R4, desc[UR4][R2.64]`."""
+
+    address: int
+    predicate: str
+    mnemonic: str
+    operands: str
+
+    @property
+    def opcode(self) -> str:
+        return self.mnemonic.partition(".")[0]
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it multiplies matrices: HMMA, DMMA, HGMMA, UTCHMMA, ..."""
+        return self.opcode.endswith("MMA")
+
+    @property
+    def access(self) -> str:
+        """Of an access to memory the opcode and the bits that a thread moves, such as "LDG 128"."""
+        if self.opcode in COPY_ENGINE:
+            return f"{self.opcode} bulk"
+        modifiers = self.mnemonic.split(".")[1:]
+        if self.opcode in ("LDSM", "STSM"):  # 8 x 8 matrices of 16 bits, a row for each thread; 1, 2 or 4 of them
+            return f"{self.opcode} {32 * int(modifiers[-1]) if modifiers[-1].isdigit() else 32}"
+        return f"{self.opcode} {next((WIDTHS[m] for m in modifiers if m in WIDTHS), 32)}"
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How many instructions of each sort there are, without the NOPs.
+
+    matrix         by mnemonic; HGMMA is one instruction for the four warps of a warpgroup, and what UTCHMMA multiplies
+                   stands in a descriptor
+    loads, stores  of global memory, by opcode and bits for a thread: "LDG 128"; a copy engine's have no such width
+    atomics        on global memory
+    shared         accesses to shared memory, alike
+    local          LDL and STL: spills, and arrays that are indexed at run time
+    special        MUFU: reciprocals, roots, exponentials, ..., by mnemonic
+    barriers       BAR and SYNCS (mbarriers), by mnemonic
+    """
+
+    instructions: int
+    matrix: Mapping[str, int]
+    loads: Mapping[str, int]
+    stores: Mapping[str, int]
+    atomics: Mapping[str, int]
+    shared: Mapping[str, int]
+    local: Mapping[str, int]
+    special: Mapping[str, int]
+    barriers: Mapping[str, int]
+
+    @classmethod
+    def of(cls, instructions: Iterable[Instruction]) -> "Mix":
+        executed = [i for i in instructions if i.opcode != "NOP"]
+
+        def accesses(opcodes: set[str]) -> Counter[str]:
+            return Counter(i.access for i in executed if i.opcode in opcodes)
+
+        return cls(
+            len(executed),
+            Counter(i.mnemonic for i in executed if i.is_matrix),
+            accesses(GLOBAL_LOADS),
+            accesses(GLOBAL_STORES),
+            accesses(ATOMICS),
+            accesses(SHARED),
+            accesses(LOCAL),
+            Counter(i.mnemonic for i in executed if i.opcode == "MUFU"),
+            Counter(i.mnemonic for i in executed if i.opcode in BARRIERS),
+        )
+
+    @property
+    def per_matrix_instruction(self) -> float | None:
+        """Instructions for one matrix instruction."""
+        count = sum(self.matrix.values())
+        return self.instructions / count if count else None
+
+    @property
+    def per_wide_load(self) -> float | None:
+        """Instructions for one load of 16 bytes from global memory."""
+        count = sum(n for access, n in self.loads.items() if access.endswith(" 128"))
+        return self.instructions / count if count else None
+
+    def __str__(self) -> str:
+        parts = [f"{self.instructions} instructions"]
+        for name, each in (
+            ("a matrix instruction", self.per_matrix_instruction),
+            ("a 16-byte load", self.per_wide_load),
+        ):
+            if each:
+                parts.append(f"{each:.1f} {name}")
+        for name in ("matrix", "loads", "stores", "atomics", "shared", "local", "special", "barriers"):
+            if counts := getattr(self, name):
+                parts.append(f"{name} " + " + ".join(f"{n} {what}" for what, n in sorted(counts.items())))
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The instructions that run again: those from which the loop's first one is reached without leaving the loop.
+
+    Both sides of a branch within count. Waiting loops that the compiler put behind the kernel's end count with the
+    loop that they return to.
+    """
+
+    addresses: frozenset[int]
+    mix: Mix
+
+    def __str__(self) -> str:
+        return f"loop {min(self.addresses):#06x}: {self.mix}"
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """A kernel's machine code for one target. Its loops are in the order of their first instructions."""
+
+    resources: Resources
+    mix: Mix
+    loops: Sequence[Loop]
+
+    @property
+    def hottest(self) -> Loop | None:
+        """The innermost loop with most matrix instructions; where none has any, with most loads of global memory.
+
+        A loop is innermost here if no loop within it has such instructions, too: around the loop over a tile a
+        persistent kernel has one over its tiles, which also counts what is done once for a tile.
+        """
+        for sort in ("matrix", "loads"):
+            loops = [loop for loop in self.loops if getattr(loop.mix, sort)]
+            inner = [a for a in loops if not any(b.addresses < a.addresses for b in loops)]
+            if inner:
+                return max(inner, key=lambda loop: (sum(getattr(loop.mix, sort).values()), loop.mix.instructions))
+        return None
+
+    @property
+    def occupancy(self) -> Occupancy | None:
+        """Without the dynamic shared memory that a CUDA kernel is given at its launch."""
+        own = self.resources
+        if own.registers is None or own.block_warps is None:
+            return None
+        return occupancy(int(own.target[3:]), own.registers, own.shared_bytes, own.block_warps)
+
+    def __str__(self) -> str:
+        own, fits, hottest = self.resources, self.occupancy, self.hottest
+        taken = f"{own.registers} registers, {own.shared_bytes} shared bytes, {own.spill_bytes} spill bytes"
+        if fits:
+            taken += f", {fits.warps} warps a multiprocessor: {fits.blocks} blocks of {own.block_warps} ({fits.limit})"
+        lines = [f"{own.kernel} {own.target}, {own.version}", taken, f"all: {self.mix}"]
+        lines += [f"{'hottest ' if loop is hottest else ''}{loop}" for loop in self.loops]
+        return "\n    ".join(lines)
+
+
+def read(kernel: TritonKernel | CudaSource, targets: Iterable[int] | None = None) -> list[MachineCode]:
+    """Compile for each target (its own by default) and read the machine code of every kernel.
+
+    Raises ToolUnavailable where a tool is absent.
+    """
+    binaries = triton_binaries if isinstance(kernel, TritonKernel) else cuda_binaries
+    return [code for binary in binaries(kernel, targets) for code in read_binary(binary)]
+
+
+def read_binary(binary: Binary) -> list[MachineCode]:
+    """The machine code of the kernels in a compiled file; functions that are not inlined count with none of them."""
+    functions = dict(functions_of(disassembled(binary.cubin)))
+    return [
+        MachineCode(row, Mix.of(functions[name].instructions), functions[name].loops())
+        for name, row in binary.rows.items()
+        if row.registers is not None
+    ]
+
+
+def disassembled(cubin: bytes) -> str:
+    """What NVIDIA's disassembler writes about a compiled file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        done = subprocess.run([nvdisasm(), "-c", str(path)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"nvdisasm -c ended with {done.returncode}:\n{done.stderr}")
+    return done.stdout
+
+
+def nvdisasm() -> str:
+    """Where the disassembler is, the toolkit's or Triton's; raises ToolUnavailable where there is none."""
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    for place in (
+        *(f"{home}/bin/nvdisasm" for home in homes),
+        "/usr/local/cuda/bin/nvdisasm",
+        shutil.which("nvdisasm"),
+    ):
+        if place and os.access(place, os.X_OK):
+            return place
+    try:
+        triton_version()
+    except ToolUnavailable:
+        raise ToolUnavailable(
+            "there is no nvdisasm (pip install triton, or install the CUDA toolkit and set CUDA_HOME)"
+        ) from None
+    from triton import knobs
+
+    return knobs.nvidia.nvdisasm.path
+
+
+# The list: functions, their instructions, the ways through them
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function's instructions in order, and the addresses of its labels."""
+
+    instructions: Sequence[Instruction]
+    labels: Mapping[str, int]
+
+    def loops(self) -> list[Loop]:
+        """Natural loops: a jump back to an instruction that was passed on every way to the jump closes one."""
+        starts, follow = self._blocks()
+        order, before = _reachable(follow, starts[0])
+        dominators = _dominators(order, before)
+        bodies: dict[int, set[int]] = {}
+        for block in order:
+            for header in follow[block]:
+                if header in dominators[block]:
+                    bodies.setdefault(header, {header}).update(_reaching(block, header, before))
+        ends = dict(zip(starts, [*starts[1:], self.instructions[-1].address + 1], strict=True))
+        found = []
+        for header in sorted(bodies):
+            spans = [range(start, ends[start]) for start in bodies[header]]
+            own = [i for i in self.instructions if any(i.address in span for span in spans)]
+            found.append(Loop(frozenset(i.address for i in own), Mix.of(own)))
+        return found
+
+    def _blocks(self) -> tuple[list[int], dict[int, set[int]]]:
+        """The first addresses of basic blocks, and for each those of the blocks that can follow."""
+        targets = [self._targets(i) for i in self.instructions]
+        addresses = [i.address for i in self.instructions]
+        after = dict(zip(addresses, [*addresses[1:], None], strict=True))
+        known = set(addresses)
+        ends = [
+            after[i.address] for i, (jumps, falls) in zip(self.instructions, targets, strict=True) if jumps or not falls
+        ]
+        starts = sorted({addresses[0], *ends, *(t for jumps, _ in targets for t in jumps)} & known)
+        follow: dict[int, set[int]] = {start: set() for start in starts}
+        current = starts[0]
+        for instruction, (jumps, falls) in zip(self.instructions, targets, strict=True):
+            current = instruction.address if instruction.address in follow else current
+            follow[current] |= known.intersection(jumps)
+            if falls and after[instruction.address] in follow:
+                follow[current].add(after[instruction.address])
+        return starts, follow
+
+    def _targets(self, instruction: Instruction) -> tuple[list[int], bool]:
+        """Where an instruction may jump within the function, and whether the next one can follow it."""
+        opcode = instruction.opcode
+        if opcode in ("BRA", "BRX", "BRXU", "JMP", "JMX", "JMXU"):
+            # `@P0 BRA label` and `BRA.U UP0, label` may go on; `BRA label` never does.
+            conditional = instruction.predicate or (opcode == "BRA" and "," in instruction.operands)
+            return self._labels(instruction), bool(conditional)
+        if opcode in ("EXIT", "RET"):
+            return [], bool(instruction.predicate)
+        if opcode == "BSYNC":  # threads that went apart meet where the last BSSY of this barrier says
+            sets = [i for i in self.instructions if i.opcode == "BSSY" and i.address < instruction.address]
+            sets = [i for i in sets if i.operands.split(",")[0] == instruction.operands]
+            return (self._labels(sets[-1]) if sets else []), not sets
+        return [], True
+
+    def _labels(self, instruction: Instruction) -> list[int]:
+        """The addresses of the labels that an instruction names."""
+        names = re.findall(r"[.$\w]*[.$]\w[.$\w]*", instruction.operands)
+        return [self.labels[name] for name in names if name in self.labels]
+
+
+def functions_of(listing: str) -> Iterator[tuple[str, Function]]:
+    """The functions that stand in a disassembler's list, by name."""
+    for part in re.split(r"^\s*\.section\s+\.text\.", listing, flags=re.MULTILINE)[1:]:
+        name = re.match(r'"?([^",\s]+)', part)[1]
+        instructions, labels, waiting = [], {}, []
+        for line in part.splitlines():
+            if label := re.match(r"\s*([.$\w]+):\s*$", line):
+                waiting.append(label[1])
+            elif text := re.match(r"\s*/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*(.*?)\s*;", line):
+                address = int(text[1], 16)
+                labels |= dict.fromkeys(waiting, address)
+                waiting = []
+                instructions.append(Instruction(address, text[2] or "", text[3], text[4]))
+        if instructions:
+            yield name, Function(tuple(instructions), labels)
+
+
+def _reachable(follow: Mapping[int, set[int]], first: int) -> tuple[list[int], dict[int, set[int]]]:
+    """Blocks that can be reached, each after one that leads to it, and the blocks before each."""
+    order, before = [first], {first: set()}
+    for block in order:
+        for other in sorted(follow[block]):
+            if other not in before:
+                before[other] = set()
+                order.append(other)
+            before[other].add(block)
+    return order, before
+
+
+def _dominators(order: Sequence[int], before: Mapping[int, set[int]]) -> dict[int, set[int]]:
+    """For each block those that every way from the first one to it passes, itself included."""
+    found = {block: set(order) for block in order}
+    found[order[0]] = {order[0]}
+    changed = True
+    while changed:
+        changed = False
+        for block in order[1:]:
+            now = {block} | set.intersection(*(found[other] for other in before[block]))
+            changed |= now != found[block]
+            found[block] = now
+    return found
+
+
+def _reaching(block: int, header: int, before: Mapping[int, set[int]]) -> set[int]:
+    """The blocks from which `block` is reached without passing `header`."""
+    found, waiting = set(), [block]
+    while waiting:
+        one = waiting.pop()
+        if one != header and one not in found:
+            found.add(one)
+            waiting += before[one]
+    return found
