@@ -127,7 +127,7 @@ gpu-pack: $(READY)
 	$(BIN)/python benchmarks/gpu_prepare.py pack
 
 # The toys are test-only kernels: they prove on this machine that the gate catches what it is there for.
-GATE = $(BIN)/irnet bench gate --cases tests/bench/toy/toy_cases.py
+GATE = $(BIN)/irnet bench gate --cases tests/irnet_bench/toy/toy_cases.py
 
 regress: $(STAMP)
 	$(GATE)

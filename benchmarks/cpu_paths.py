@@ -11,9 +11,9 @@ from functools import partial
 
 import torch
 
-from irnet.bench.case import Case, Setup, cases
-from irnet.bench.measure import mode_call
-from irnet.bench.timing import interleaved, keep_freed_memory
+from irnet_bench.case import Case, Setup, cases
+from irnet_bench.measure import mode_call
+from irnet_bench.timing import interleaved, keep_freed_memory
 from irnet_kernels import extension
 
 CPU = torch.device("cpu")

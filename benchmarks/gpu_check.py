@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = [str(ROOT / folder) for folder in ("", "kernels", "benchmarks")]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import gpu_prepare  # noqa: E402
 
@@ -76,7 +77,7 @@ def steps(device: str, out: Path, python: str = sys.executable) -> dict[int, lis
     on = ["--device", device]
     measure = [*on, "--output", str(out / "records.jsonl"), "--seconds", "0.2", "--without", "torch.compile"]
     bf16, fp32 = ["--dtype", "bfloat16"], ["--dtype", "float32"]
-    exercise, both = [python, "-m", "irnet.bench.exercise", *on], ["--dtype", "float32", "bfloat16"]
+    exercise, both = [python, "-m", "irnet_bench.exercise", *on], ["--dtype", "float32", "bfloat16"]
     tests = [python, "-m", "pytest", "-q", "-rf", *_parallel(), "--failures", str(out / "failed.txt")]
     selected = ["tests/kernels/test_contract.py"] if cpu else ["-m", "gpu", "tests/kernels"]
     once_more, failed = gpu_prepare.CARRIED / "failed.txt", ""
@@ -92,12 +93,12 @@ def steps(device: str, out: Path, python: str = sys.executable) -> dict[int, lis
     profile += [word for section in SECTIONS for word in ("--section", section)]
     tuned = {"IRNET_TUNED": str(out / "tuned.json")}
     tune = [python, "-m", "irnet_kernels.gru.tune", "--file", str(out / "tuned.json"), *gpu_prepare.TUNED]
-    gate = ["--add", "--baseline", str(out / "baseline.json"), "--cases", "tests/bench/toy/toy_cases.py"]
+    gate = ["--add", "--baseline", str(out / "baseline.json"), "--cases", "tests/irnet_bench/toy/toy_cases.py"]
     first = Step("setup", setup, 75, fatal=True)  # 5 to 10 seconds unless something has to be built
     return {
         1: [
             first,
-            Step("smoke", [python, "-m", "irnet.bench.smoke", *on], 60),
+            Step("smoke", [python, "-m", "irnet_bench.smoke", *on], 60),
             Step("benchmarks-bfloat16", [*bench, "kernels", *measure, *bf16, "--pace-only"], 90),
             Step("tests", [*tests, *selected], 105),
             Step("memcheck", [*sanitize, "memcheck", *exercise, "--first", "conv_gru", *both],
@@ -130,7 +131,7 @@ def run(step: Step, log: Path, seconds: float) -> Outcome:
         log.write_text("")
         return Outcome(step.name, f"skipped: {step.absent or 'the time of the call is spent'}", 0.0, 0.0, limit)
     env = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([*PACKAGES, os.environ.get("PYTHONPATH", "")]),
         "PYTHONUNBUFFERED": "1",
         "TRITON_CACHE_DIR": str(gpu_prepare.TRITON_CACHE),
         **step.env,

@@ -32,7 +32,7 @@ BUILD = {"FORCE_CUDA": "1", "IRNET_REQUIRE_EXT": "1"}
 KEPT = (".cubin", ".json", ".so")  # of a kernel's files in the cache: it is launched from these alone
 # All that the first minutes launch: at the real sizes, at the small ones for sanitizers, and by the tests.
 DTYPES = ("float32", "bfloat16")
-EXERCISE = ("irnet_kernels.aot.driver", "irnet.bench.exercise", "--implementation", "triton", "--dtype", *DTYPES)
+EXERCISE = ("irnet_kernels.aot.driver", "irnet_bench.exercise", "--implementation", "triton", "--dtype", *DTYPES)
 TUNED = ("--dtype", "bfloat16", "--gates", "narrow")  # what the benchmarks and the paper's model launch
 TESTS = ("pytest", "-q", "-p", "no:cacheprovider", "-p", "irnet_kernels.aot.driver", "tests/kernels")
 SELECTED = ("--ignore-glob=*fuzz.py", "-k", "triton-cpu")  # the fuzzers also pass what no reference answers
@@ -144,7 +144,7 @@ def _this_gpu() -> dict[str, str]:
 
 def _python(*words: str, env: dict[str, str] | None = None) -> None:
     """Run Python in the source tree; raises CalledProcessError where it fails."""
-    paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
+    paths = [*(str(ROOT / part) for part in ("", "kernels", "benchmarks")), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | (env or {})
     subprocess.run([sys.executable, *words], cwd=ROOT, env=env, check=True)
 

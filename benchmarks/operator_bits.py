@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from irnet.bench.case import DTYPES, Case, Setup, cases
-from irnet.bench.measure import upstream
+from irnet_bench.case import DTYPES, Case, Setup, cases
+from irnet_bench.measure import upstream
 
 
 def main() -> int:

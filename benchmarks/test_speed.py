@@ -7,8 +7,8 @@ a minute. For figures to publish use `irnet bench`, which checks the results, to
 import pytest
 import torch
 
-from irnet.bench.case import Case, Setup, Work, cases
-from irnet.bench.measure import mode_call
+from irnet_bench.case import Case, Setup, Work, cases
+from irnet_bench.measure import mode_call
 
 CPU = torch.device("cpu")
 

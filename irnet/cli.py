@@ -328,7 +328,7 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
 
     sub = command("bench", None, "measure speed and memory, compare and report measurements, guard against regressions")
     if words[:1] == ["bench"]:  # its options come with its modules, which import PyTorch
-        from .bench.cli import add_parsers
+        from irnet_bench.cli import add_parsers
 
         add_parsers(_commands(sub, "SUITE|COMMAND"))
 

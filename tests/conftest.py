@@ -111,7 +111,7 @@ class Zygote:
         self.folder, self.count = folder, 0
         # The models here are so small that a second thread only costs.
         env = os.environ | {
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}:{ROOT / 'benchmarks'}",
             "OMP_NUM_THREADS": "1",
             "OMP_WAIT_POLICY": "passive",
         }

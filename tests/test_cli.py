@@ -234,7 +234,7 @@ cli.main(["info"])
 """
     env = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_WAIT", "GOMP_", "KMP_"))}
     root = Path(settings.__file__).parents[1]
-    env |= {"PYTHONPATH": f"{root}:{root / 'kernels'}"} | given
+    env |= {"PYTHONPATH": f"{root}:{root / 'kernels'}:{root / 'benchmarks'}"} | given
     found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", str(given.get("OMP_WAIT_POLICY")), str(policy)]
 
@@ -454,7 +454,7 @@ def test_message_with_a_line_break_stays_one_line(refused, tmp_path):
 )
 def test_without_a_package_a_command_says_so_in_one_line(module, package, command, tmp_path):
     code = f"import sys; sys.modules[{module!r}] = None; from irnet.cli import main; sys.exit(main({command}))"
-    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}:{ROOT / 'benchmarks'}"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env)
     message = f"irnet: {package}: is not installed; pip install {package}\n"
     assert (done.returncode, done.stderr) == (2, message)

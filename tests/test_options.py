@@ -7,8 +7,8 @@ import pytest
 
 from irnet import cli, parity
 from irnet import config as settings
-from irnet.bench import exercise, smoke
 from irnet.options import tell_defaults
+from irnet_bench import exercise, smoke
 
 COMMANDS = ["demo", "train", "eval", "predict", "data", "graph", "info", "bench"]
 

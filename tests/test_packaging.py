@@ -20,7 +20,11 @@ import irnet
 from irnet_kernels import extension
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = {"irnet": ROOT / "irnet", "irnet_kernels": ROOT / "kernels/irnet_kernels"}
+PACKAGES = {
+    "irnet": ROOT / "irnet",
+    "irnet_kernels": ROOT / "kernels/irnet_kernels",
+    "irnet_bench": ROOT / "benchmarks/irnet_bench",
+}
 NOT_SOURCE = (".git", ".venv*", "build", "dist", "runs", "results", "__pycache__", ".*_cache", "*.egg-info", "*.so")
 
 
@@ -58,7 +62,8 @@ def tree(tmp_path) -> Path:
 
 
 def test_kernels_folder_is_no_package():
-    assert not (ROOT / "kernels/__init__.py").exists(), "kernels/__init__.py shadows the package of that name"
+    for folder in ("kernels", "benchmarks"):
+        assert not (ROOT / folder / "__init__.py").exists(), f"{folder}/__init__.py shadows a package of that name"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

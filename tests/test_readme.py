@@ -60,7 +60,7 @@ def test_the_file_that_shows_the_form_of_a_recording_is_made_and_compared(tmp_pa
         r"^    python (-c .*test_parity.*|-m irnet.parity parity.npz)$", README.read_text(), re.M
     )
     root = README.parent
-    environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'kernels'}"}
+    environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'kernels'}:{root / 'benchmarks'}"}
     for words in (first, second):
         command = [sys.executable, *shlex.split(words)]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)

@@ -1,0 +1,343 @@
+"""The regression gate: measures what does not wobble and holds it against a committed baseline. Keeps no history.
+
+Held are memory, operators and launches of every implementation; registers, shared memory, spills and instructions of
+every compiled kernel; executed instructions of native CPU code; and time, but only as a ratio to a peer in the same
+run. A result outside its error budget, or two calls whose bits differ, fail whatever the baseline says.
+
+The baseline is a JSON file of groups. A group's name says what its figures depend on (versions, compiler, processor):
+what was measured elsewhere is not held, and the gate says so.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from irnet import files
+from irnet.errors import InputError
+from irnet.progress import Progress, tracked
+from irnet_kernels import extension
+from irnet_kernels.aot import compiled, tools
+from irnet_kernels.numerics import full_float32
+from irnet_kernels.testing import bits_equal
+
+from . import instructions, machine, timing
+from .case import DTYPES, Case, Setup, Work, cases, modules
+from .measure import examine, mode_call
+from .records import ERROR, OOM
+
+KINDS = ("counts", "time", "compiled", "instructions")
+COUNTS = ("peak_allocated_bytes", "allocated_bytes", "saved_bytes", "operators", "launches")
+INSTRUCTION_LIMIT = 0.02  # callgrind's counts of the same code vary by less: see instructions.py
+TIME_LIMIT = 0.08  # of the ratio to the peer
+ATTEMPTS, PAUSE, ROUNDS = 8, 0.3, 20  # noise makes a call slower, never faster: the least time of all attempts counts
+
+Figures = dict[str, dict[str, float]]  # group -> name -> value
+
+
+@dataclass
+class Measured:
+    """What one passage of the gate found."""
+
+    figures: Figures = field(default_factory=dict)
+    troubles: list[str] = field(default_factory=list)  # wrong, not deterministic, or not measurable
+    absent: dict[str, str] = field(default_factory=dict)  # what this machine cannot measure: start of its names -> why
+    rows: list[compiled.Resources] = field(default_factory=list)
+
+    def put(self, group: str, name: str, value: float) -> None:
+        self.figures.setdefault(group, {})[name] = value
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure that is not what the baseline says; None where one side does not have it."""
+
+    group: str
+    name: str
+    was: float | None
+    now: float | None
+
+    def __str__(self) -> str:
+        if self.was is None:
+            return f"new      {self.name}: {self.now:g} ({self.group})"
+        if self.now is None:
+            return f"gone     {self.name}: was {self.was:g} ({self.group})"
+        word = "more" if self.now > self.was else "less"
+        change = f", {100 * (self.now / self.was - 1):+.1f}%" if self.was else ""
+        return f"{word:8} {self.name}: {self.was:.10g} -> {self.now:.10g}{change} ({self.group})"
+
+
+def measure(
+    chosen: list[Case],
+    device: torch.device,
+    kinds: Iterable[str],
+    baseline: Figures,
+    case_files: list[str],
+    thorough: bool = False,
+    tick: Callable[[Measured], None] = lambda found: None,
+) -> Measured:
+    """Measure the figures of these kinds.
+
+    baseline  says which times deserve another attempt
+    thorough  take as many for times that it does not hold, because they are to become the baseline
+    tick      told after every case what has been found so far
+    """
+    found, jobs = Measured(), []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # allocations and instructions are those of one thread
+    timing.keep_freed_memory()
+    try:
+        held = [case for case in chosen if case.shapes["gate"]]
+        with full_float32(deterministic=True):
+            for case in tracked(held, "gate", "case"):
+                for dtype in case.dtypes["gate"]:
+                    work = case.build(Setup(case.shapes["gate"], DTYPES[dtype], device))
+                    if "counts" in kinds:
+                        _count(case, dtype, work, device, found)
+                    if "time" in kinds:
+                        _pace(case, dtype, work, device, found, baseline, thorough)
+                    if "cpp" in work.contestants and work.contestants["cpp"].call:
+                        jobs += [instructions.Job(case.name, "cpp", mode, dtype) for mode in work.modes]
+                tick(found)
+    finally:
+        torch.set_num_threads(threads)
+    if "compiled" in kinds:
+        with Progress("reading compiled kernels"):
+            _read_resources(chosen, found, case_files)
+    if "instructions" in kinds and device.type == "cpu" and jobs:
+        with Progress("counting instructions"):
+            _count_instructions(jobs, found, case_files)
+    return found
+
+
+def differences(measured: Figures, baseline: Figures, all_of: bool = True) -> tuple[list[Difference], list[str]]:
+    """What differs from the baseline, and the groups that it does not hold.
+
+    all_of  whether every case was measured, so that a figure of the baseline that is missing is gone
+    """
+    found, unknown = [], []
+    for group, figures in measured.items():
+        held = baseline.get(group)
+        if held is None:
+            unknown.append(group)
+            continue
+        for name in sorted(figures.keys() | (held.keys() if all_of else set())):
+            was, now = held.get(name), figures.get(name)
+            if was is None or now is None or not _holds(name, was, now):
+                found.append(Difference(group, name, was, now))
+    return found, unknown
+
+
+def _holds(name: str, was: float, now: float) -> bool:
+    kind = name.rpartition("/")[2]
+    if kind == "time_ratio":  # a faster call is no regression
+        return now <= was * (1 + TIME_LIMIT)
+    if kind == "executed_instructions":
+        return abs(now - was) <= INSTRUCTION_LIMIT * was
+    return now == was
+
+
+def read(path: Path) -> Figures:
+    """The baseline; {} where there is none yet."""
+    if not path.exists():
+        return {}
+    try:
+        figures = json.loads(path.read_text())
+        if not all(isinstance(value, (int, float)) for group in figures.values() for value in group.values()):
+            raise ValueError("a figure is no number")
+        return figures
+    except (ValueError, AttributeError) as error:
+        raise InputError(path, f"is no baseline ({error})", "write it again with --update") from error
+
+
+def write(path: Path, figures: Figures) -> None:
+    """Write the baseline, a line for every figure."""
+    files.write(path, json.dumps(figures, indent=1, sort_keys=True) + "\n")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `irnet bench gate`."""
+    parser.add_argument("--baseline", type=Path, default=Path("benchmarks/baseline.json"), help="the JSON file")
+    parser.add_argument("--update", action="store_true", help="take what is measured as the baseline")
+    parser.add_argument("--add", action="store_true", help="take up only what the baseline does not hold yet")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--filter", default="", metavar="TEXT", help="only cases whose name contains TEXT")
+    parser.add_argument("--cases", action="append", default=[], metavar="FILE", help="a Python file with further cases")
+    parser.add_argument("--kind", nargs="+", choices=KINDS, help="what to measure: all, on a GPU counts")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, compare, print; 1 where anything differs or is wrong."""
+    from irnet.engine.setup import choose_device
+
+    baseline, device = read(options.baseline), choose_device(options.device)
+    chosen = cases("all", options.filter, options.cases)
+    kinds = options.kind or (["counts"] if device.type == "cuda" else KINDS)  # a GPU is lent for minutes
+    whole = not options.filter  # a group's figures are all of one kind, and what was not measured has no group
+    thorough = options.update or options.add
+    if "time" in kinds:
+        machine.warn_if_loaded(device, machine.condition(device))
+
+    def keep(found: Measured) -> None:
+        """Write what is known so far, so that a run that is ended leaves it."""
+        if options.add and found.figures:
+            write(options.baseline, found.figures | baseline)
+
+    found = measure(chosen, device, kinds, baseline, options.cases, thorough, keep)
+    changes, unknown = differences(found.figures, baseline, all_of=whole)
+    # What cannot be measured here is not gone.
+    changes = [c for c in changes if c.now is not None or not c.name.startswith(tuple(found.absent))]
+    if found.rows:
+        print(compiled.table(found.rows))
+    for line in [
+        *(f"not held {name}: {reason}" for name, reason in found.absent.items()),
+        *(f"WRONG    {trouble}" for trouble in found.troubles),
+        *changes,
+    ]:
+        print(line)
+    if options.update and found.troubles:
+        print(f"{options.baseline} stays as it is: what is wrong is no baseline")
+        return 1
+    for group in unknown:
+        count = len(found.figures[group])
+        held = "taken up" if thorough else "not held, --add takes them up"
+        print(f"new      {count} figures of {group}: {held}")
+    if options.update:
+        write(options.baseline, updated(baseline, found.figures, whole, tuple(found.absent)))
+        print(f"{options.baseline} is up to date")
+        return 0
+    keep(found)
+    held = sum(len(figures) for group, figures in found.figures.items() if group not in unknown)
+    print(f"{held} figures held, {len(changes)} differ, {len(found.troubles)} wrong")
+    if changes:
+        print("if that is meant: the same command with --update")
+    # Compilers and processors differ from machine to machine; what constraints.txt pins must be held wherever it is.
+    loose = [group for group in unknown if group.startswith(("torch", "triton")) and not options.add]
+    if loose:
+        print(f"nothing holds {' and '.join(loose)}: a new version needs a new baseline")
+    return 1 if changes or found.troubles or loose else 0
+
+
+def updated(baseline: Figures, figures: Figures, whole: bool, absent: tuple[str, ...] = ()) -> Figures:
+    """The baseline with what was measured; groups of other machines and versions stay.
+
+    whole   whether every case was measured, so that a figure that is missing is gone
+    absent  starts of the names of figures that could not be measured here: they stay, too
+    """
+
+    def kept(held: dict[str, float]) -> dict[str, float]:
+        return {name: value for name, value in held.items() if not whole or (absent and name.startswith(absent))}
+
+    return baseline | {group: kept(baseline.get(group, {})) | found for group, found in figures.items()}
+
+
+def _count(case: Case, dtype: str, work: Work, device: torch.device, found: Measured) -> None:
+    """Correctness, determinism, memory and operators of every implementation."""
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    group = f"torch {torch.__version__.partition('+')[0]}, {where}"
+    for (name, mode), result in examine(work, device, peers=False).items():
+        label = f"{case.name}/{name}/{dtype}/{mode}"
+        if result.status in (ERROR, OOM):
+            found.troubles.append(f"{label}: {result.reason}")
+            continue
+        if result.reason:
+            found.absent[f"{case.name}/{name}/"] = result.reason
+            continue
+        call = mode_call(work, work.contestants[name], mode)
+        if not _same_bits(call(), call()):
+            found.troubles.append(f"{label}: the same call gave other bits")
+            continue
+        for figure in COUNTS:
+            if figure in result.figures:
+                found.put(group, f"{label}/{figure}", result.figures[figure])
+
+
+def _pace(
+    case: Case,
+    dtype: str,
+    small: Work,
+    device: torch.device,
+    found: Measured,
+    baseline: Figures,
+    thorough: bool,
+) -> None:
+    """Time of every compiled implementation over the peer's, in the case's shape for the device.
+
+    That of a reference is not held: it is the time of PyTorch's operators, whose number is. It was seen to differ by
+    more than a tenth from one process to the next.
+    """
+    rivals = [n for n, one in small.contestants.items() if not one.peer and one.call and n != small.reference]
+    if not small.pace or not rivals:
+        return
+    group = f"time on {machine.processor()}, {machine.capability(device)}"
+    if device.type == "cuda":
+        group = f"time on {torch.cuda.get_device_name(device)}"
+    held = baseline.get(group, {})
+    work = case.build(Setup(case.shapes[device.type], DTYPES[dtype], device))
+    for name, mode in itertools.product(rivals, work.modes):
+        label = f"{case.name}/{name}/{dtype}/{mode}/time_ratio"
+        makers = [functools.partial(mode_call, work, work.contestants[who], mode) for who in (name, work.pace)]
+        least = [math.inf, math.inf]
+        for attempt in range(ATTEMPTS if thorough or label in held else 1):
+            time.sleep(PAUSE if attempt else 0)
+            least = [min(pair) for pair in zip(least, _least_seconds(makers, device), strict=True)]
+            if label in held and _holds(label, held[label], least[0] / least[1]):
+                break
+        found.put(group, label, float(f"{least[0] / least[1]:.4g}"))
+
+
+def _least_seconds(makers: list[Callable], device: torch.device) -> list[float]:
+    """The least time of each call: on a CPU processor time, the calls in turns, so that load hits all of them."""
+    if device.type == "cuda":
+        return [min(timing.on_gpu([make], seconds=0.2)[0]) for make in makers]
+    calls = [make() for make in makers]
+    for call in calls:
+        call()
+    samples = timing.interleaved(dict(enumerate(calls)), 0.5, 6, ROUNDS, clock=time.process_time)
+    return [min(samples[i]) for i in range(len(calls))]
+
+
+def _read_resources(chosen: list[Case], found: Measured, case_files: list[str]) -> None:
+    """Registers, shared memory, spills and instructions of the kernels that the modules of the chosen cases tell of."""
+    names = {case.build.__module__ for case in chosen}
+    found.rows, absent = compiled.resources([m for m in modules(case_files) if m.__name__ in names])
+    found.absent |= dict(line.split(": ", 1) for line in absent)
+    for row in found.rows:
+        for figure, value in row.figures().items():
+            found.put(row.version, f"{row.kernel}/{row.target}/{figure}", value)
+
+
+def _count_instructions(jobs: list[instructions.Job], found: Measured, case_files: list[str]) -> None:
+    """Instructions that irnet's native CPU code executes, where valgrind can count them."""
+    try:
+        group = f"{instructions.valgrind_version()}, {_compiler()}, torch {torch.__version__.partition('+')[0]}"
+        counted = instructions.count(jobs, case_files)
+    except tools.ToolUnavailable as reason:
+        found.absent["instructions of C++ code"] = str(reason)
+        return
+    for job, number in counted.items():
+        found.put(group, f"{job.case}/{job.implementation}/{job.dtype}/{job.mode}/executed_instructions", number)
+
+
+def _compiler() -> str:
+    """What compiled the native extension, or would."""
+    module = extension.native()
+    if module:
+        return module.build_info()["compiler"]
+    said = subprocess.run(["c++", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout
+    return f"c++ {said.strip()}"
+
+
+def _same_bits(one: object, other: object) -> bool:
+    """For a result, or for the gradients of a backward pass."""
+    pairs = zip(*((v,) if isinstance(v, torch.Tensor) else v for v in (one, other)), strict=True)
+    return all(bits_equal(a, b) for a, b in pairs)

@@ -1,0 +1,209 @@
+"""What a measurement is made on: device, versions, source, clocks, and the machine's ceilings. Runs no case."""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+import irnet
+import irnet_bench
+import irnet_kernels
+from irnet import __version__
+
+from . import timing
+
+IDENTITY = ("device", "processor", "capability", "threads")  # two that differ in one are different machines
+PACKAGES = tuple(Path(package.__file__).resolve().parent for package in (irnet, irnet_kernels, irnet_bench))
+NOISE = 0.25  # cores that what runs on any machine may take
+log = logging.getLogger("irnet")
+
+
+def facts(device: torch.device) -> dict:
+    """What stands in every record: the device, its threads and clocks, versions, commit and a digest of the source."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processor": processor(),
+        "capability": capability(device),
+        "threads": torch.get_num_threads(),
+        "cores": len(os.sched_getaffinity(0)),
+        **condition(device),
+        "versions": versions(device),
+        **_commit(),
+        "source": source(),
+    }
+
+
+def condition(device: torch.device) -> dict:
+    """What changes while a machine works: clock rates in MHz, the load on its CPU, the cores that others take."""
+    return {"clocks": _clocks(device), "load": os.getloadavg()[0], "others": others()}
+
+
+def others(seconds: float = 0.2) -> float:
+    """How many of the cores that are ours other programs take, on average over the next `seconds`."""
+    own, busy, begin = time.process_time(), _busy_seconds(), time.perf_counter()
+    if busy is None:  # not Linux: the load of the last minute, in which this program has just begun
+        return os.getloadavg()[0]
+    time.sleep(seconds)
+    taken = _busy_seconds() - busy - (time.process_time() - own)
+    return round(max(0.0, taken / (time.perf_counter() - begin)), 2)
+
+
+def warn_if_loaded(device: torch.device, facts: dict) -> bool:
+    """Warn in one line where other programs leave too few cores for what is measured; whether it did.
+
+    facts  of this moment, as `facts` or `condition` give them
+    """
+    cores, threads = len(os.sched_getaffinity(0)), 1 if device.type == "cuda" else torch.get_num_threads()
+    if facts["others"] <= max(0, cores - threads) + NOISE:
+        return False
+    log.warning(
+        "this machine is loaded: other programs take %.1f of %d cores, and %d threads are to be timed; times will be "
+        "too long, often by far: end the other programs and measure again",
+        *(facts["others"], cores, threads),
+    )
+    return True
+
+
+def same(one: dict, other: dict) -> list[str]:
+    """The names of the facts that make two machines different ones: none for the same machine."""
+    return [name for name in IDENTITY if one.get(name) != other.get(name)]
+
+
+def processor() -> str:
+    """The CPU's name."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def capability(device: torch.device) -> str:
+    """The instruction set that PyTorch uses on the CPU, or the GPU's architecture: AVX512, sm_90."""
+    if device.type == "cuda":
+        return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """Versions of what a result depends on; a package that is not installed is absent."""
+    found = {"irnet": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    for name in ("triton", "torchvision", "torch-geometric"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if device.type == "cuda":
+        found["cuda"] = str(torch.version.cuda)
+        driver = _nvidia_smi(device, "driver_version")
+        found |= {"driver": driver[0]} if driver else {}
+    return found
+
+
+@functools.cache
+def source() -> str:
+    """A digest of the Python files of irnet, its operators and this harness, and of the native extension."""
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted(p for p in package.rglob("*") if p.suffix in (".py", ".so")):
+            digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def copy_rate(device: torch.device, mebibytes: int = 256) -> float:
+    """Bytes that a large copy moves per second, those read and those written counted; the best of several."""
+    source = torch.ones(mebibytes << 18, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _best(lambda: target.copy_(source), device)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:
+    """Floating-point operations per second of a large matrix product, in the precision that torch is set to."""
+    side = side or (8192 if device.type == "cuda" else 1024)
+    # Random numbers: products of zeros run faster than real ones on some GPUs.
+    a, b = torch.randn(2, side, side, device=device).to(dtype)
+    return 2 * side**3 / _best(lambda: a @ b, device)
+
+
+@contextlib.contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """Within, this variable of the environment has this value."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _best(call, device: torch.device, times: int = 5) -> float:
+    call()
+    if device.type == "cuda":
+        return min(timing.events([call], times))
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _commit() -> dict:
+    """The commit of the source tree and whether it was changed since; {} where irnet does not run from one."""
+    root = PACKAGES[0].parent
+    if not (root / ".git").exists() or not shutil.which("git"):
+        return {"commit": None, "dirty": None}
+    ask = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True)
+    commit = ask(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+    # Results are written while benchmarks run: they do not change what is measured.
+    changes = ask(["git", "status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md"]).stdout.strip()
+    return {"commit": commit or None, "dirty": bool(changes)}
+
+
+def _busy_seconds() -> float | None:
+    """Seconds that the cores which are ours have worked since the machine was started; None where nobody counts."""
+    try:
+        lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    except OSError:
+        return None
+    ours = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    # user, nice, system, idle, iowait, irq, softirq, steal; what comes after is part of user and nice.
+    ticks = [list(map(int, line[1:9])) for line in lines if line[0] in ours]
+    return sum(sum(row) - row[3] - row[4] for row in ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def _clocks(device: torch.device) -> dict[str, float]:
+    """Present clock rates in MHz, under the names that the machine gives them."""
+    if device.type == "cuda":
+        values = _nvidia_smi(device, "clocks.sm,clocks.mem")
+        return dict(zip(("sm", "memory"), map(float, values), strict=True)) if values else {}
+    lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("cpu MHz")]
+    return {"cpu": float(lines[0].partition(":")[2])} if lines else {}
+
+
+def _nvidia_smi(device: torch.device, query: str) -> list[str]:
+    """What nvidia-smi answers, [] where it is absent or cannot say."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    which = torch.cuda.get_device_properties(device).uuid
+    command = ["nvidia-smi", f"--id=GPU-{which}", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    values = [v.strip() for v in result.stdout.split(",")]
+    return values if result.returncode == 0 and not any("N/A" in v for v in values) else []
