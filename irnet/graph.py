@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,14 @@ from irnet_kernels.graph import REGION_TYPES
 from irnet_kernels.numerics import autocast, autocasting
 
 from .config import ModelConfig
+from .regions import Regions
+
+
+class GlobalState(NamedTuple):
+    """The region states, and every layer's weights of edge types, which are cast once for a whole roll-out."""
+
+    states: Tensor  # [R, D]
+    edge_weights: list[tuple[Tensor, Tensor]]
 
 
 class GlobalModule(nn.Module):
@@ -28,7 +37,7 @@ class GlobalModule(nn.Module):
     ):
         super().__init__()
         d = config.graph_channels
-        self.channels = d
+        self.channels, self.assignment = d, config.assignment
         self.num_nodes, self.num_types = class_graph.num_nodes, class_graph.num_types
         for name, tensor in zip(EDGE_TENSORS, class_graph.tensors(), strict=True):
             self.register_buffer(name, tensor)
@@ -59,37 +68,43 @@ class GlobalModule(nn.Module):
         """The class-class edges, on the module's device."""
         return EdgeSet(self.num_nodes, self.num_types, *(getattr(self, name) for name in EDGE_TENSORS))
 
-    def start(self, feature: Tensor) -> Tensor:
-        """Region states before the first iteration, [R, D], from the ConvNet's region features [R, F]."""
+    def start(self, features: Tensor, regions: Regions) -> GlobalState:
+        """The state before the first iteration, from the ConvNet's features of the regions."""
         if self.start_feature is None:
-            return feature.new_zeros(feature.shape[0], self.channels)
-        return F.relu(self.start_feature(feature))
+            states = regions.feature.new_zeros(regions.feature.shape[0], self.channels)
+        else:
+            states = F.relu(self.start_feature(regions.feature))
+        return GlobalState(states, self.edge_weights())
 
-    def write(self, state: Tensor, feature: Tensor, logits: Tensor) -> Tensor:
-        """The states after every region has taken in its feature [R, F] and predictions [R, logits_in C]."""
-        return self.gru(F.relu(self.map_feature(feature) + self.map_logits(logits)), state)
+    def first_read(self, state: GlobalState, regions: Regions) -> Tensor:
+        """What the ConvNet's prediction is judged by: the first states. The paper leaves open what does."""
+        return state.states
+
+    def write(self, state: GlobalState, regions: Regions) -> GlobalState:
+        """The state after every region has taken in its feature and its last predictions."""
+        x = F.relu(self.map_feature(regions.feature) + self.map_logits(regions.logits.flatten(1)))
+        return GlobalState(self.gru(x, state.states), state.edge_weights)
 
     def edge_weights(self) -> list[tuple[Tensor, Tensor]]:
-        """Every layer's weights of edge types in the dtype of their products: cast once for a whole roll-out."""
+        """Every layer's weights of edge types in the dtype of their products."""
         return [layer.edge_weights() for layer in self.layers]
 
-    def read(
-        self,
-        state: Tensor,
-        assignment: Tensor,
-        boxes: Tensor,
-        ptr: Tensor,
-        weights: list[tuple[Tensor, Tensor]] | None = None,
-    ) -> Tensor:
-        """What each region learns from the others and from the classes: [R, D].
-
-        `assignment` P [R, C] says how much each region belongs to each class, `boxes` are in image pixels, `weights`
-        are what `edge_weights` gave; a roll-out asks for them once.
-        """
+    def read(self, state: GlobalState, regions: Regions) -> Tensor:
+        """What each region learns from the others and from the classes: [R, D]."""
         classes = self.class_projection(self.word_vectors) if hasattr(self, "word_vectors") else self.class_features
-        for layer, own in zip(self.layers, weights or self.edge_weights(), strict=True):
-            state = state + layer(state, classes, assignment, boxes, ptr, self.class_graph, own)
-        return state
+        x, p = state.states, self.assign(regions.logits)
+        for layer, weights in zip(self.layers, state.edge_weights, strict=True):
+            x = x + layer(x, classes, p, regions, self.class_graph, weights)
+        return x
+
+    def assign(self, logits: Tensor) -> Tensor:
+        """How much each region belongs to each class, [R, C], by the modules' last predictions [R, M, C].
+
+        The global module's own stand last.
+        """
+        modules = logits.shape[1]
+        own = logits.sum(1) / modules if self.assignment == "mean" and modules > 1 else logits[:, -1]
+        return own.softmax(1)
 
 
 class GraphLayer(nn.Module):
@@ -118,12 +133,12 @@ class GraphLayer(nn.Module):
         x: Tensor,
         classes: Tensor,
         p: Tensor,
-        boxes: Tensor,
-        ptr: Tensor,
+        regions: Regions,
         graph: EdgeSet,
         weights: tuple[Tensor, Tensor],
     ) -> Tensor:
         """x [R, D], classes [C, D], p [R, C] -> [R, D]; `weights` are `edge_weights`."""
+        boxes, ptr = regions.boxes, regions.ptr
         between_regions, between_classes = weights
         bandwidth = self.bandwidth if self.log_bandwidth is None else self.log_bandwidth.exp()
         spatial = propagate_regions(x, boxes, ptr, between_regions, bandwidth=bandwidth, scale=self.scale)

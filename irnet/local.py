@@ -1,5 +1,7 @@
 """The local module: a spatial memory that all regions of an image read and write. Knows nothing of images or losses."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,6 +10,14 @@ from irnet_kernels import ConvGRUWeights, conv_gru, crop_resize, paste_mean
 from irnet_kernels.numerics import autocast
 
 from .config import ModelConfig
+from .regions import Regions
+
+
+class LocalState(NamedTuple):
+    """The spatial memory, and the weights that write it, which are cast once for a whole roll-out."""
+
+    memory: Tensor  # [B, D, H, W]
+    gru: ConvGRUWeights
 
 
 class LocalModule(nn.Module):
@@ -46,40 +56,37 @@ class LocalModule(nn.Module):
         self.confidence = nn.Linear(config.hidden, 1, bias=False)
         self._initialise()
 
-    def start(self, images: int, height: int, width: int) -> Tensor:
-        """The initial memory [B, D, height, width], the same for every image."""
-        return resize_legacy(self.initial, height, width).expand(images, -1, -1, -1)
+    def start(self, features: Tensor, regions: Regions) -> LocalState:
+        """The state before the first iteration; the memory has the size of the maps and is the same for every image."""
+        images, _, height, width = features.shape
+        memory = resize_legacy(self.initial, height, width).expand(images, -1, -1, -1)
+        return LocalState(memory, self.gru_weights())
 
-    def read(self, memory: Tensor, cells: Tensor, ptr: Tensor) -> Tensor:
-        """What each region finds in the memory: [R, hidden]. `cells` are boxes in cells of the memory."""
+    def first_read(self, state: LocalState, regions: Regions) -> Tensor:
+        """What the ConvNet's prediction is judged by: what each region reads in the memory before any write."""
+        return self.read(state, regions)
+
+    def read(self, state: LocalState, regions: Regions) -> Tensor:
+        """What each region reads in the memory: [R, hidden]."""
         first, second, third = self.context
-        x = first(memory)
+        x = first(state.memory)
         x = third(second(F.relu(x)).relu_()).add_(x)
-        x = crop_resize(x, cells, ptr, self.patch_size)
+        x = crop_resize(x, regions.cells, regions.ptr, self.patch_size)
         x = self.read1(x.permute(0, 2, 3, 1).flatten(1)).relu_()  # row, column, channel: as the authors flatten
         return self.read2(x).relu_()
 
     def gru_weights(self) -> ConvGRUWeights:
-        """The GRU's weights in the dtype of its products: cast once for a whole roll-out, as those of layers are."""
+        """The GRU's weights in the dtype of its products."""
         return ConvGRUWeights(**dict(zip(self.gru, autocast(*self.gru.values()), strict=True)))
 
-    def write(
-        self,
-        memory: Tensor,
-        patches: Tensor,
-        logits: Tensor,
-        cells: Tensor,
-        ptr: Tensor,
-        gru: ConvGRUWeights | None = None,
-    ) -> Tensor:
-        """The memory after every region has written its patch [R, F, P, P] and its predictions [R, logits_in C].
-
-        `gru` is what `gru_weights` gave; a roll-out asks for it once.
-        """
-        x = self.map_patch(patches).add_(self.map_logits(logits)[:, :, None, None]).relu_()
+    def write(self, state: LocalState, regions: Regions) -> LocalState:
+        """The state after every region has written its patch and its last predictions into the memory."""
+        memory, cells, ptr = state.memory, regions.cells, regions.ptr
+        said = self.map_logits(regions.logits.flatten(1))
+        x = self.map_patch(regions.patches).add_(said[:, :, None, None]).relu_()
         x = self.input(x).relu_()
-        state = crop_resize(memory, cells, ptr, self.patch_size)
-        return paste_mean(memory, conv_gru(x, state, gru or self.gru_weights()), cells, ptr)
+        before = crop_resize(memory, cells, ptr, self.patch_size)
+        return LocalState(paste_mean(memory, conv_gru(x, before, state.gru), cells, ptr), state.gru)
 
     def _initialise(self) -> None:
         """As the authors: N(0, 0.01), but He for the context and input convolutions and the wide FC layers."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .config import LossConfig
-from .model import Predictions
+from .predictions import CONV, PredictionKey, Predictions
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Loss:
     conv: Tensor
     modules: dict[str, Tensor]  # "local" and "global", where they run
     final: Tensor
-    weights: dict[str, Tensor]  # per iteration's name, the re-weighting of its regions [R]
+    weights: dict[PredictionKey, Tensor]  # of every module's prediction, how much each of its regions weighs, [R]
 
 
 def compute(predictions: Predictions, labels: Tensor, ptr: Tensor, config: LossConfig) -> Loss:
@@ -39,16 +39,16 @@ def compute(predictions: Predictions, labels: Tensor, ptr: Tensor, config: LossC
     def entropy(logits: Tensor) -> Tensor:
         return F.cross_entropy(_at_least_float32(logits), labels, reduction="none")
 
-    conv = (entropy(predictions.logits["conv"]) * even).sum()
+    conv = (entropy(predictions.logits[CONV]) * even).sum()
     total, modules, weights = conv, {}, {}
     for module in ("local", "global"):
-        names = [name for name in predictions.logits if name.startswith(module)]
-        previous = predictions.logits["conv"]
+        keys = [key for key in predictions.logits if key.module == module]
+        previous = predictions.logits[CONV]
         parts = []
-        for name in names:
-            logits = predictions.logits[name]
-            weights[name] = hard_weights(previous, labels, image, images, config.beta)
-            parts.append((entropy(logits) * weights[name]).sum() / images)
+        for key in keys:
+            logits = predictions.logits[key]
+            weights[key] = hard_weights(previous, labels, image, images, config.beta)
+            parts.append((entropy(logits) * weights[key]).sum() / images)
             previous = logits
         if parts:
             modules[module] = torch.stack(parts).mean()

@@ -1,7 +1,6 @@
 """The model: the roll-out of both modules on one screen. Layers live in backbone.py, local.py and graph.py."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,19 +14,8 @@ from .config import ModelConfig
 from .data.sample import Batch
 from .graph import GlobalModule
 from .local import LocalModule
-
-
-@dataclass
-class Predictions:
-    """What a roll-out says of R regions and C classes; steps are "conv", "local 1".."local I", "global 1".."global
-    I"."""
-
-    logits: dict[str, Tensor]  # name -> [R, C]
-    attention: Tensor  # [K, R] in the order of `logits`; sums to 1 over K
-    final: Tensor  # [R, C]
-    confidences: Tensor  # [K, R]
-    # the spatial memory before each read, [B, D, H, W]; empty without a local module and for images of several sizes
-    memories: list[Tensor]
+from .predictions import CONV, PredictionKey, Predictions
+from .regions import Regions
 
 
 class IRNet(nn.Module):
@@ -89,62 +77,47 @@ class IRNet(nn.Module):
         patches = crop_resize(features, cells, ptr, self.config.patch_size)  # [R, F, P, P]
         feature = self.backbone.head(patches)  # [R, F']
         f0 = self.classifier(feature)  # [R, C]
-        logits = {"conv": f0}
-        if self.local is None and self.graph is None:
-            return Predictions(logits, f0.new_ones(1, f0.shape[0]), f0.detach(), f0.new_zeros(1, f0.shape[0]), [])
+        modules = self.reasoning_modules()
+        if not modules:
+            return Predictions({CONV: f0}, f0.new_ones(1, f0.shape[0]), f0.detach(), f0.new_zeros(1, f0.shape[0]), [])
 
         # What enters the memories is detached: the ConvNet learns from its own prediction's loss alone.
-        patches, feature = patches.detach(), feature.detach()
-        confidences, memories, last = {}, [], {}
-        if self.graph is not None:
-            state = self.graph.start(feature)  # [R, D]
-            last["global"] = f0
-            edge_weights = self.graph.edge_weights()
-            if self.local is None:  # the paper leaves open who judges f0 then; here the first states do
-                confidences["conv"] = self.graph.confidence(state)
-        if self.local is not None:
-            images, _, height, width = features.shape
-            memory = self.local.start(images, height, width)  # [B, D, H, W]
-            memories.append(memory)
-            confidences["conv"] = self.local.confidence(self._run(self.local.read, memory, cells, ptr))
-            last["local"] = f0
-            gru = self.local.gru_weights()
-
+        regions = Regions(boxes, cells, ptr, patches.detach(), feature.detach(), f0.detach()[:, None])
+        states = {name: [module.start(features, regions)] for name, module in modules.items()}
+        first = next(iter(modules))  # it judges the ConvNet's prediction
+        read = self._run(modules[first].first_read, states[first][0], regions)
+        logits, confidences = {CONV: f0}, {CONV: modules[first].confidence(read)}
+        last = dict.fromkeys(modules, f0)
         for i in range(1, self.config.iterations + 1):
-            seen = {module: last[module].detach() for module in sorted(last, reverse=True)}  # local before global
-            both = torch.cat(list(seen.values()), 1)  # [R, C or 2C]
-            if self.local is not None:
-                memory = self._run(self.local.write, memory, patches, both, cells, ptr, gru)
-                memories.append(memory)
-                found = self._run(self.local.read, memory, cells, ptr)  # [R, hidden]
-                logits[f"local {i}"] = last["local"] = self.local.classifier(found)
-                confidences[f"local {i}"] = self.local.confidence(found)
-            if self.graph is not None:
-                state = self.graph.write(state, feature, both)
-                found = self._run(self.graph.read, state, self._assignment(seen), boxes, ptr, edge_weights)  # [R, D]
-                logits[f"global {i}"] = last["global"] = self.graph.classifier(found)
-                confidences[f"global {i}"] = self.graph.confidence(found)
+            regions = regions._replace(logits=torch.stack([f.detach() for f in last.values()], 1))  # [R, M, C]
+            for name, module in modules.items():
+                states[name].append(self._run(module.write, states[name][-1], regions))
+                read = self._run(module.read, states[name][-1], regions)  # [R, hidden] or [R, D]
+                key = PredictionKey(name, i)
+                logits[key] = last[name] = module.classifier(read)  # [R, C]
+                confidences[key] = module.confidence(read)  # [R, 1]
+        return _attend(logits, confidences, [state.memory for state in states.get("local", [])])
 
-        logits = {name: logits[name] for name in sorted(logits, key=_order)}
-        confidence = torch.cat([confidences[name] for name in logits], 1).T  # [K, R]
-        attention = confidence.softmax(0, torch.promote_types(confidence.dtype, torch.float32))  # [K, R]
-        final = sum(w[:, None] * f.detach() for w, f in zip(attention, logits.values(), strict=True))
-        return Predictions(logits, attention, final, confidence, memories)
+    def reasoning_modules(self) -> dict[str, LocalModule | GlobalModule]:
+        """The modules that this variant has, in the order of their predictions."""
+        modules = {"local": self.local, "global": self.graph}
+        return {name: module for name, module in modules.items() if module is not None}
 
-    def _run(self, step: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    def _run(self, part: Callable[..., Any], *arguments: Any) -> Any:
         if self.grad_checkpointing and self.training:
-            return checkpoint(step, *arguments, use_reentrant=False)
-        return step(*arguments)
-
-    def _assignment(self, seen: dict[str, Tensor]) -> Tensor:
-        """How much each region belongs to each class, [R, C]."""
-        mean = self.config.assignment == "mean" and len(seen) > 1
-        return (sum(seen.values()) / len(seen) if mean else seen["global"]).softmax(1)
+            return checkpoint(part, *arguments, use_reentrant=False)
+        return part(*arguments)
 
 
-def _order(name: str) -> tuple[int, int]:
-    module, _, iteration = name.partition(" ")
-    return ("conv", "local", "global").index(module), int(iteration or 0)
+def _attend(
+    logits: dict[PredictionKey, Tensor], confidences: dict[PredictionKey, Tensor], memories: list[Tensor]
+) -> Predictions:
+    """Mix the final prediction of all others, each weighed by its confidence [R, 1] among theirs."""
+    logits = {key: logits[key] for key in sorted(logits)}
+    confidence = torch.cat([confidences[key] for key in logits], 1).T  # [K, R]
+    attention = confidence.softmax(0, torch.promote_types(confidence.dtype, torch.float32))  # [K, R]
+    final = sum(w[:, None] * f.detach() for w, f in zip(attention, logits.values(), strict=True))
+    return Predictions(logits, attention, final, confidence, memories)
 
 
 def _merge(parts: list[Predictions], order: Tensor) -> Predictions:
@@ -152,7 +125,7 @@ def _merge(parts: list[Predictions], order: Tensor) -> Predictions:
     if len(parts) == 1:
         return parts[0]
     return Predictions(
-        {name: torch.cat([p.logits[name] for p in parts])[order] for name in parts[0].logits},
+        {key: torch.cat([p.logits[key] for p in parts])[order] for key in parts[0].logits},
         torch.cat([p.attention for p in parts], 1)[:, order],
         torch.cat([p.final for p in parts])[order],
         torch.cat([p.confidences for p in parts], 1)[:, order],

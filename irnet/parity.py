@@ -129,13 +129,13 @@ def compare_local(file: dict[str, np.ndarray], dtype: torch.dtype) -> dict[str, 
         "rois": _normalised_rois(boxes, height, width),
         "inv_rois": _inverse_rois(boxes, height, width),
     }
-    for i, (name, logits) in enumerate(predictions.logits.items()):
+    for i, (key, logits) in enumerate(predictions.logits.items()):
         ours[f"cls_score_{i}"] = logits
         ours[f"confid_{i}"] = predictions.confidences[i][:, None]
         ours[f"attend_{i}"] = predictions.attention[i][:, None]
         ours[f"memory_{i}"] = predictions.memories[i].permute(0, 2, 3, 1)
-        if name in loss.weights:
-            ours[f"weights_{i}"] = loss.weights[name]
+        if key in loss.weights:
+            ours[f"weights_{i}"] = loss.weights[key]
     ours = {f"out/{name}": value for name, value in ours.items()}
     parameters = dict(model.named_parameters())
     for theirs, name in VARIABLES.items():

@@ -14,6 +14,7 @@ from irnet.config import ModelConfig
 from irnet.data.scene_layout import visible_region
 from irnet.errors import InputError
 from irnet.model import IRNet
+from irnet.predictions import CONV
 
 TINY = (1, 1, 1, 1)
 
@@ -75,7 +76,7 @@ def test_the_small_backbone_sees_its_stated_region_and_no_more(box):
     seen = torch.zeros(height, width, dtype=torch.bool)
     for _ in range(3):  # a unit that one image switches off, another switches on
         image = torch.rand(1, 3, height, width, dtype=torch.float64, requires_grad=True)
-        logits = model.reason(model.backbone(image), box_, ptr).logits["conv"]
+        logits = model.reason(model.backbone(image), box_, ptr).logits[CONV]
         (logits * torch.randn_like(logits)).sum().backward()
         seen |= (image.grad[0] != 0).any(0)
     region = visible_region(np.array([box]), (height, width), STRIDE, SmallBackbone.receptive_field)

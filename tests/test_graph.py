@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from irnet.config import ModelConfig
-from irnet.graph import GlobalModule, to_classes, to_regions
+from irnet.graph import GlobalModule, GlobalState, to_classes, to_regions
+from irnet.regions import Regions
 from irnet_kernels import EdgeSet
 
 CLASSES, FEATURES, D, BANDWIDTH = 4, 5, 3, 40.0
@@ -99,6 +100,15 @@ def scene(seed=1):
     return torch.randn(8, D, dtype=torch.float64), p, boxes, ptr
 
 
+def regions_of(p, boxes, ptr, feature=None) -> Regions:
+    """Regions whose last prediction gives the classes the probabilities p [R, C]."""
+    return Regions(boxes, boxes / 16, ptr, None, feature, p.log()[:, None])
+
+
+def read(module, state, p, boxes, ptr):
+    return module.read(GlobalState(state, module.edge_weights()), regions_of(p, boxes, ptr))
+
+
 def images(ptr):
     return [slice(a, b) for a, b in zip(ptr.tolist(), ptr.tolist()[1:], strict=False) if b > a]
 
@@ -108,7 +118,7 @@ def test_read_is_the_dense_reading(vectors):
     words = torch.randn(CLASSES, vectors, dtype=torch.float64) if vectors else None
     module, (state, p, boxes, ptr) = build(words), scene()
     expected = torch.cat([slow_read(module, state[s], p[s], boxes[s].tolist()) for s in images(ptr)])
-    found = module.read(state, p, boxes, ptr)
+    found = read(module, state, p, boxes, ptr)
     torch.testing.assert_close(found, expected)
     assert (found - state).abs().max() > 0.1  # something was said at all
     learned = {name.split(".")[0] for name, _ in module.named_parameters()}
@@ -124,7 +134,7 @@ def test_one_layer_is_one_term_at_a_time():
             for name, parameter in layer.named_parameters():
                 if (name == "spatial") != (kept == "spatial"):
                     torch.nn.init.zeros_(parameter)
-        found = module.read(state, p, boxes, ptr)
+        found = read(module, state, p, boxes, ptr)
         expected = torch.cat([slow_read(module, state[s], p[s], boxes[s].tolist()) for s in images(ptr)])
         torch.testing.assert_close(found, expected)
         # a region alone in its image hears of no other region, but still of the classes
@@ -138,7 +148,7 @@ def test_the_gradient_is_the_dense_readings():
     slow = torch.cat([slow_read(module, state[s], p[s], boxes[s].tolist()) for s in images(ptr)])
     probe = torch.randn_like(slow)
     expected = torch.autograd.grad((slow * probe).sum(), wanted)
-    found = torch.autograd.grad((module.read(state, p, boxes, ptr) * probe).sum(), wanted)
+    found = torch.autograd.grad((read(module, state, p, boxes, ptr) * probe).sum(), wanted)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
         assert theirs.any()
@@ -150,19 +160,19 @@ def test_learned_geometry_of_fixed_values_reads_the_same_and_learns():
     for layer in learned.layers:
         torch.nn.init.constant_(layer.log_bandwidth, math.log(BANDWIDTH))
         torch.nn.init.ones_(layer.scale)
-    read = learned.read(state, p, boxes, ptr)
-    torch.testing.assert_close(read, fixed.read(state, p, boxes, ptr))
+    before = read(learned, state, p, boxes, ptr)
+    torch.testing.assert_close(before, read(fixed, state, p, boxes, ptr))
     new = {
         name: parameter for name, parameter in learned.named_parameters() if name.endswith(("log_bandwidth", "scale"))
     }
     assert len(new) == 2 * len(learned.layers)
-    gradients = torch.autograd.grad(read.square().sum(), list(new.values()))
+    gradients = torch.autograd.grad(before.square().sum(), list(new.values()))
     assert all(gradient.any() for gradient in gradients)
     # A step of either changes what is read.
     for name in ("log_bandwidth", "scale"):
         with torch.no_grad():
             getattr(learned.layers[0], name).add_(0.5)
-        assert not torch.allclose(learned.read(state, p, boxes, ptr), read)
+        assert not torch.allclose(read(learned, state, p, boxes, ptr), before)
 
 
 def test_fresh_geometry_is_that_of_the_config():
@@ -176,9 +186,11 @@ def test_write_is_a_gated_recurrent_unit():
     module = build()
     state = torch.randn(6, D, dtype=torch.float64)
     feature = torch.randn(6, FEATURES, dtype=torch.float64)
-    logits = torch.randn(6, 2 * CLASSES, dtype=torch.float64)
-    x = feature @ module.map_feature.weight.T + module.map_feature.bias + logits @ module.map_logits.weight.T
-    torch.testing.assert_close(module.write(state, feature, logits), slow_gru(module.gru, x.relu(), state))
+    logits = torch.randn(6, 2, CLASSES, dtype=torch.float64)
+    x = feature @ module.map_feature.weight.T + module.map_feature.bias + logits.flatten(1) @ module.map_logits.weight.T
+    regions = Regions(None, None, None, None, feature, logits)
+    written = module.write(GlobalState(state, module.edge_weights()), regions)
+    torch.testing.assert_close(written.states, slow_gru(module.gru, x.relu(), state))
     assert module.map_logits.bias is None and module.confidence.bias is None
 
 
@@ -186,22 +198,30 @@ def test_start():
     feature = torch.randn(6, FEATURES, dtype=torch.float64)
     module = build()
     expected = (feature @ module.start_feature.weight.T + module.start_feature.bias).relu()
-    torch.testing.assert_close(module.start(feature), expected)
-    assert expected.any()
-    zero = build(region_start="zero").start(feature)
+    regions = Regions(None, None, None, None, feature, None)
+    state = module.start(None, regions)
+    torch.testing.assert_close(state.states, expected)
+    assert expected.any() and module.first_read(state, regions) is state.states
+    zero = build(region_start="zero").start(None, regions).states
     assert zero.shape == (6, D) and not zero.any()
 
 
 def test_no_regions_at_all():
-    module = build()
-    out = module.read(
-        torch.zeros(0, D).double(), torch.zeros(0, CLASSES).double(), torch.zeros(0, 4), torch.zeros(3).long()
+    module, empty = build(), torch.zeros(0, 4)
+    regions = Regions(
+        empty, empty, torch.zeros(3).long(), None, torch.zeros(0, 5).double(), torch.zeros(0, 2, 4).double()
     )
-    assert out.shape == (0, D)
-    assert module.write(torch.zeros(0, D).double(), torch.zeros(0, 5).double(), torch.zeros(0, 8).double()).shape == (
-        0,
-        D,
-    )
+    state = module.start(None, regions)
+    for found in (module.read(state, regions), module.write(state, regions).states):
+        assert found.shape == (0, D)
+
+
+@pytest.mark.parametrize("assignment", ["own", "mean"])
+def test_assignment_is_by_the_own_prediction_or_by_the_mean(assignment):
+    logits = torch.randn(3, 2, CLASSES)
+    expected = {"own": logits[:, 1], "mean": (logits[:, 0] + logits[:, 1]) / 2}[assignment]
+    assert torch.equal(build(assignment=assignment).assign(logits), expected.softmax(1))
+    assert torch.equal(build(assignment=assignment).assign(logits[:, :1]), logits[:, 0].softmax(1))
 
 
 def test_to_classes_and_back():

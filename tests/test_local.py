@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from irnet.config import ModelConfig
-from irnet.local import LocalModule, resize_legacy
+from irnet.local import LocalModule, LocalState, resize_legacy
+from irnet.regions import Regions
 
 CLASSES, FEATURES, LOGITS_IN = 5, 6, 2
 
@@ -112,11 +113,27 @@ def scene():
     return memory, patches, logits, cells, ptr, image
 
 
+def regions_of(patches, logits, cells, ptr) -> Regions:
+    return Regions(cells * 16, cells, ptr, patches, None, logits.unflatten(1, (LOGITS_IN, CLASSES)))
+
+
+def read(module, memory, cells, ptr):
+    return module.read(LocalState(memory, module.gru_weights()), Regions(None, cells, ptr, None, None, None))
+
+
+def write(module, memory, *regions):
+    return module.write(LocalState(memory, module.gru_weights()), regions_of(*regions)).memory
+
+
+def start(module, images, height, width):
+    return module.start(torch.empty(images, FEATURES, height, width), Regions(*[None] * 6)).memory
+
+
 def test_read_is_the_slow_reading():
     memory, _, _, cells, ptr, image = scene()
     module = build()
     # cells are float32 and meant exactly, so only float64 rounding is left
-    torch.testing.assert_close(module.read(memory, cells, ptr), slow_read(module, memory, cells.double(), image))
+    torch.testing.assert_close(read(module, memory, cells, ptr), slow_read(module, memory, cells.double(), image))
 
 
 @pytest.mark.parametrize("gate", [1, 0], ids=["one-gate", "channel-gates"])
@@ -124,7 +141,7 @@ def test_write_is_the_slow_reading(gate):
     memory, patches, logits, cells, ptr, image = scene()
     module = build(gate)
     assert module.gru["reset_x"].shape[0] == (gate or 4)
-    written = module.write(memory, patches, logits, cells, ptr)
+    written = write(module, memory, patches, logits, cells, ptr)
     torch.testing.assert_close(written, slow_write(module, memory, patches, logits, cells.double(), image))
     assert torch.equal(written[1], memory[1])  # nobody writes there
     assert not torch.equal(written[0], memory[0])
@@ -134,7 +151,7 @@ def test_every_weight_matters_to_what_is_read_after_writing():
     memory, patches, logits, cells, ptr, _ = scene()
     for gate in (1, 0):
         module = build(gate)
-        found = module.read(module.write(module.start(3, 6, 7) + memory, patches, logits, cells, ptr), cells, ptr)
+        found = read(module, write(module, start(module, 3, 6, 7) + memory, patches, logits, cells, ptr), cells, ptr)
         (module.classifier(found).sin().sum() + module.confidence(found).sin().sum()).backward()
         assert not [name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()]
 
@@ -154,7 +171,7 @@ def test_resize_legacy_by_hand():
 
 def test_the_memory_starts_alike_for_all_images():
     module = build()
-    memory = module.start(3, 5, 8)
+    memory = start(module, 3, 5, 8)
     assert memory.shape == (3, 4, 5, 8)
     assert torch.equal(memory[0], memory[2]) and torch.equal(memory[:1], resize_legacy(module.initial, 5, 8))
 
@@ -162,23 +179,28 @@ def test_the_memory_starts_alike_for_all_images():
 def test_regions_of_other_images_change_nothing():
     memory, patches, logits, cells, ptr, _ = scene()
     module = build()
-    together = module.write(memory, patches, logits, cells, ptr)
-    alone = module.write(memory[2:], patches[2:], logits[2:], cells[2:], torch.tensor([0, 2]))
+    together = write(module, memory, patches, logits, cells, ptr)
+    alone = write(module, memory[2:], patches[2:], logits[2:], cells[2:], torch.tensor([0, 2]))
     torch.testing.assert_close(together[2:], alone)
     torch.testing.assert_close(
-        module.read(together, cells, ptr)[2:], module.read(alone, cells[2:], torch.tensor([0, 2]))
+        read(module, together, cells, ptr)[2:], read(module, alone, cells[2:], torch.tensor([0, 2]))
     )
 
 
 def test_no_regions():
     module = build()
-    memory, ptr = module.start(2, 5, 4), torch.zeros(3, dtype=torch.int64)
+    memory, ptr = start(module, 2, 5, 4), torch.zeros(3, dtype=torch.int64)
     empty = torch.zeros(0, 4)
-    written = module.write(
-        memory, torch.zeros(0, FEATURES, 5, 5).double(), torch.zeros(0, LOGITS_IN * CLASSES).double(), empty, ptr
+    written = write(
+        module,
+        memory,
+        torch.zeros(0, FEATURES, 5, 5).double(),
+        torch.zeros(0, LOGITS_IN * CLASSES).double(),
+        empty,
+        ptr,
     )
     assert torch.equal(written, memory)
-    assert module.read(memory, empty, ptr).shape == (0, 8)
+    assert read(module, memory, empty, ptr).shape == (0, 8)
 
 
 def test_initial_weights_are_the_authors():

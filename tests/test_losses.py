@@ -8,7 +8,7 @@ import torch
 from irnet import losses
 from irnet.config import LossConfig
 from irnet.losses import hard_weights
-from irnet.model import Predictions
+from irnet.predictions import CONV, PredictionKey, Predictions
 
 CLASSES = 5
 PTR = torch.tensor([0, 3, 3, 4, 9])  # four images, one with no regions
@@ -24,7 +24,7 @@ NAMES = {
 def predict(names, regions=9, dtype=torch.float64, seed=0) -> tuple[Predictions, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: (3 * torch.randn(*shape, dtype=torch.float64, generator=generator)).to(dtype)  # noqa: E731
-    logits = {name: draw(regions, CLASSES).requires_grad_() for name in names}
+    logits = {PredictionKey.parse(name): draw(regions, CLASSES).requires_grad_() for name in names}
     confidences = draw(len(names), regions).requires_grad_()
     final = draw(regions, CLASSES).requires_grad_()
     labels = torch.randint(0, CLASSES, (regions,), generator=generator)
@@ -33,7 +33,7 @@ def predict(names, regions=9, dtype=torch.float64, seed=0) -> tuple[Predictions,
 
 def part(predictions, rows) -> Predictions:
     return Predictions(
-        {name: value[rows] for name, value in predictions.logits.items()},
+        {key: value[rows] for key, value in predictions.logits.items()},
         predictions.attention[:, rows],
         predictions.final[rows],
         predictions.confidences[:, rows],
@@ -47,7 +47,7 @@ def entropy(row, label):
 
 def slow_loss(predictions, labels, ptr, config):
     """Numbers, by the formula: (total, conv, {module: part}, final, {name: weights})."""
-    logits = {name: value.tolist() for name, value in predictions.logits.items()}
+    logits = {str(key): value.tolist() for key, value in predictions.logits.items()}
     final, labels, images = predictions.final.tolist(), labels.tolist(), len(ptr) - 1
     conv_part = final_part = 0.0
     modules = {m: 0.0 for m in ("local", "global") if any(n.startswith(m) for n in logits)}
@@ -80,9 +80,9 @@ def test_the_loss_is_the_loop(variant):
     assert found.conv.item() == pytest.approx(conv, rel=1e-12)
     assert {m: v.item() for m, v in found.modules.items()} == pytest.approx(modules, rel=1e-12)
     assert found.final.item() == pytest.approx(final, rel=1e-12)
-    assert set(found.weights) == set(weights)
+    assert {str(key) for key in found.weights} == set(weights)
     for name, expected in weights.items():
-        assert found.weights[name].tolist() == pytest.approx(expected, rel=1e-12)
+        assert found.weights[PredictionKey.parse(name)].tolist() == pytest.approx(expected, rel=1e-12)
 
 
 def test_defaults_are_the_authors():
@@ -115,9 +115,9 @@ def test_the_gradient_takes_the_weights_as_given():
     loss = losses.compute(predictions, labels, PTR, CONFIG)
     loss.total.backward()
     one_hot = torch.nn.functional.one_hot(labels, CLASSES)
-    for name, weight in loss.weights.items():
+    for key, weight in loss.weights.items():
         assert not weight.requires_grad
-        logits = predictions.logits[name]
+        logits = predictions.logits[key]
         expected = CONFIG.memory / 3 / 4 * weight[:, None] * (logits.softmax(1) - one_hot)
         torch.testing.assert_close(logits.grad, expected, rtol=1e-12, atol=1e-14)
 
@@ -125,7 +125,7 @@ def test_the_gradient_takes_the_weights_as_given():
 def test_weights_are_normalised_and_floored():
     predictions, labels = predict(NAMES["local"])
     image = torch.repeat_interleave(torch.arange(4), PTR.diff())
-    weights = hard_weights(predictions.logits["conv"], labels, image, 4, 0.4)
+    weights = hard_weights(predictions.logits[CONV], labels, image, 4, 0.4)
     sums = torch.zeros(4, dtype=torch.float64).index_add_(0, image, weights)
     torch.testing.assert_close(sums, torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64))
     # one certainly right region beside one certainly wrong one: beta against 1
@@ -148,7 +148,7 @@ def test_no_regions_give_zero_and_a_gradient_of_zero(variant):
     loss = losses.compute(predictions, labels, torch.zeros(3, dtype=torch.int64), CONFIG)
     assert loss.total.item() == 0
     loss.total.backward()
-    assert predictions.logits["conv"].grad.shape == (0, CLASSES)
+    assert predictions.logits[CONV].grad.shape == (0, CLASSES)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -10,11 +10,16 @@ from irnet import losses
 from irnet.backbone import STRIDE, ResNet
 from irnet.config import VARIANTS, LossConfig, ModelConfig
 from irnet.data.sample import Batch
-from irnet.model import IRNet, Predictions
+from irnet.graph import GlobalState
+from irnet.local import LocalState, resize_legacy
+from irnet.model import IRNet
+from irnet.predictions import CONV, PredictionKey, Predictions
+from irnet.regions import Regions
 from irnet_kernels import EdgeSet, conv_gru, crop_resize
 
 CLASSES = 5
 ITERATIVE = ("local", "global", "full")
+LOCAL_2, GLOBAL_1, GLOBAL_2 = PredictionKey("local", 2), PredictionKey("global", 1), PredictionKey("global", 2)
 
 
 def class_graph() -> EdgeSet:
@@ -77,7 +82,7 @@ def rows_of(batch: Batch, order):
 
 
 def tensors(found: Predictions, rows=slice(None)) -> dict[str, torch.Tensor]:
-    named = {name: value[rows] for name, value in found.logits.items()}
+    named = {str(key): value[rows] for key, value in found.logits.items()}
     named |= {"attention": found.attention[:, rows].T, "confidences": found.confidences[:, rows].T}
     return named | {"final": found.final[rows]}
 
@@ -133,9 +138,9 @@ def test_regions_of_one_image_do_see_each_other(variant):
     fewer = Batch(batch.images, batch.boxes[:2], torch.tensor([0, 2]), batch.labels[:2], batch.names)
     with torch.no_grad():
         all_, some = model(batch), model(fewer)
-    torch.testing.assert_close(all_.logits["conv"][:2], some.logits["conv"])
-    for name in list(some.logits)[1:]:
-        assert (all_.logits[name][:2] - some.logits[name]).abs().max() > 1e-4, name
+    torch.testing.assert_close(all_.logits[CONV][:2], some.logits[CONV])
+    for key in list(some.logits)[1:]:
+        assert (all_.logits[key][:2] - some.logits[key]).abs().max() > 1e-4, key
 
 
 @pytest.mark.parametrize("resnet", [False, True], ids=["small", "resnet"])
@@ -143,7 +148,7 @@ def test_regions_of_one_image_do_see_each_other(variant):
 def test_no_regions_in_any_image(variant, resnet):
     model, batch = build(variant, resnet).train(), make_batch([(48, 64), (33, 70)], [0, 0])
     loss, found = compute(model, batch)
-    assert {name: tuple(v.shape) for name, v in found.logits.items()} == dict.fromkeys(found.logits, (0, CLASSES))
+    assert {key: tuple(v.shape) for key, v in found.logits.items()} == dict.fromkeys(found.logits, (0, CLASSES))
     assert found.final.shape == (0, CLASSES) and found.attention.shape == (len(found.logits), 0)
     assert loss.total.item() == 0 and loss.total.isfinite()
     for name, gradient in gradients(model, loss.total).items():
@@ -163,7 +168,7 @@ def test_names_and_order_of_the_predictions(variant, iterations):
     for module in ("local", "global"):
         if variant in (module, "full"):
             names += [f"{module} {i}" for i in range(1, iterations + 1)]
-    assert list(found.logits) == names
+    assert [str(key) for key in found.logits] == names
     assert found.attention.shape == found.confidences.shape == (len(names), 2)
     assert len(found.memories) == (iterations + 1 if variant in ("local", "full") else 0)
 
@@ -181,7 +186,7 @@ def test_the_final_prediction_is_the_attended_sum(variant):
             final[r] += shares[k] / sum(shares) * logits[r].detach()
     torch.testing.assert_close(found.final.detach(), final)
     if variant == "conv":
-        assert torch.equal(found.final, found.logits["conv"])
+        assert torch.equal(found.final, found.logits[CONV])
 
 
 @pytest.mark.parametrize("assignment", ["own", "mean"])
@@ -200,12 +205,13 @@ def test_the_roll_out_step_by_step(variant, assignment):
         feature = model.backbone.head(patches)
         logits, confidence = {"conv": model.classifier(feature)}, {}
         before = {"local": logits["conv"], "global": logits["conv"]}
+        regions = Regions(boxes, cells, ptr, patches, feature, None)
         if graph is not None:
-            state = F.relu(graph.start_feature(feature))
-            confidence["conv"] = graph.confidence(state)
+            state = GlobalState(F.relu(graph.start_feature(feature)), graph.edge_weights())
+            confidence["conv"] = graph.confidence(state.states)
         if local is not None:
-            memory = local.start(1, *features.shape[2:])
-            confidence["conv"] = local.confidence(local.read(memory, cells, ptr))
+            memory = LocalState(resize_legacy(local.initial, *features.shape[2:]), local.gru_weights())
+            confidence["conv"] = local.confidence(local.read(memory, regions))
         for i in (1, 2, 3):
             now = dict(before)
             said = {
@@ -213,18 +219,18 @@ def test_the_roll_out_step_by_step(variant, assignment):
                 "global": [before["global"]],
                 "full": [before["local"], before["global"]],
             }
-            said = torch.cat(said[variant], 1)
+            regions = regions._replace(logits=torch.stack(said[variant], 1))
             if local is not None:
-                memory = local.write(memory, patches, said, cells, ptr)
-                read = local.read(memory, cells, ptr)
+                memory = local.write(memory, regions)
+                read = local.read(memory, regions)
                 now["local"] = logits[f"local {i}"] = local.classifier(read)
                 confidence[f"local {i}"] = local.confidence(read)
             if graph is not None:
-                state = graph.write(state, feature, said)
-                p = before["global"]
+                state = graph.write(state, regions)
+                last = before["global"]
                 if variant == "full" and assignment == "mean":
-                    p = (before["global"] + before["local"]) / 2
-                read = graph.read(state, p.softmax(1), boxes, ptr)
+                    last = (before["global"] + before["local"]) / 2
+                read = graph.read(state, regions._replace(logits=last[:, None]))
                 now["global"] = logits[f"global {i}"] = graph.classifier(read)
                 confidence[f"global {i}"] = graph.confidence(read)
             before = now
@@ -238,17 +244,17 @@ def test_the_ways_of_assignment_differ():
     batch = mixed()
     with torch.no_grad():
         own, mean = (build("full", assignment=a)(batch).logits for a in ("own", "mean"))
-        assert torch.equal(own["global 1"], mean["global 1"])  # both modules start from the ConvNet's prediction
-        assert (own["global 2"] - mean["global 2"]).abs().max() > 1e-4
+        assert torch.equal(own[GLOBAL_1], mean[GLOBAL_1])  # both modules start from the ConvNet's prediction
+        assert (own[GLOBAL_2] - mean[GLOBAL_2]).abs().max() > 1e-4
         own, mean = (build("global", assignment=a)(batch).logits for a in ("own", "mean"))
-        assert torch.equal(own["global 2"], mean["global 2"])  # nothing to average with
+        assert torch.equal(own[GLOBAL_2], mean[GLOBAL_2])  # nothing to average with
 
 
 def test_the_region_states_start_as_the_config_says():
     batch = mixed()
     with torch.no_grad():
         feature, zero = (build("global", region_start=s)(batch) for s in ("feature", "zero"))
-    assert (feature.logits["global 1"] - zero.logits["global 1"]).abs().max() > 1e-3
+    assert (feature.logits[GLOBAL_1] - zero.logits[GLOBAL_1]).abs().max() > 1e-3
     assert not zero.confidences[0].any() and feature.confidences[0].any()
 
 
@@ -258,8 +264,9 @@ def test_memories_are_those_before_each_read_and_only_for_one_size():
     with torch.no_grad():
         memories = model(batch).memories
         assert model(mixed()).memories == []
-        again = model.local.read(memories[2], batch.boxes / STRIDE, batch.ptr)
-        torch.testing.assert_close(model.local.classifier(again), model(batch).logits["local 2"])
+        regions = Regions(batch.boxes, batch.boxes / STRIDE, batch.ptr, None, None, None)
+        again = model.local.read(LocalState(memories[2], model.local.gru_weights()), regions)
+        torch.testing.assert_close(model.local.classifier(again), model(batch).logits[LOCAL_2])
     assert [tuple(m.shape) for m in memories] == [(2, 6, 4, 5)] * 3
 
 
@@ -302,10 +309,10 @@ def test_the_final_loss_teaches_the_confidences_only(variant):
 def test_predictions_that_enter_the_memories_are_detached(variant):
     """The last iteration's loss reaches the classifier through the last logits only."""
     model, batch = build(variant).double(), make_batch([(64, 80)], [3], dtype=torch.float64)
-    name, module = ("global 2", model.graph) if variant == "global" else ("local 2", model.local)
+    key, module = (GLOBAL_2, model.graph) if variant == "global" else (LOCAL_2, model.local)
     inputs = []
     module.classifier.register_forward_hook(lambda module, args, out: inputs.append(args[0]))
-    logits = model(batch).logits[name]
+    logits = model(batch).logits[key]
     probe = torch.randn_like(logits)
     (gradient,) = torch.autograd.grad((logits * probe).sum(), module.classifier.weight)
     torch.testing.assert_close(gradient, probe.T @ inputs[-1])
@@ -391,9 +398,9 @@ def test_word_vectors_take_the_place_of_learned_class_features():
     found = gradients(model, compute(model, batch)[0].total)
     assert found["graph.class_projection.weight"].any()
     with torch.no_grad():
-        before = model(batch).logits["global 1"]
+        before = model(batch).logits[GLOBAL_1]
         model.graph.word_vectors.add_(1)
-        assert (model(batch).logits["global 1"] - before).abs().max() > 1e-4
+        assert (model(batch).logits[GLOBAL_1] - before).abs().max() > 1e-4
     assert "graph.class_features" in dict(build("full").named_parameters())
 
 

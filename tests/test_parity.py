@@ -9,6 +9,7 @@ import torch
 from irnet import losses, parity
 from irnet.backbone import STRIDE
 from irnet.config import LossConfig
+from irnet.predictions import CONV, PredictionKey
 from irnet_kernels.roi.reference import coverage
 
 ORACLE = Path(__file__).resolve().parents[2] / "shared" / "oracle"
@@ -85,12 +86,12 @@ def record(sizes) -> dict[str, np.ndarray]:
         "count_matrix": coverage(gt[:, :4] / STRIDE, ptr, patch, height, width)[..., None],
     }
     for i in range(iterations + 1):
-        outputs[f"cls_score_{i}"] = found.logits[f"local {i}" if i else "conv"]
+        outputs[f"cls_score_{i}"] = found.logits[PredictionKey("local", i) if i else CONV]
         outputs[f"confid_{i}"] = found.confidences[i, :, None]
         outputs[f"attend_{i}"] = found.attention[i, :, None]
         outputs[f"memory_{i}"] = found.memories[i].permute(0, 2, 3, 1)
         if i:
-            outputs[f"weights_{i}"] = loss.weights[f"local {i}"]
+            outputs[f"weights_{i}"] = loss.weights[PredictionKey("local", i)]
     file |= {f"out/{name}": value.detach().numpy() for name, value in outputs.items()}
     parameters = dict(model.named_parameters())
     for theirs, ours in parity.VARIABLES.items():

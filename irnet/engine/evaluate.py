@@ -16,6 +16,7 @@ from ..data.loader import batches
 from ..data.sample import Batch
 from ..errors import InputError
 from ..model import IRNet
+from ..predictions import FINAL, PredictionKey
 from ..progress import Progress
 from .setup import sizes
 
@@ -24,13 +25,13 @@ from .setup import sizes
 class Scores:
     """Soft-max scores of all regions of a data set, on the CPU.
 
-    steps   name -> float32 [R, C]: "final", then every prediction of the roll-out
+    predictions  float32 [R, C]: the final one, then every other
     labels  int64 [R]
     kinds   R strings, or empty
     images  their number
     """
 
-    steps: dict[str, Tensor]
+    predictions: dict[PredictionKey, Tensor]
     labels: Tensor
     kinds: list[str]
     images: int
@@ -64,14 +65,14 @@ def progress_of(dataset, config: Config, hidden: bool = False) -> Progress:
     return Progress("evaluation", images, "image", hidden=hidden)
 
 
-def finite_scores(step: str, logits: Tensor, images: list[str], where: str) -> Tensor:
-    """float32 [R, C] on the CPU: the softmax of the logits of one step of the reasoning about `images`.
+def finite_scores(key: PredictionKey, logits: Tensor, images: list[str], where: str) -> Tensor:
+    """float32 [R, C] on the CPU: the softmax of the logits of one prediction for `images`.
 
     where  what NotFinite, raised where the model has diverged, is about
     """
     scores = logits.float().softmax(1).cpu()
     if not scores.isfinite().all():
-        trouble = f"the model's scores for {', '.join(images)[:80]} are not finite ({step})"
+        trouble = f"the model's scores for {', '.join(images)[:80]} are not finite ({key})"
         raise NotFinite(where, trouble, "train again with a lower train.lr or with train.clip_norm")
     return scores
 
@@ -81,12 +82,12 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
     """Run the model over all batches. InputError where they hold no region, NotFinite where the model has diverged."""
     was_training = model.training
     model.eval()
-    steps: dict[str, list[Tensor]] = {}
+    parts: dict[PredictionKey, list[Tensor]] = {}
     labels, kinds, images, begin = [], [], 0, time.perf_counter()
     for batch in batches:
         predictions = model(batch.to(device))
-        for name, logits in {"final": predictions.final, **predictions.logits}.items():
-            steps.setdefault(name, []).append(finite_scores(name, logits, batch.names, "evaluation"))
+        for key, logits in predictions.with_final().items():
+            parts.setdefault(key, []).append(finite_scores(key, logits, batch.names, "evaluation"))
         labels.append(batch.labels)
         kinds += batch.kinds
         images += len(batch.images)
@@ -97,7 +98,7 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
     model.train(was_training)
     if not sum(map(len, labels)):
         raise InputError("evaluation", f"{images} images hold no region", "choose a split with annotated boxes")
-    return Scores({name: torch.cat(parts) for name, parts in steps.items()}, torch.cat(labels), kinds, images)
+    return Scores({key: torch.cat(scores) for key, scores in parts.items()}, torch.cat(labels), kinds, images)
 
 
 def results(model: IRNet, step: int, split: str, scores: Scores) -> dict:
@@ -112,10 +113,10 @@ def summarise(scores: Scores) -> dict:
     results = {
         "images": scores.images,
         "regions": len(scores.labels),
-        "metrics": {name: metrics.evaluate(values, scores.labels) for name, values in scores.steps.items()},
+        "metrics": {str(key): metrics.evaluate(values, scores.labels) for key, values in scores.predictions.items()},
     }
     if scores.kinds:
-        right = scores.steps["final"].argmax(1) == scores.labels
+        right = scores.predictions[FINAL].argmax(1) == scores.labels
         kinds = sorted(set(scores.kinds))
         rows = {kind: torch.tensor([k == kind for k in scores.kinds]) for kind in kinds}
         results["accuracy_by_kind"] = {kind: right[rows[kind]].double().mean().item() for kind in kinds}
@@ -124,7 +125,7 @@ def summarise(scores: Scores) -> dict:
 
 def write(folder: Path, results: dict, scores: Scores, classes: list[str]) -> None:
     """results.json, and per_class.csv with every class's regions, score, accuracy and AP in the final prediction."""
-    table = metrics.per_class(scores.steps["final"], scores.labels)
+    table = metrics.per_class(scores.predictions[FINAL], scores.labels)
     text = io.StringIO()
     rows = csv.writer(text)
     rows.writerow(["class", "regions", "score", "accuracy", "ap"])

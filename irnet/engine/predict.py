@@ -111,12 +111,12 @@ def as_plain(reasoning: Reasoning) -> list[dict]:
                     {"class": reasoning.classes[c], "score": round(float(reasoning.final[index, c]), 6)} for c in top
                 ],
                 "steps": {
-                    step: {
+                    str(key): {
                         "class": reasoning.classes[c],
                         "score": round(float(reasoning.scores[k, index, c]), 6),
                         "attention": round(float(reasoning.attention[k, index]), 6),
                     }
-                    for k, (step, c) in enumerate(zip(reasoning.steps, best, strict=True))
+                    for k, (key, c) in enumerate(zip(reasoning.keys, best, strict=True))
                 },
             }
         )
@@ -125,7 +125,7 @@ def as_plain(reasoning: Reasoning) -> list[dict]:
 
 @torch.no_grad()
 def explain(model: IRNet, sample: Sample, classes: list[str], short: int | None, long: int | None) -> Reasoning:
-    """Run the model on one sample (labels may be meaningless) and keep every step of its reasoning.
+    """Run the model on one sample (labels may be meaningless) and keep every prediction.
 
     short, long  the sides to which the image is resized, as in training; boxes stay in pixels of `sample.image`
     InputError where the model has diverged: its scores are not finite.
@@ -134,8 +134,7 @@ def explain(model: IRNet, sample: Sample, classes: list[str], short: int | None,
     batch = collate([prepare(sample, short, long)])
     predictions = model.eval()(batch.to(device))
     final, *scores = (
-        finite_scores(step, logits, [sample.name], "prediction")
-        for step, logits in {"final": predictions.final, **predictions.logits}.items()
+        finite_scores(key, logits, [sample.name], "prediction") for key, logits in predictions.with_final().items()
     )
     memory = None
     if predictions.memories:
@@ -145,7 +144,7 @@ def explain(model: IRNet, sample: Sample, classes: list[str], short: int | None,
         image=sample.image.permute(1, 2, 0).numpy(),
         boxes=sample.boxes.numpy(),
         classes=classes,
-        steps=list(predictions.logits),
+        keys=list(predictions.logits),
         scores=torch.stack(scores).numpy(),
         attention=predictions.attention.float().cpu().numpy(),
         final=final.numpy(),

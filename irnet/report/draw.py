@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
+from ..predictions import CONV, PredictionKey
 from .fonts import Typeface, typeface
 
 Colour = tuple[int, int, int]
@@ -31,8 +32,8 @@ class Reasoning:
     image      uint8 [H, W, 3], RGB
     boxes      float32 [R, 4], (x1, y1, x2, y2) in pixels of `image`; R may be 0
     classes    C names
-    steps      names of the K predictions in order: "conv", "local 1", ..., "global 1", ...
-    scores     float32 [K, R, C], soft-max scores of every step
+    keys       the K predictions in order
+    scores     float32 [K, R, C], soft-max scores of every prediction
     attention  float32 [K, R], sums to one over K
     final      float32 [R, C], the scores of the mixed answer
     memory     float32 [M, h, w], RMS over the channels of the spatial memory after each of M writes, or None
@@ -49,7 +50,7 @@ class Reasoning:
     image: np.ndarray
     boxes: np.ndarray
     classes: list[str]
-    steps: list[str]
+    keys: list[PredictionKey]
     scores: np.ndarray
     attention: np.ndarray
     final: np.ndarray
@@ -70,13 +71,13 @@ class Reasoning:
         )
         self.labels = None if self.labels is None else np.asarray(self.labels, np.int64)
         self.memory = None if self.memory is None else np.asarray(self.memory, np.float32)
-        regions, steps, classes = len(self.boxes), len(self.steps), len(self.classes)
+        regions, predictions, classes = len(self.boxes), len(self.keys), len(self.classes)
         self.total = regions if self.total is None else self.total
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8 or self.image.size == 0:
             raise ValueError(f"image must be uint8 [H, W, 3] and not empty, got {self.image.dtype} {self.image.shape}")
         for name, shape in [
-            ("scores", (steps, regions, classes)),
-            ("attention", (steps, regions)),
+            ("scores", (predictions, regions, classes)),
+            ("attention", (predictions, regions)),
             ("final", (regions, classes)),
             ("labels", (regions,)),
         ]:
@@ -104,14 +105,14 @@ class Reasoning:
         return self.kinds[region] if self.kinds else None
 
 
-def chains(steps: list[str]) -> dict[str, list[int]]:
-    """The steps of each module in order, as indices: {"local": [0, 1, 2], "global": [0, 3, 4]}.
+def chains(keys: list[PredictionKey]) -> dict[str, list[int]]:
+    """The predictions of each module in order, as indices into `keys`: {"local": [0, 1, 2], "global": [0, 3, 4]}.
 
-    Every chain starts at the ConvNet's prediction (step "conv"), from which both modules set out.
+    Every chain starts at the ConvNet's prediction, from which both modules set out.
     """
-    start = [k for k, name in enumerate(steps) if name == "conv"]
-    modules = list(dict.fromkeys(name.split()[0] for name in steps if name != "conv"))
-    return {m: start + [k for k, name in enumerate(steps) if name.split()[0] == m] for m in modules}
+    start = [k for k, key in enumerate(keys) if key == CONV]
+    modules = dict.fromkeys(key.module for key in keys if key != CONV)
+    return {m: start + [k for k, key in enumerate(keys) if key.module == m] for m in modules}
 
 
 def trail(reasoning: Reasoning, region: int, arrow: str = "->") -> str:
@@ -126,9 +127,9 @@ def trail(reasoning: Reasoning, region: int, arrow: str = "->") -> str:
 def _changes(reasoning: Reasoning, region: int, arrow: str) -> list[str]:
     """The parts of `trail`, one per module that changed its answer."""
     best = reasoning.scores[:, region].argmax(axis=1)
-    name = lambda k: f"{reasoning.steps[k]}: {reasoning.classes[best[k]]}"  # noqa: E731
+    name = lambda k: f"{reasoning.keys[k]}: {reasoning.classes[best[k]]}"  # noqa: E731
     parts = []
-    for chain in chains(reasoning.steps).values():
+    for chain in chains(reasoning.keys).values():
         changed = [k for before, k in pairwise(chain) if best[k] != best[before]]
         if changed:
             parts.append(f" {arrow} ".join(name(k) for k in [chain[0], *changed]))
@@ -137,8 +138,8 @@ def _changes(reasoning: Reasoning, region: int, arrow: str) -> list[str]:
 
 def module_mass(reasoning: Reasoning) -> dict[str, np.ndarray]:
     """How much of each region's attention lies on each module: {"conv": float32 [R], "local": ..., ...}."""
-    names = [name.split()[0] for name in reasoning.steps]
-    return {m: reasoning.attention[[n == m for n in names]].sum(axis=0) for m in dict.fromkeys(names)}
+    modules = [key.module for key in reasoning.keys]
+    return {m: reasoning.attention[[m == other for other in modules]].sum(axis=0) for m in dict.fromkeys(modules)}
 
 
 def annotate_pages(reasoning: Reasoning) -> Iterator[Image.Image]:
@@ -168,8 +169,9 @@ def annotate(reasoning: Reasoning) -> Image.Image:
     """The image with its boxes and answers, and under it a panel with one row per box.
 
     A row holds the box's number, the final class and score (with the true class where it is known and another, and
-    the name that the user gave), the attention over the steps and the trail of answers. Small images are enlarged by
-    a whole factor and very large ones shrunk; the panel grows with the number of boxes and never leaves one out.
+    the name that the user gave), the attention over the predictions and the trail of answers. Small images are
+    enlarged by a whole factor and very large ones shrunk; the panel grows with the number of boxes and never leaves one
+    out.
     """
     face = typeface([*reasoning.classes, *reasoning.given])
     given = [face.plain(name) for name in reasoning.given]
@@ -257,7 +259,7 @@ def attention_overlay(reasoning: Reasoning) -> Image.Image:
     picture, scale = _scaled(reasoning.image, OVERLAY_WIDTH)
     mass = module_mass(reasoning)
     names = list(mass)
-    palette = np.array([_step_colour(name, [name]) for name in names], np.float32).reshape(-1, 3)
+    palette = np.array([MODULE_COLOURS[name] for name in names], np.float32).reshape(-1, 3)
     shares = np.stack([mass[m] for m in names], axis=1) if names else np.zeros((len(reasoning.boxes), 0), np.float32)
     boxes = _pixel_boxes(reasoning.boxes, scale, picture.size)
     tint = Image.new("RGBA", picture.size)
@@ -336,13 +338,11 @@ def _box_colour(number: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _step_colour(name: str, steps: list[str]) -> Colour:
+def _prediction_colour(key: PredictionKey, keys: list[PredictionKey]) -> Colour:
     """A module's colour, from light at its first iteration to full at its last."""
-    module = name.split()[0]
-    base = MODULE_COLOURS.get(module, (140, 86, 170))
-    same = [step for step in steps if step.split()[0] == module]
-    mix = 0.55 * (1 - (same.index(name) + 1) / len(same))
-    return tuple(round(c + (255 - c) * mix) for c in base)
+    same = [other for other in keys if other.module == key.module]
+    mix = 0.55 * (1 - (same.index(key) + 1) / len(same))
+    return tuple(round(c + (255 - c) * mix) for c in MODULE_COLOURS[key.module])
 
 
 def _on(colour: Colour) -> Colour:
@@ -465,12 +465,12 @@ def _panel(reasoning: Reasoning, width: int, size: int, face: Typeface) -> Image
     widths = [edges[1] - edges[0] - pad, edges[2] - edges[1] - pad, edges[3] - edges[2] - pad, width - edges[3] - pad]
 
     rows = _panel_rows(reasoning, widths, font, size, step)
-    colours = [_step_colour(name, reasoning.steps) for name in reasoning.steps]
+    colours = [_prediction_colour(key, reasoning.keys) for key in reasoning.keys]
     title = f"{reasoning.total} box{'es' if reasoning.total > 1 else ''}"
     if regions < reasoning.total:
         title = f"boxes {reasoning.first + 1} to {reasoning.first + regions} of {reasoning.total}"
     title += f", variant {reasoning.variant}" if reasoning.variant else ""
-    legend = _legend_rows(list(zip(reasoning.steps, colours, strict=True)), small, width - 2 * pad)
+    legend = _legend_rows(list(zip(map(str, reasoning.keys), colours, strict=True)), small, width - 2 * pad)
     head = pad + step + len(legend) * step + pad + step
     panel = Image.new("RGB", (width, head + sum(height for *_, height in rows) + pad), _PAPER)
     draw = ImageDraw.Draw(panel)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from irnet import files
+from irnet.predictions import FINAL, PredictionKey
 from irnet.report import parts
 from irnet.report.draw import (
     CLUE,
@@ -162,20 +163,22 @@ def _table_html(runs: list[dict], facts: dict) -> str:
 
 
 def _iterations_html(runs: list[dict], facts: dict) -> str:
-    measured = {
-        run["variant"]: {s: number(m.get("instance_accuracy")) for s, m in metrics_of(run).items()} for run in runs
-    }
-    measured = {v: {s: a for s, a in steps.items() if a is not None} for v, steps in measured.items()}
-    names = list(dict.fromkeys(s for steps in measured.values() for s in steps))
-    names.sort(key=lambda s: (_ORDER.get(s.split()[0], 2), int(s.split()[1]) if s.split()[1:] else 0))
-    if not names:
+    measured: dict[str, dict[PredictionKey, float]] = {}
+    for run in runs:
+        accuracies = {
+            PredictionKey.parse(name): number(m.get("instance_accuracy")) for name, m in metrics_of(run).items()
+        }
+        measured[run["variant"]] = {key: a for key, a in accuracies.items() if a is not None}
+    keys = sorted({key for accuracies in measured.values() for key in accuracies})
+    if not keys:
         return ""
     cells = {
-        v: "".join(f"<td>{percent(steps.get(s)) or '&ndash;'}</td>" for s in names) for v, steps in measured.items()
+        v: "".join(f"<td>{percent(accuracies.get(key)) or '&ndash;'}</td>" for key in keys)
+        for v, accuracies in measured.items()
     }
     rows = "".join(f"<tr><th scope=row>{_swatch(v)}{escape(v)}</th>{cells[v]}</tr>" for v in measured if measured[v])
     caption = "Instance accuracy of every prediction, per cent."
-    table = parts.table("Accuracy by iteration", caption, ["variant", *names], rows)
+    table = parts.table("Accuracy by iteration", caption, ["variant", *map(str, keys)], rows)
     limit = number((facts.get("bounds") or {}).get("instance_accuracy"))
     chart = _iterations_chart(measured, limit)
     text = (
@@ -184,36 +187,33 @@ def _iterations_html(runs: list[dict], facts: dict) -> str:
     return f"<div class=beside>{parts.picture(chart, text)}{table}</div>" if chart else table
 
 
-_ORDER = {"conv": 0, "local": 1, "global": 2, "final": 3}
-
-
-def _iterations_chart(measured: dict[str, dict[str, float]], limit: float | None) -> str:
+def _iterations_chart(measured: dict[str, dict[PredictionKey, float]], limit: float | None) -> str:
     """Accuracy over iterations, a line per variant and module; "" where no variant has iterations."""
-    last = max((int(s.split()[1]) for steps in measured.values() for s in steps if s.split()[1:]), default=0)
+    last = max((key.iteration for accuracies in measured.values() for key in accuracies), default=0)
     if last == 0:
         return ""
     figure, axes = parts.chart()
-    for variant, steps in measured.items():
+    for variant, accuracies in measured.items():
         colour, labelled = COLOURS.get(variant, "#9a5fc0"), False
-        names = [s for s in steps if s != "final"]
-        for module, chain in (chains(names) or {"conv": range(len(names))}).items():
-            points = [(int([*names[k].split(), "0"][1]), 100 * steps[names[k]]) for k in chain]
+        keys = [key for key in accuracies if key != FINAL]
+        for module, chain in (chains(keys) or {"conv": range(len(keys))}).items():
+            points = [(keys[k].iteration, 100 * accuracies[keys[k]]) for k in chain]
             style = {"local": "solid", "global": (0, (4, 1.5))}.get(module, "dotted")
             label = None if labelled else variant
             axes.plot(
                 *zip(*sorted(points), strict=True), color=colour, linestyle=style, marker="o", markersize=3, label=label
             )
             labelled = True
-        if "final" in steps:
+        if FINAL in accuracies:
             label = None if labelled else variant
-            axes.plot([last + 1], [100 * steps["final"]], "o", color=colour, markersize=6, label=label)
+            axes.plot([last + 1], [100 * accuracies[FINAL]], "o", color=colour, markersize=6, label=label)
     if limit is not None:
         axes.axhline(100 * limit, color=parts.INK, linewidth=1, linestyle=(0, (2, 2)), label="box-only bound")
     axes.set_xticks(range(last + 2), ["conv", *map(str, range(1, last + 1)), "final"])
     axes.set_xlabel("iteration")
     axes.set_ylabel("instance accuracy, %")
     parts.legend_above(figure, axes)
-    told = "; ".join(f"{v} ends at {percent(s['final'])} %" for v, s in measured.items() if "final" in s)
+    told = "; ".join(f"{v} ends at {percent(a[FINAL])} %" for v, a in measured.items() if FINAL in a)
     return parts.svg(figure, "iterations", f"Instance accuracy over the iterations: {told}.")
 
 

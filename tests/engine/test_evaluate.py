@@ -12,6 +12,7 @@ from irnet import metrics
 from irnet.cli import main
 from irnet.engine import checkpoint, evaluate
 from irnet.engine.setup import open_dataset, restore_model
+from irnet.predictions import FINAL
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -86,8 +87,8 @@ def scores(trained):
 def test_collected_scores(scores):
     found, data = scores
     assert torch.equal(found.labels, torch.cat(data.image_labels())) and found.images == 4
-    assert list(found.steps) == ["final", "conv", "local 1", "global 1"]
-    for values in found.steps.values():
+    assert [str(key) for key in found.predictions] == ["final", "conv", "local 1", "global 1"]
+    for values in found.predictions.values():
         assert values.shape == (len(found.labels), 19) and values.dtype == torch.float32
         torch.testing.assert_close(values.sum(1), torch.ones(len(values)), rtol=0, atol=1e-6)
     summary = evaluate.summarise(found)
@@ -105,7 +106,7 @@ def test_per_class_table(scores, trained):
     assert list(rows[0]) == ["class", "regions", "score", "accuracy", "ap"]
     assert [row["class"] for row in rows] == data.classes
     assert [int(row["regions"]) for row in rows] == found.labels.bincount(minlength=19).tolist()
-    wanted = metrics.per_class(found.steps["final"], found.labels)
+    wanted = metrics.per_class(found.predictions[FINAL], found.labels)
     for c, row in enumerate(rows):
         if not wanted[c]["regions"]:
             assert row["score"] == row["accuracy"] == row["ap"] == ""

@@ -110,7 +110,11 @@ def test_explanation(model, image):
     assert torch.equal(sample.image, read_image(image))
     found = predict.explain(model, sample, saved.classes, None, None)
     regions = len(sample.labels)
-    assert found.steps == ["conv", "local 1", "global 1"] and found.scores.shape == (3, regions, 19)
+    assert [str(key) for key in found.keys] == ["conv", "local 1", "global 1"] and found.scores.shape == (
+        3,
+        regions,
+        19,
+    )
     np.testing.assert_allclose(found.attention.sum(0), np.ones(regions), atol=1e-6)
     np.testing.assert_allclose(found.final.sum(1), np.ones(regions), atol=1e-6)
     assert found.stride == 16 and found.memory.shape == (1, 10, 10) and found.variant == "full"

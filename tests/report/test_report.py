@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageFont
 
 from irnet.errors import InputError
+from irnet.predictions import CONV, FINAL, PredictionKey
 from irnet.report.draw import (
     CLUE,
     LONGEST_SIDE,
@@ -41,14 +42,14 @@ def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
     return (e / e.sum(axis=axis, keepdims=True)).astype(np.float32)
 
 
-def steps_of(variant: str, iterations: int = 2) -> list[str]:
+def keys_of(variant: str, iterations: int = 2) -> list[PredictionKey]:
     modules = {"conv": [], "full": ["local", "global"]}.get(variant, [variant])
-    return ["conv", *(f"{m} {i + 1}" for m in modules for i in range(iterations))]
+    return [CONV, *(PredictionKey(m, i + 1) for m in modules for i in range(iterations))]
 
 
 def made_up(regions=4, height=96, width=128, variant="full", seed=0, boxes=None, classes=CLASSES) -> Reasoning:
     rng = np.random.default_rng(seed)
-    steps = steps_of(variant)
+    keys = keys_of(variant)
     if boxes is None:
         size = rng.uniform(0.1, 0.4, (regions, 2)) * (width, height)
         corner = rng.uniform(0, 1, (regions, 2)) * ((width, height) - size)
@@ -57,9 +58,9 @@ def made_up(regions=4, height=96, width=128, variant="full", seed=0, boxes=None,
         image=rng.integers(60, 200, (height, width, 3), dtype=np.uint8),
         boxes=boxes,
         classes=list(classes),
-        steps=steps,
-        scores=softmax(2 * rng.normal(size=(len(steps), regions, len(classes)))),
-        attention=softmax(rng.normal(size=(len(steps), regions)), axis=0),
+        keys=keys,
+        scores=softmax(2 * rng.normal(size=(len(keys), regions, len(classes)))),
+        attention=softmax(rng.normal(size=(len(keys), regions)), axis=0),
         final=softmax(2 * rng.normal(size=(regions, len(classes)))),
         memory=rng.uniform(0, 1, (2, 6, 8)).astype(np.float32) if variant in ("local", "full") else None,
         stride=16,
@@ -73,12 +74,12 @@ def made_up_runs() -> list[dict]:
     runs = []
     for i, variant in enumerate(VARIANTS):
         metrics = {
-            step: {
+            str(key): {
                 "class_ap": 0.511 + 0.1 * i + 0.01 * k,
                 "class_accuracy": 0.422 + 0.1 * i,
                 "instance_accuracy": 0.463 + 0.1 * i,
             }
-            for k, step in enumerate([*steps_of(variant), "final"])
+            for k, key in enumerate([*keys_of(variant), FINAL])
         }
         history = [{"step": s, "loss": 3 / s + i, "loss_conv": 2 / s, "lr": 0.1} for s in range(1, 30)]
         results = {"split": "held-out", "images": 300, "regions": 2000, "metrics": metrics}
@@ -259,13 +260,13 @@ def test_reasoning_takes_tensors_and_refuses_wrong_shapes():
     tensors = {
         k: torch.from_numpy(getattr(r, k)) for k in ("boxes", "scores", "attention", "final", "memory", "labels")
     }
-    same = Reasoning(image=r.image, classes=r.classes, steps=r.steps, kinds=r.kinds, variant=r.variant, **tensors)
+    same = Reasoning(image=r.image, classes=r.classes, keys=r.keys, kinds=r.kinds, variant=r.variant, **tensors)
     assert annotate(same).tobytes() == annotate(r).tobytes()
     for name in ("scores", "attention", "final", "labels"):
         with pytest.raises(ValueError, match=name):
-            Reasoning(image=r.image, classes=r.classes, steps=r.steps, **{**tensors, name: tensors[name][..., :-1]})
+            Reasoning(image=r.image, classes=r.classes, keys=r.keys, **{**tensors, name: tensors[name][..., :-1]})
     with pytest.raises(ValueError, match="image"):
-        Reasoning(image=r.image.astype(np.float32), classes=r.classes, steps=r.steps, **tensors)
+        Reasoning(image=r.image.astype(np.float32), classes=r.classes, keys=r.keys, **tensors)
 
 
 def test_names_the_font_cannot_show_are_still_drawn():

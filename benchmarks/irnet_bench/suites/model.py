@@ -18,7 +18,8 @@ from irnet.backbone import STRIDE
 from irnet.config import Config, ModelConfig, validate
 from irnet.data.sample import Batch
 from irnet.engine.setup import compile_parts
-from irnet.model import IRNet, Predictions
+from irnet.model import IRNet
+from irnet.predictions import Predictions
 from irnet_kernels import EdgeSet, dispatch
 
 from .. import peers
