@@ -21,7 +21,6 @@ from .engine.setup import restore_model, sizes
 from .engine.train import train
 from .errors import InputError
 from .model import IRNet
-from .predictions import FINAL
 from .report.draw import Reasoning
 from .report.page import write_page
 from .report.table import table_text
@@ -127,7 +126,7 @@ def held_out_answers(output: Path, config: Config, runs: list[dict]) -> Answers:
         model = models[run["variant"]] = restore_model(saved.config.model, len(saved.classes), saved.model)
         with evaluate.progress_of(data, config) as progress:
             scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, progress)
-        right[run["variant"]] = scores.predictions[FINAL].argmax(1) == scores.labels
+        right[run["variant"]] = scores.right
         kinds = scores.kinds
     owner = [(image, region) for image, labels in enumerate(data.image_labels()) for region in range(len(labels))]
     return Answers(data, config, models, right, kinds, owner)

@@ -1,5 +1,8 @@
 """Accuracy and average precision, per class and per instance. Takes scores and labels; knows no model or data set."""
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -14,45 +17,71 @@ FIGURES = (
 )
 
 
+class RegionScores(NamedTuple):
+    """What every metric but the AP of a class needs to know of R regions."""
+
+    own: Tensor  # [R], the score of the true class
+    hit: Tensor  # bool [R], whether the best class is the true one
+    confidence: Tensor  # [R], the score of the best class
+
+
 def evaluate(scores: Tensor, labels: Tensor, background: int | None = None) -> dict[str, float]:
-    """All figures of FIGURES for soft-max scores [R, C] and labels int64 [R].
+    """All metrics of FIGURES for soft-max scores [R, C] and labels int64 [R].
 
     background  a class that never wins an argmax and of which there are no regions; None where there is no such class
-    Class figures are means over the classes that occur. ValueError for no regions, NaN scores, labels out of range.
+    Class metrics are means over the classes that occur. ValueError for no regions, NaN scores, labels out of range.
     """
     table = per_class(scores, labels, background)
-    occurring = [row for row in table.values() if row["regions"]]
-    own = scores.gather(1, labels[:, None])[:, 0]
-    hit, confidence = _predict(scores, labels, background)
-    mean = lambda key: sum(row[key] for row in occurring) / len(occurring)  # noqa: E731
-    return {
-        "class_score": mean("score"),
-        "class_accuracy": mean("accuracy"),
-        "class_ap": mean("ap"),
-        "instance_score": own.double().mean().item(),
-        "instance_accuracy": hit.double().mean().item(),
-        "instance_ap": average_precision(confidence, hit, len(labels)),
-        "instance_ap_gt_ranked": average_precision(own, hit, len(labels)),
-    }
+    return means(region_scores(scores, labels, background), table)
 
 
 def per_class(scores: Tensor, labels: Tensor, background: int | None = None) -> dict[int, dict[str, float]]:
     """For every class but the background: its number of regions, mean score, accuracy and AP (0 where none occurs)."""
     _check(scores, labels, background)
-    hit, _ = _predict(scores, labels, background)
+    columns = ((c, scores[:, c]) for c in range(scores.shape[1]) if c != background)
+    return class_table(columns, region_scores(scores, labels, background), labels)
+
+
+def region_scores(scores: Tensor, labels: Tensor, background: int | None = None) -> RegionScores:
+    """What is kept of the scores [R, C] of some regions; that of several parts of a data set can be concatenated."""
+    own = scores.gather(1, labels[:, None])[:, 0]
+    if background is not None:
+        scores = scores.clone()
+        scores[:, background] = -torch.inf
+    confidence, best = scores.max(1)
+    return RegionScores(own, best == labels, confidence)
+
+
+def class_table(
+    columns: Iterable[tuple[int, Tensor]], regions: RegionScores, labels: Tensor
+) -> dict[int, dict[str, float]]:
+    """The table of `per_class` from every class and its scores [R], one after the other: they need not be in memory."""
     table = {}
-    for c in range(scores.shape[1]):
-        if c == background:
-            continue
+    for c, scores in columns:
         own = labels == c
-        regions = int(own.sum())
+        count = int(own.sum())
         table[c] = {
-            "regions": regions,
-            "score": scores[own, c].double().mean().item() if regions else 0.0,
-            "accuracy": hit[own].double().mean().item() if regions else 0.0,
-            "ap": average_precision(scores[:, c], own, regions) if regions else 0.0,
+            "regions": count,
+            "score": regions.own[own].double().mean().item() if count else 0.0,
+            "accuracy": regions.hit[own].double().mean().item() if count else 0.0,
+            "ap": average_precision(scores, own, count) if count else 0.0,
         }
     return table
+
+
+def means(regions: RegionScores, table: dict[int, dict[str, float]]) -> dict[str, float]:
+    """All metrics of FIGURES: the means of the table of `per_class`, and those over regions."""
+    occurring = [row for row in table.values() if row["regions"]]
+    mean = lambda key: sum(row[key] for row in occurring) / len(occurring)  # noqa: E731
+    return {
+        "class_score": mean("score"),
+        "class_accuracy": mean("accuracy"),
+        "class_ap": mean("ap"),
+        "instance_score": regions.own.double().mean().item(),
+        "instance_accuracy": regions.hit.double().mean().item(),
+        "instance_ap": average_precision(regions.confidence, regions.hit, len(regions.hit)),
+        "instance_ap_gt_ranked": average_precision(regions.own, regions.hit, len(regions.hit)),
+    }
 
 
 def average_precision(scores: Tensor, positive: Tensor, total: int) -> float:
@@ -74,15 +103,6 @@ def average_precision(scores: Tensor, positive: Tensor, total: int) -> float:
     recall = found / total
     envelope = precision.flip(0).cummax(0).values.flip(0)
     return ((recall - torch.cat([recall.new_zeros(1), recall[:-1]])) * envelope).sum().item()
-
-
-def _predict(scores: Tensor, labels: Tensor, background: int | None) -> tuple[Tensor, Tensor]:
-    """Per region: whether the best class is the true one, and the best class's score."""
-    if background is not None:
-        scores = scores.clone()
-        scores[:, background] = -torch.inf
-    confidence, best = scores.max(1)
-    return best == labels, confidence
 
 
 def _check(scores: Tensor, labels: Tensor, background: int | None) -> None:

@@ -1,5 +1,6 @@
-"""Evaluation: a model's scores on a data set, every figure per step of its reasoning, and the files that hold them."""
+"""Evaluation: a model's scores on a data set, every metric of every prediction, and the files that hold them."""
 
+import contextlib
 import csv
 import io
 import time
@@ -18,20 +19,25 @@ from ..errors import InputError
 from ..model import IRNet
 from ..predictions import FINAL, PredictionKey
 from ..progress import Progress
+from .score_file import ScoreFile
 from .setup import sizes
 
 
 @dataclass
 class Scores:
-    """Soft-max scores of all regions of a data set, on the CPU.
+    """What is kept of a model's predictions for the R regions of a data set.
 
-    predictions  float32 [R, C]: the final one, then every other
-    labels  int64 [R]
-    kinds   R strings, or empty
-    images  their number
+    metrics    all of metrics.FIGURES for every prediction, the final one first
+    per_class  the table of metrics.per_class for the final prediction
+    right      bool [R], whether the final prediction is the true class
+    labels     int64 [R]
+    kinds      R strings, or empty
+    images     their number
     """
 
-    predictions: dict[PredictionKey, Tensor]
+    metrics: dict[PredictionKey, dict[str, float]]
+    per_class: dict[int, dict[str, float]]
+    right: Tensor
     labels: Tensor
     kinds: list[str]
     images: int
@@ -79,57 +85,75 @@ def finite_scores(key: PredictionKey, logits: Tensor, images: list[str], where: 
 
 @torch.no_grad()
 def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progress: Progress | None = None) -> Scores:
-    """Run the model over all batches. InputError where they hold no region, NotFinite where the model has diverged."""
+    """Run the model over all batches and compute every metric.
+
+    Ranking the regions by a class takes the scores of all of them, so these wait on the disk; in memory is what one
+    batch needs, then a few numbers for each region and a bounded part of the scores of one prediction.
+    InputError where the batches hold no region, NotFinite where the model has diverged.
+    """
     was_training = model.training
     model.eval()
-    parts: dict[PredictionKey, list[Tensor]] = {}
     labels, kinds, images, begin = [], [], 0, time.perf_counter()
-    for batch in batches:
-        predictions = model(batch.to(device))
-        for key, logits in predictions.with_final().items():
-            parts.setdefault(key, []).append(finite_scores(key, logits, batch.names, "evaluation"))
-        labels.append(batch.labels)
-        kinds += batch.kinds
-        images += len(batch.images)
-        if progress is not None:
-            progress.update(len(batch.images))
-            rate = sum(map(len, labels)) / max(time.perf_counter() - begin, 1e-9)
-            progress.note(f"{rate:.0f} regions/s")
-    model.train(was_training)
-    if not sum(map(len, labels)):
-        raise InputError("evaluation", f"{images} images hold no region", "choose a split with annotated boxes")
-    return Scores({key: torch.cat(scores) for key, scores in parts.items()}, torch.cat(labels), kinds, images)
+    with contextlib.ExitStack() as stack:
+        files: dict[PredictionKey, ScoreFile] = {}
+        for batch in batches:
+            for key, logits in model(batch.to(device)).with_final().items():
+                if key not in files:
+                    files[key] = stack.enter_context(ScoreFile(logits.shape[1]))
+                files[key].append(finite_scores(key, logits, batch.names, "evaluation"))
+            labels.append(batch.labels)
+            kinds += batch.kinds
+            images += len(batch.images)
+            if progress is not None:
+                progress.update(len(batch.images))
+                rate = sum(map(len, labels)) / max(time.perf_counter() - begin, 1e-9)
+                progress.note(f"{rate:.0f} regions/s")
+        model.train(was_training)
+        if not sum(map(len, labels)):
+            raise InputError("evaluation", f"{images} images hold no region", "choose a split with annotated boxes")
+        return _measure(files, torch.cat(labels), kinds, images)
+
+
+def _measure(files: dict[PredictionKey, ScoreFile], labels: Tensor, kinds: list[str], images: int) -> Scores:
+    """Compute the metrics of one prediction after the other."""
+    figures = {}
+    with Progress(f"figures of {len(labels)} regions"):
+        for key, file in files.items():
+            parts = [metrics.region_scores(rows, labels[which]) for which, rows in file.rows()]
+            regions = metrics.RegionScores(*map(torch.cat, zip(*parts, strict=True)))
+            table = metrics.class_table(file.columns(), regions, labels)
+            figures[key] = metrics.means(regions, table)
+            if key == FINAL:
+                per_class, right = table, regions.hit
+    return Scores(figures, per_class, right, labels, kinds, images)
 
 
 def results(model: IRNet, step: int, split: str, scores: Scores) -> dict:
-    """The content of results.json: whose it is, and every figure of metrics.FIGURES for every step of the reasoning."""
+    """The content of results.json: whose it is, and every metric of metrics.FIGURES for every prediction."""
     weights = sum(p.numel() for p in model.parameters())
-    with Progress(f"figures of {len(scores.labels)} regions"):
-        return {"step": step, "split": split, "parameters": weights, **summarise(scores)}
+    return {"step": step, "split": split, "parameters": weights, **summarise(scores)}
 
 
 def summarise(scores: Scores) -> dict:
-    """The figures of metrics.FIGURES for every step, and the accuracy by kind of region."""
+    """The metrics of metrics.FIGURES for every prediction, and the accuracy by kind of region."""
     results = {
         "images": scores.images,
         "regions": len(scores.labels),
-        "metrics": {str(key): metrics.evaluate(values, scores.labels) for key, values in scores.predictions.items()},
+        "metrics": {str(key): figures for key, figures in scores.metrics.items()},
     }
     if scores.kinds:
-        right = scores.predictions[FINAL].argmax(1) == scores.labels
         kinds = sorted(set(scores.kinds))
         rows = {kind: torch.tensor([k == kind for k in scores.kinds]) for kind in kinds}
-        results["accuracy_by_kind"] = {kind: right[rows[kind]].double().mean().item() for kind in kinds}
+        results["accuracy_by_kind"] = {kind: scores.right[rows[kind]].double().mean().item() for kind in kinds}
     return results
 
 
 def write(folder: Path, results: dict, scores: Scores, classes: list[str]) -> None:
     """results.json, and per_class.csv with every class's regions, score, accuracy and AP in the final prediction."""
-    table = metrics.per_class(scores.predictions[FINAL], scores.labels)
     text = io.StringIO()
     rows = csv.writer(text)
     rows.writerow(["class", "regions", "score", "accuracy", "ap"])
-    for c, row in table.items():
+    for c, row in scores.per_class.items():
         figures = [f"{row[key]:.6f}" if row["regions"] else "" for key in ("score", "accuracy", "ap")]
         rows.writerow([classes[c], row["regions"], *figures])
     files.write_json(folder / "results.json", results)
@@ -137,7 +161,7 @@ def write(folder: Path, results: dict, scores: Scores, classes: list[str]) -> No
 
 
 def table_text(results: dict) -> str:
-    """The figures of every step as aligned text, in per cent."""
+    """The metrics of every prediction as aligned text, in per cent."""
     names = [key.replace("_", " ") for key in metrics.FIGURES]
     lines = ["".join(["step".ljust(12), *(name.rjust(len(name) + 2) for name in names)])]
     for step, figures in results["metrics"].items():

@@ -84,13 +84,27 @@ def scores(trained):
     return found, data
 
 
-def test_collected_scores(scores):
+def in_memory(model, batches) -> tuple[dict, torch.Tensor]:
+    """All soft-max scores of all predictions, and the labels."""
+    parts, labels = {}, []
+    with torch.no_grad():
+        for batch in batches:
+            for key, logits in model.eval()(batch).with_final().items():
+                parts.setdefault(key, []).append(logits.float().softmax(1))
+            labels.append(batch.labels)
+    return {key: torch.cat(values) for key, values in parts.items()}, torch.cat(labels)
+
+
+def test_collected_scores_are_those_in_memory(scores, trained):
     found, data = scores
     assert torch.equal(found.labels, torch.cat(data.image_labels())) and found.images == 4
-    assert [str(key) for key in found.predictions] == ["final", "conv", "local 1", "global 1"]
-    for values in found.predictions.values():
-        assert values.shape == (len(found.labels), 19) and values.dtype == torch.float32
-        torch.testing.assert_close(values.sum(1), torch.ones(len(values)), rtol=0, atol=1e-6)
+    assert [str(key) for key in found.metrics] == ["final", "conv", "local 1", "global 1"]
+    saved = checkpoint.find(trained)
+    model = restore_model(saved.config.model, len(saved.classes), saved.model)
+    whole, labels = in_memory(model, evaluate.held_out(data, saved.config, CPU))
+    assert found.metrics == {key: metrics.evaluate(values, labels) for key, values in whole.items()}  # every bit
+    assert found.per_class == metrics.per_class(whole[FINAL], labels)
+    assert torch.equal(found.right, whole[FINAL].argmax(1) == labels)
     summary = evaluate.summarise(found)
     assert summary["regions"] == len(found.labels) == len(found.kinds)
     assert set(summary["accuracy_by_kind"]) == set(found.kinds)
@@ -106,14 +120,13 @@ def test_per_class_table(scores, trained):
     assert list(rows[0]) == ["class", "regions", "score", "accuracy", "ap"]
     assert [row["class"] for row in rows] == data.classes
     assert [int(row["regions"]) for row in rows] == found.labels.bincount(minlength=19).tolist()
-    wanted = metrics.per_class(found.predictions[FINAL], found.labels)
     for c, row in enumerate(rows):
-        if not wanted[c]["regions"]:
+        if not found.per_class[c]["regions"]:
             assert row["score"] == row["accuracy"] == row["ap"] == ""
             continue
         for key in ("score", "accuracy", "ap"):
-            assert float(row[key]) == pytest.approx(wanted[c][key], abs=5e-7)
-    assert any(not wanted[c]["regions"] for c in wanted)
+            assert float(row[key]) == pytest.approx(found.per_class[c][key], abs=5e-7)
+    assert any(not row["regions"] for row in found.per_class.values())
 
 
 def test_class_names_that_need_quotes(scores, tmp_path):
