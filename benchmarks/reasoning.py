@@ -19,7 +19,7 @@ from irnet import __version__, files
 from irnet.config import VARIANTS, small
 from irnet.data import scenes
 from irnet.demo import run_variant
-from irnet.metrics import FIGURES
+from irnet.metrics import METRICS
 
 RESULTS = Path(__file__).parent / "results"
 BOUNDED = ("class_ap", "class_accuracy", "instance_accuracy")
@@ -43,7 +43,7 @@ def main() -> int:
             }
 
     final = {key: run["results"]["metrics"]["final"] for key, run in runs.items()}
-    figures = {v: {f: [final[v, seed][f] for seed in options.seeds] for f in FIGURES} for v in VARIANTS}
+    figures = {v: {f: [final[v, seed][f] for seed in options.seeds] for f in METRICS} for v in VARIANTS}
     bounds = {f: [runs["conv", seed]["bounds"][f] for seed in options.seeds] for f in BOUNDED}
     targets = judge(figures, bounds)
     record = {

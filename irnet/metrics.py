@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FIGURES = (
+METRICS = (
     "class_score",
     "class_accuracy",
     "class_ap",
@@ -26,7 +26,7 @@ class RegionScores(NamedTuple):
 
 
 def evaluate(scores: Tensor, labels: Tensor, background: int | None = None) -> dict[str, float]:
-    """All metrics of FIGURES for soft-max scores [R, C] and labels int64 [R].
+    """All metrics of METRICS for soft-max scores [R, C] and labels int64 [R].
 
     background  a class that never wins an argmax and of which there are no regions; None where there is no such class
     Class metrics are means over the classes that occur. ValueError for no regions, NaN scores, labels out of range.
@@ -70,7 +70,7 @@ def class_table(
 
 
 def means(regions: RegionScores, table: dict[int, dict[str, float]]) -> dict[str, float]:
-    """All metrics of FIGURES: the means of the table of `per_class`, and those over regions."""
+    """All metrics of METRICS: the means of the table of `per_class`, and those over regions."""
     occurring = [row for row in table.values() if row["regions"]]
     mean = lambda key: sum(row[key] for row in occurring) / len(occurring)  # noqa: E731
     return {

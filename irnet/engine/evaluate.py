@@ -27,7 +27,7 @@ from .setup import sizes
 class Scores:
     """What is kept of a model's predictions for the R regions of a data set.
 
-    metrics    all of metrics.FIGURES for every prediction, the final one first
+    metrics    all of metrics.METRICS for every prediction, the final one first
     per_class  the table of metrics.per_class for the final prediction
     right      bool [R], whether the final prediction is the true class
     labels     int64 [R]
@@ -129,13 +129,13 @@ def _measure(files: dict[PredictionKey, ScoreFile], labels: Tensor, kinds: list[
 
 
 def results(model: IRNet, step: int, split: str, scores: Scores) -> dict:
-    """The content of results.json: whose it is, and every metric of metrics.FIGURES for every prediction."""
+    """The content of results.json: whose it is, and every metric of metrics.METRICS for every prediction."""
     weights = sum(p.numel() for p in model.parameters())
     return {"step": step, "split": split, "parameters": weights, **summarise(scores)}
 
 
 def summarise(scores: Scores) -> dict:
-    """The metrics of metrics.FIGURES for every prediction, and the accuracy by kind of region."""
+    """The metrics of metrics.METRICS for every prediction, and the accuracy by kind of region."""
     results = {
         "images": scores.images,
         "regions": len(scores.labels),
@@ -162,11 +162,11 @@ def write(folder: Path, results: dict, scores: Scores, classes: list[str]) -> No
 
 def table_text(results: dict) -> str:
     """The metrics of every prediction as aligned text, in per cent."""
-    names = [key.replace("_", " ") for key in metrics.FIGURES]
+    names = [key.replace("_", " ") for key in metrics.METRICS]
     lines = ["".join(["step".ljust(12), *(name.rjust(len(name) + 2) for name in names)])]
     for step, figures in results["metrics"].items():
         cells = (
-            f"{100 * figures[key]:.2f}".rjust(len(name) + 2) for key, name in zip(metrics.FIGURES, names, strict=True)
+            f"{100 * figures[key]:.2f}".rjust(len(name) + 2) for key, name in zip(metrics.METRICS, names, strict=True)
         )
         lines.append("".join([step.ljust(12), *cells]))
     return "\n".join(lines)
