@@ -39,7 +39,7 @@ def drawn(examples: int) -> settings:
 
 @contextlib.contextmanager
 def cpu_path(name: str, taken: bool) -> Iterator[None]:
-    """The C++ kernels take this path, or do not, whatever the processor: see CpuPaths in csrc/bindings.h."""
+    """The C++ kernels take this path, or do not, whatever the processor: see CpuPaths in csrc/bindings/tensors.h."""
     native = extension.native()
     before = native.cpu_path(name)
     native.set_cpu_path(name, taken)

@@ -1,8 +1,8 @@
 """crop_resize, paste_mean and their gradients in Triton, for GPUs where nobody compiled anything. Nothing of PyTorch's
 dispatcher lives here: dispatch.py registers the launchers.
 
-Positions are those of csrc/geometry.h to the bit, so kernels are compiled without fusion and ask for it, by `tl.fma`,
-only where they sum. Whatever boxes and `ptr` hold, nothing outside the tensors is touched.
+Positions are those of csrc/include/geometry.h to the bit, so kernels are compiled without fusion and ask for it, by
+`tl.fma`, only where they sum. Whatever boxes and `ptr` hold, nothing outside the tensors is touched.
 
 Maps are [images, height, width, channels] in memory, patches [regions, size, size, channels]. Every kernel gathers: a
 program owns a part of the output and sums in the order of regions, rows and columns, so there are no atomics, and an
