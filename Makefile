@@ -110,13 +110,15 @@ compat:
 	$(MAKE) VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt PYTHON=$(PYTHON312) compat-tests
 	$(MAKE) VENV=.venv-gpu CONSTRAINTS=constraints-gpu.txt PYTHON=$(PYTHON312) compat-tests
 
-# In a copy of the sources, as the extension of the tree stays what it is.
+# In a copy of the sources, as the extension of the tree stays what it is; without the model and the harness, which the
+# operators' tests do not need.
 COMPAT = build/compat$(VENV)
 compat-tests: $(READY)
 	$(PIP) install -c $(CONSTRAINTS) $(CHECKED)
 	rm -rf $(COMPAT) && mkdir -p $(COMPAT)
 	git ls-files -z | xargs -0 cp --parents -t $(COMPAT)
 	cd $(COMPAT) && FORCE_CUDA=0 IRNET_REQUIRE_EXT=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
+	rm -rf $(COMPAT)/irnet $(COMPAT)/benchmarks
 	cd $(COMPAT) && PYTHONPATH=$$PWD:$$PWD/kernels $(abspath $(BIN))/python -m pytest -q -n auto tests/kernels
 
 gpu-prepare:
