@@ -23,9 +23,7 @@ from ..interrupts import Request, Stopped, deferred
 from ..model import IRNet
 from ..progress import Progress, speed
 from . import checkpoint, evaluate, predict
-from .checkpoint import BEST, LAST, PREVIOUS, Checkpoint
-from .run_folder import environment, keep_lines, locked, log_file
-from .setup import (
+from .build import (
     build_model,
     compile_parts,
     open_dataset,
@@ -35,6 +33,8 @@ from .setup import (
     some_regions,
     take_weights,
 )
+from .checkpoint import BEST, LAST, PREVIOUS, Checkpoint
+from .run_folder import environment, keep_lines, locked, log_file
 
 log = logging.getLogger("irnet")
 LOWER = "lower train.lr or set train.clip_norm"

@@ -17,8 +17,8 @@ import irnet_kernels
 from irnet import config as settings
 from irnet.backbone import build, load_weights
 from irnet.engine import checkpoint
+from irnet.engine.build import restore_model
 from irnet.engine.checkpoint import BEST, LAST, PREVIOUS, Checkpoint
-from irnet.engine.setup import restore_model
 from irnet.engine.train import make_optimizer
 from irnet.errors import InputError
 

@@ -10,7 +10,7 @@ import torch
 from irnet import config as settings
 from irnet.cli import main
 from irnet.engine import checkpoint, train
-from irnet.engine.setup import DATA_TENSORS, build_model, open_dataset
+from irnet.engine.build import DATA_TENSORS, build_model, open_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

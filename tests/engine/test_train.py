@@ -22,7 +22,7 @@ from irnet import progress
 from irnet.cli import main
 from irnet.data.loader import batches
 from irnet.engine import checkpoint, train
-from irnet.engine.setup import build_model, compile_parts, open_dataset, restore_model
+from irnet.engine.build import build_model, compile_parts, open_dataset, restore_model
 from irnet.errors import InputError
 
 CPU = torch.device("cpu")
