@@ -107,7 +107,7 @@ class EdgeSet:
         )
 
     def to(self, device: torch.device | str) -> "EdgeSet":
-        """The same edges on `device`."""
+        """Copy the edges to `device`, unless they are there."""
         return EdgeSet(self.num_nodes, self.num_types, *(t.to(device) for t in self.tensors()))
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -35,7 +35,7 @@ def crop_resize(
             a list of B tensors [n, 4], one per image: copies the numbers of regions to the device;
             [R, 5] in any order, whose first column is the index of the image, as in torchvision's roi_align: is sorted
             on every call. Every index must be in [0, B): a ValueError on a CPU; on a GPU it is not looked at, and the
-            patches of other images are not written.
+            patches of other images are zero.
         ptr: int64 [B + 1]; image b owns the regions ptr[b]:ptr[b + 1], possibly none. None for the other two forms.
         size: Samples per side, at least 1.
         border: What a sample outside [0, H - 1] x [0, W - 1] is: "zero", or "clamp" for the nearest border sample.
