@@ -81,7 +81,7 @@ def _from_indexed(name: str, boxes: Tensor, images: int | None) -> tuple[Tensor,
     # Always sorted: to see whether they are sorted already, a GPU's queue would have to be waited for.
     image, order = boxes[:, 0].sort(stable=True)
     if images is None:
-        image, images = (image.diff(prepend=image[:1]) != 0).cumsum(0), len(boxes)
+        image, images = (image.diff(prepend=image[:1]) != 0).cumsum(0), boxes.shape[0]
     elif boxes.device.type == "cpu" and not torch.compiler.is_compiling():
         check(
             bool(((image >= 0) & (image < images)).all()),

@@ -134,6 +134,26 @@ def test_every_form_compiles_without_a_break(op, form):
         assert torch.equal(got, wanted)
 
 
+@each_op
+def test_an_exported_program_takes_any_number_of_indexed_boxes(op):
+    class Called(torch.nn.Module):
+        def forward(self, boxes, *inputs):
+            return CALLS[op](inputs, boxes, None)
+
+    def arguments(*counts):
+        boxes, _, image = regions_of(*counts)
+        inputs = [t.detach() for t in leaves(op, len(counts), len(boxes))]
+        return indexed(boxes, image)[torch.randperm(len(boxes))], *inputs
+
+    dim = {0: torch.export.Dim("regions")}
+    of_inputs = {"crop_resize": (None,), "paste_mean": (None, dim), "propagate_regions": (dim, None)}[op]
+    shapes = {"boxes": dim, "inputs": of_inputs}
+    program = torch.export.export(Called(), arguments(4, 5), dynamic_shapes=shapes).module()
+    for counts in ((4, 5), (2, 0), (30, 40)):
+        given_arguments = arguments(*counts)
+        assert torch.equal(program(*given_arguments), Called()(*given_arguments))
+
+
 def test_the_form_with_ptr_is_passed_on_as_it_is():
     """No copy and no launch: neither a sort nor a product with a scale of 1."""
     boxes, ptr, _ = regions_of(2, 1)
