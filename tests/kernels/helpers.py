@@ -195,7 +195,7 @@ def _segment_matmul(device: str, small: bool = False) -> Case:
     ptr = ragged(4, 0, 5).to(device)
 
     def call(impl, x, other):
-        return irnet_kernels.segment_matmul(x, other, ptr, impl=impl)
+        return irnet_kernels.segment_matmul(x, ptr, other, impl=impl)
 
     return Case("segment_matmul", call, [normal(9, 3), normal(3, 3, 4, seed=1)])
 
@@ -204,7 +204,7 @@ def _segment_outer(device: str, small: bool = False) -> Case:
     ptr = ragged(4, 0, 5).to(device)
 
     def call(impl, x, y):
-        return irnet_kernels.segment_outer(x, y, ptr, impl=impl)
+        return irnet_kernels.segment_outer(x, ptr, y, impl=impl)
 
     return Case("segment_outer", call, [normal(9, 3), normal(9, 4, seed=1)])
 

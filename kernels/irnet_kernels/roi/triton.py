@@ -444,13 +444,13 @@ def _launch(kernel, parts: int, inputs: list[Tensor], boxes: Tensor, ptr: Tensor
 
 def _constants(kernel, dtype: torch.dtype, channels: int) -> dict:
     """A kernel's compile-time arguments but its flags; a program has no more channels than there are."""
-    real = tl.float64 if dtype == torch.float64 else tl.float32
+    acc_dtype = tl.float64 if dtype == torch.float64 else tl.float32
     four = kernel in (crop_resize_forward_kernel, paste_mean_forward_kernel)
-    most = FOUR_CELLS // dtype.itemsize if four else ONE_CELL * 8 // real.primitive_bitwidth
+    most = FOUR_CELLS // dtype.itemsize if four else ONE_CELL * 8 // acc_dtype.primitive_bitwidth
     channels = min(triton.next_power_of_2(channels), most)
     lanes = min(channels, ACCESS // dtype.itemsize)
     tile = {"ROWS": ROWS, "COLUMNS": COLUMNS, "SAMPLES": SAMPLES, "CHUNKS": channels // lanes, "LANES": lanes}
-    return {"REAL": real} | {name: value for name, value in tile.items() if name in kernel.arg_names}
+    return {"REAL": acc_dtype} | {name: value for name, value in tile.items() if name in kernel.arg_names}
 
 
 def kernels(channels: int = 512) -> list[dict]:
