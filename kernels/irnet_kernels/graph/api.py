@@ -59,7 +59,7 @@ def propagate_regions(
 ) -> Tensor:
     """Pass messages between the regions of each image over five edge types that follow from their boxes.
 
-    The sum over types of scale_t A_t x W_t. With kappa = exp(-|c_i - c_j| / bandwidth) of the box centres,
+    The sum over types of scale_t A_t x W_t. With ``kappa = exp(-|c_i - c_j| / bandwidth)`` of the centres,
     A_left[i, j] = kappa where c_j is left of c_i; right, above and below likewise; A_overlap[i, j] = IoU(i, j), j != i.
     Every row of every A_t is divided by its sum (rows of zeros stay zero). Regions of different images never see each
     other; boxes with a NaN or an infinity have no edges. A NaN in x may reach any region of its image. Accumulates in
