@@ -72,8 +72,8 @@ def _run(words: list[str]) -> int:
 
 def _demo(options: argparse.Namespace) -> None:
     from .demo import demo
+    from .engine.build import choose_device
     from .engine.run_folder import locked
-    from .engine.setup import choose_device
 
     config, output = _config(options, small=True), Path(options.output_dir)
     with locked(output):
@@ -83,7 +83,7 @@ def _demo(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from . import config as settings
     from .engine import checkpoint, evaluate
-    from .engine.setup import choose_device
+    from .engine.build import choose_device
     from .engine.train import train
 
     output, device = Path(options.output_dir), choose_device(options.device)
@@ -107,7 +107,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     from .engine import checkpoint, evaluate, predict
-    from .engine.setup import choose_device, open_dataset, restore_model, same_classes, some_regions
+    from .engine.build import choose_device, open_dataset, restore_model, same_classes, some_regions
 
     check_bounds("--vis", options.vis, 0)
     saved = checkpoint.find(options.checkpoint, checkpoint.BEST if options.best else checkpoint.LAST)
@@ -135,7 +135,7 @@ def _predict(options: argparse.Namespace) -> None:
 
     from .data.boxes import boxes_of
     from .engine import checkpoint, predict
-    from .engine.setup import choose_device, restore_model
+    from .engine.build import choose_device, restore_model
     from .report.draw import trail
 
     settings = [word for word in options.images if _SETTING.match(word) and not os.path.exists(word)]
@@ -195,7 +195,7 @@ def _data(options: argparse.Namespace) -> None:
 
 def _graph(options: argparse.Namespace) -> None:
     from .data.graphs import save_class_graph, some_edges
-    from .engine.setup import class_graph, open_dataset
+    from .engine.build import class_graph, open_dataset
 
     check_bounds("--show", options.show, 0)
     config = _config(options)

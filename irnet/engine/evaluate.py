@@ -19,8 +19,8 @@ from ..errors import InputError
 from ..model import IRNet
 from ..predictions import FINAL, PredictionKey
 from ..progress import Progress
+from .build import sizes
 from .score_file import ScoreFile
-from .setup import sizes
 
 
 @dataclass
