@@ -120,9 +120,9 @@ def save_class_graph(graph: ClassGraph, path: str | os.PathLike) -> None:
 def derive_class_graph(dataset: LabelledImages, refuse: bool = True) -> ClassGraph:
     """A graph for a data set that brings none, from its annotations alone; no image is opened.
 
-    same_supercategory  both ways between any two classes of one (named) supercategory, weight 1; a supercategory of
-                        all classes is none
-    co_occurs           weight P(an image of dst also has src), counted over images; absent where never
+    - ``same_supercategory``: both ways between any two classes of one (named) supercategory, weight 1; a supercategory
+      of all classes is none;
+    - ``co_occurs``: weight P(an image of dst also has src), counted over images; absent where never.
 
     No self-loops; edges sorted by (src, dst). InputError where that gives no edge, if `refuse`. Derive it from training
     data only.
