@@ -29,7 +29,7 @@ TROUBLE = $(shell \
 help:
 	@echo "make demo    write a small report of the program at work to runs/demo"
 	@echo "make test    run the tests"
-	@echo "make lint    ruff check, ruff format --check, clang-format"
+	@echo "make lint    ruff check, ruff format --check, mypy, clang-format"
 	@echo "make docs    the API reference, from the docstrings, in build/docs"
 	@echo "make fuzz    a thousand random cases of the operators, others on every run"
 	@echo "make sanitize  the tests of the C++ kernels under the sanitizers of addresses and of undefined behaviour"
@@ -55,6 +55,7 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.* csrc/*/*.*)
 
 # Other cases on every run: the seed is printed. Triton's kernels are interpreted.
@@ -167,7 +168,7 @@ gpu-check:
 	$(PYTHON) benchmarks/gpu_check.py --out $(or $(OUT),runs/gpu-check) --call $(or $(CALL),1)
 
 clean:
-	rm -rf $(VENV) .venv-peers .venv-gpu .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .venv-peers .venv-gpu .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
 	rm -f kernels/irnet_kernels/*.so
 	find irnet kernels tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 

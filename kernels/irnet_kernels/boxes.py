@@ -45,15 +45,16 @@ def sort_boxes(
         check(ptr is None, name, lambda: "a list of boxes says which image owns which: ptr must be None")
         boxes, ptr = _from_list(name, boxes, like, images)
     elif ptr is None:
+        indexed = boxes
         check(
-            boxes.dim() == 2 and boxes.shape[1] == 5 and boxes.dtype == torch.float32,
+            indexed.dim() == 2 and indexed.shape[1] == 5 and indexed.dtype == torch.float32,
             name,
             lambda: (
                 "without ptr, boxes must be a list of one [n, 4] per image or float32 [K, 5], "
-                f"got {boxes.dtype} {list(boxes.shape)}"
+                f"got {indexed.dtype} {list(indexed.shape)}"
             ),
         )
-        boxes, ptr, order = _from_indexed(name, boxes, images)
+        boxes, ptr, order = _from_indexed(name, indexed, images)
     check_ragged(name, boxes, ptr, images)
     return SortedBoxes(boxes if spatial_scale == 1 else boxes * spatial_scale, ptr, order)
 
@@ -65,16 +66,20 @@ def _from_list(name: str, boxes: Sequence[Tensor], like: Tensor, images: int | N
         lambda: f"boxes must be a list of one tensor per image, got {len(boxes)} for {images} images",
     )
     for index, own in enumerate(boxes):
-        check(
-            own.dim() == 2 and own.shape[1] == 4 and own.dtype == torch.float32,
-            name,
-            lambda i=index, t=own: f"boxes[{i}] must be float32 [n, 4], got {t.dtype} {list(t.shape)}",
-        )
+        _check_one(name, index, own)
     if not boxes:
         return torch.empty(0, 4, device=like.device), torch.zeros(1, dtype=torch.int64, device=like.device)
     check_device(name, **{f"boxes[{index}]": own for index, own in enumerate(boxes)})
     ptr = torch.tensor([0, *itertools.accumulate(len(own) for own in boxes)], device=boxes[0].device)
     return torch.cat(list(boxes)), ptr
+
+
+def _check_one(name: str, index: int, own: Tensor) -> None:
+    check(
+        own.dim() == 2 and own.shape[1] == 4 and own.dtype == torch.float32,
+        name,
+        lambda: f"boxes[{index}] must be float32 [n, 4], got {own.dtype} {list(own.shape)}",
+    )
 
 
 def _from_indexed(name: str, boxes: Tensor, images: int | None) -> tuple[Tensor, Tensor, Tensor]:

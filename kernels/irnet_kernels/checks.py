@@ -51,11 +51,12 @@ def check_ptr(name: str, ptr: torch.Tensor, images: int | None = None) -> None:
         name,
         lambda: f"ptr must be int64 [B + 1], got {ptr.dtype} {list(ptr.shape)}",
     )
-    check(
-        images is None or ptr.shape[0] == images + 1,
-        name,
-        lambda: f"ptr must have {images + 1} entries for {images} images, got {ptr.shape[0]}",
-    )
+    if images is not None:
+        check(
+            ptr.shape[0] == images + 1,
+            name,
+            lambda: f"ptr must have {images + 1} entries for {images} images, got {ptr.shape[0]}",
+        )
 
 
 def image_slices(name: str, ptr: torch.Tensor, regions: int) -> list[slice]:

@@ -7,9 +7,11 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import DeviceType  # torch.autograd has it, too, but does not say that it exports it
 from torch.profiler import ProfilerActivity, profile
 
 # An operator, as against the autograd engine's own entries and "[memory]".
@@ -84,17 +86,17 @@ def _on_gpu(call: Callable[[], object], device: torch.device) -> Counts:
     peak_reserved = torch.cuda.max_memory_reserved(device) - reserved
     total = torch.cuda.memory_stats(device).get("allocated_bytes.all.allocated", 0) - total
     events = _profile(call, [ProfilerActivity.CPU, ProfilerActivity.CUDA])
-    on_gpu = [e for e in events if e.device_type() == torch.autograd.DeviceType.CUDA]
+    on_gpu = [e for e in events if e.device_type() == DeviceType.CUDA]
     launches = sum(not e.is_user_annotation() for e in on_gpu)
     return Counts(peak, total, _operators(events), peak_reserved, launches)
 
 
-def _operators(events: list) -> int:
-    on_cpu = (e for e in events if e.device_type() == torch.autograd.DeviceType.CPU)
+def _operators(events: list[Any]) -> int:
+    on_cpu = (e for e in events if e.device_type() == DeviceType.CPU)
     return sum(bool(OPERATOR.match(e.name())) for e in on_cpu)
 
 
-def _profile(call: Callable[[], object], activities: list[ProfilerActivity]) -> list:
+def _profile(call: Callable[[], object], activities: list[ProfilerActivity]) -> list[Any]:
     """The profiler's events of one call."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it greets on standard error
     collecting = gc.isenabled()
@@ -108,4 +110,5 @@ def _profile(call: Callable[[], object], activities: list[ProfilerActivity]) -> 
     finally:
         if collecting:
             gc.enable()
-    return recorded.profiler.kineto_results.events()
+    events: list[Any] = recorded.profiler.kineto_results.events()
+    return events

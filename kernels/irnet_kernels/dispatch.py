@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch
 
@@ -18,6 +19,9 @@ from .numerics import full_float32
 
 IMPLEMENTATIONS = ("cuda", "triton", "cpp", "reference")  # the order in which "auto" looks for one
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton kernels run on CPU tensors, slowly: never by "auto"
+
+Context = Any  # autograd's ctx: a torch.autograd.function.FunctionCtx, which takes any attribute
+Operators = Callable[[str], Callable[..., Any]]  # the operator of a name, in the implementation that runs
 
 _library = torch.library.Library("irnet", "DEF")
 _operators: list[str] = []
@@ -32,10 +36,10 @@ def define(
     name: str,
     schema: str,
     *,
-    reference: Callable,
-    fake: Callable,
-    backward: Callable | None = None,
-    save: Callable | None = None,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    backward: Callable[..., Any] | None = None,
+    save: Callable[[Context, tuple[Any, ...], Any], None] | None = None,
     triton: str | None = None,
     public: bool = True,
 ) -> None:
@@ -67,21 +71,22 @@ def define(
         _library.impl(f"{name}.triton", _imported(triton, name), "CPU" if INTERPRETED else "CUDA")
 
 
-def register_triton_on_cpu(around: Callable[[str, Callable], Callable]) -> None:
+def register_triton_on_cpu(around: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
     """Let the Triton implementations take CPU tensors, too: `around(name, launcher)` is what then runs."""
     for name, module in _triton_modules.items():
         _library.impl(f"{name}.triton", around(name, _imported(module, name)), "CPU")
 
 
-def _by_device(name: str, *arguments, **named):
+def _by_device(name: str, *arguments: Any, **named: Any) -> Any:
     """The operator without the name of an implementation: the one that "auto" takes for the tensors' device."""
     device = next(a.device.type for a in (*arguments, *named.values()) if isinstance(a, torch.Tensor))
     return overload(name, choose(name, "auto", device))(*arguments, **named)
 
 
-def overload(name: str, impl: str) -> Callable:
+def overload(name: str, impl: str) -> Callable[..., Any]:
     """The operator `irnet::name` in the implementation `impl`."""
-    return getattr(getattr(torch.ops.irnet, name), impl)
+    operator: Callable[..., Any] = getattr(getattr(torch.ops.irnet, name), impl)
+    return operator
 
 
 def choose(name: str, impl: str, device: str) -> str:
@@ -110,7 +115,7 @@ def choose(name: str, impl: str, device: str) -> str:
 
 
 # What torch.compiler.assume_constant_result(choose) does; calling that imports Dynamo, which imports Triton.
-choose._dynamo_marked_constant = True
+choose._dynamo_marked_constant = True  # type: ignore[attr-defined]  # Dynamo looks for it on the function
 
 
 def available() -> dict[str, dict[str, list[str]]]:
@@ -146,10 +151,12 @@ def unavailable_reasons(impl: str, device: str) -> list[str]:
         reasons.append(f"it runs on {home} tensors only: move them there or take another implementation")
     if impl == "triton" and not _has_triton():
         reasons.append("Triton is not installed: pip install triton")
-    if impl in ("cpp", "cuda") and extension.native() is None:
-        reasons.append(extension.native_reason())
-    elif impl == "cuda" and not extension.native().build_info()["cuda_version"]:
-        reasons.append("the extension was built without CUDA; FORCE_CUDA=1 with " + extension.REBUILD)
+    if impl in ("cpp", "cuda"):
+        native = extension.native()
+        if native is None:
+            reasons.append(extension.native_reason())
+        elif impl == "cuda" and not native.build_info()["cuda_version"]:
+            reasons.append("the extension was built without CUDA; FORCE_CUDA=1 with " + extension.REBUILD)
     return reasons or ["this version of irnet has none: take impl='auto'"]
 
 
@@ -158,10 +165,10 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _imported(module: str, name: str) -> Callable:
+def _imported(module: str, name: str) -> Callable[..., Any]:
     """A function of a Triton module, which is imported at the first call; kernels start on the tensors' device."""
 
-    def run(*arguments):
+    def run(*arguments: Any) -> Any:
         function = getattr(importlib.import_module(module, __package__), name)
         with torch.cuda.device_of(next(a for a in arguments if isinstance(a, torch.Tensor))):
             return function(*arguments)
@@ -169,11 +176,11 @@ def _imported(module: str, name: str) -> Callable:
     return run
 
 
-def _exactly(function: Callable) -> Callable:
+def _exactly(function: Callable[..., Any]) -> Callable[..., Any]:
     """References choose their own precision and give the same bits twice; autocast and switches stay outside."""
 
     @functools.wraps(function)
-    def run(*arguments):
+    def run(*arguments: Any) -> Any:
         device = next(a.device.type for a in arguments if isinstance(a, torch.Tensor))
         with torch.autocast(device, enabled=False), full_float32(deterministic=True):
             return function(*arguments)
@@ -181,8 +188,8 @@ def _exactly(function: Callable) -> Callable:
     return run
 
 
-def _not_twice(name: str) -> Callable:
-    def refuse(ctx, *grads):
+def _not_twice(name: str) -> Callable[..., Any]:
+    def refuse(ctx: Context, *grads: Any) -> NoReturn:
         raise RuntimeError(f"irnet::{name} is a gradient and cannot be differentiated again")
 
     return refuse

@@ -133,7 +133,7 @@ class RegionGraphConv(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the weights; put bandwidth and scale, where they are learned, back to where they start."""
         _uniform(self.weight)
-        if self.scale is not None:
+        if self.scale is not None and self.log_bandwidth is not None:
             nn.init.constant_(self.log_bandwidth, math.log(self.bandwidth))
             nn.init.ones_(self.scale)
 

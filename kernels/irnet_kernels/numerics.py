@@ -19,7 +19,8 @@ def full_float32(deterministic: bool = False) -> Iterator[None]:
     `torch.backends.fp32_precision`.
     """
     switches = [getattr(part, op) for part in (backends.cudnn, backends.mkldnn) for op in ("conv", "rnn")]
-    switches += [backends.cuda.matmul, backends.mkldnn.matmul]
+    switches += [backends.cuda.matmul]
+    switches += [backends.mkldnn.matmul]  # type: ignore[attr-defined]  # PyTorch puts it there when it is imported
     before = [switch.fp32_precision for switch in switches]
     # Not backends.cudnn's attributes: those cannot be set after torch.backends.disable_global_flags().
     cudnn = torch._C._get_cudnn_benchmark(), torch._C._get_cudnn_deterministic()

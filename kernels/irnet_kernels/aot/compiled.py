@@ -169,7 +169,9 @@ def _jit_function(function: Any) -> Any:
 
 def nvcc_version() -> str:
     said = subprocess.run([nvcc(), "--version"], capture_output=True, text=True, check=True).stdout
-    return "nvcc " + re.search(r"release (\d+\.\d+)", said)[1]
+    release = re.search(r"release (\d+\.\d+)", said)
+    assert release, f"nvcc --version names no release: {said}"
+    return "nvcc " + release[1]
 
 
 def cuda_resources(source: CudaSource, targets: Iterable[int] | None = None) -> list[Resources]:

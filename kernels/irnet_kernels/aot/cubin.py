@@ -60,7 +60,9 @@ def resources_of(log: str, cubin: bytes, source: str, target: str, version: str)
     # for an entry "Used 16 registers, used 1 barriers, 512 bytes smem".
     parts = re.split(r"Function properties for (\S+)", log)
     for name, text in zip(parts[1::2], parts[2::2], strict=True):
-        stack, stored, loaded = map(int, re.search(FRAME, text).groups())
+        frame = re.search(FRAME, text)
+        assert frame, f"ptxas reported no stack frame of {name}"
+        stack, stored, loaded = map(int, frame.groups())
         used = re.search(r"Used (\d+) registers(.*)", text)
         shared = re.search(r"(\d+) bytes smem", used[2]) if used else None
         rows.append(

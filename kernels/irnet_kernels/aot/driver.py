@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 CAPABILITY = 90
 # What Triton asks a device for: an H100.
@@ -65,7 +65,7 @@ def install(capability: int = CAPABILITY, answer: bool = False) -> Launches:
     class Utils(nvidia.CudaUtils):
         """Compiled and cached like all else; what would ask the GPU is answered here."""
 
-        def __init__(self):
+        def __init__(self) -> None:
             with _stand_in_libcuda(triton):
                 super().__init__()
             self.get_device_properties = lambda device: PROPERTIES
@@ -73,19 +73,19 @@ def install(capability: int = CAPABILITY, answer: bool = False) -> Launches:
             self.load_binary = lambda name, kernel, shared, device: (1, 1, 0, 0, 1024)
 
     class Launcher(nvidia.CudaLauncher):
-        def __init__(self, src, metadata):
+        def __init__(self, src: Any, metadata: Any) -> None:
             self.kernel = metadata.name
             with _stand_in_libcuda(triton):
                 super().__init__(src, metadata)
 
-        def __call__(self, x, y, z, *arguments, **options):
+        def __call__(self, x: int, y: int, z: int, *arguments: Any, **options: Any) -> None:
             for size, limit in zip((x, y, z), GRID_LIMITS, strict=True):
                 assert 0 <= size < limit, f"no GPU takes a grid of {x} x {y} x {z} programs of {self.kernel}"
             if x * y * z:  # else Triton's own launcher launches nothing
                 launches.append(Launch(self.kernel, (x, y, z)))
 
     class Driver(nvidia.CudaDriver):
-        def __init__(self):
+        def __init__(self) -> None:
             self.utils = Utils()
             self.launcher_cls = Launcher
             self.get_current_device = lambda: 0
@@ -93,14 +93,14 @@ def install(capability: int = CAPABILITY, answer: bool = False) -> Launches:
             self.get_current_stream = lambda device: 0
             self.get_device_capability = lambda device: divmod(capability, 10)
 
-        def get_current_target(self):
+        def get_current_target(self) -> Any:
             return GPUTarget("cuda", capability, PROPERTIES["warpSize"])
 
-        def get_active_torch_device(self):
+        def get_active_torch_device(self) -> torch.device:
             return torch.device("cpu")
 
-    def around(name: str, launcher: Callable) -> Callable:
-        def run(*arguments):
+    def around(name: str, launcher: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
             result = launcher(*arguments)
             return dispatch.overload(name, "reference")(*arguments) if answer else result
 
@@ -111,13 +111,13 @@ def install(capability: int = CAPABILITY, answer: bool = False) -> Launches:
     return launches
 
 
-def pytest_configure(config) -> None:
+def pytest_configure(config: object) -> None:
     """pytest's hook: the driver is there before a test module is imported."""
     install(answer=True)
 
 
 @contextlib.contextmanager
-def _stand_in_libcuda(triton) -> Iterator[None]:
+def _stand_in_libcuda(triton: Any) -> Iterator[None]:
     """Within, Triton compiles and loads what it links to libcuda.so.1, where there is none."""
     with triton.knobs.nvidia.scope():
         triton.knobs.nvidia.libcuda_path = _libcuda().name
@@ -125,7 +125,7 @@ def _stand_in_libcuda(triton) -> Iterator[None]:
 
 
 @functools.cache
-def _libcuda() -> tempfile.TemporaryDirectory:
+def _libcuda() -> tempfile.TemporaryDirectory[str]:
     """A folder with a libcuda.so.1 in which every function that Triton's driver names fails; it is loaded, too.
 
     What is linked to it needs libcuda.so.1 by name, and so finds the real one on a machine with a GPU.

@@ -15,7 +15,7 @@ import numpy as np
 from .tools import import_triton
 
 
-def load(where: str | os.PathLike, interpret: bool) -> types.ModuleType:
+def load(where: str | os.PathLike[str], interpret: bool) -> types.ModuleType:
     """A fresh copy of the Triton module of this name or path, whatever TRITON_INTERPRET says.
 
     interpret  its kernels run in Triton's interpreter, on CPU tensors; otherwise they can be compiled
@@ -25,10 +25,10 @@ def load(where: str | os.PathLike, interpret: bool) -> types.ModuleType:
     """
     triton = import_triton()
     spec = importlib.util.find_spec(where) if isinstance(where, str) and not where.endswith(".py") else None
-    path, name = (spec.origin, spec.name) if spec else (os.fspath(where), Path(where).stem)
+    path, name = (spec.origin or "", spec.name) if spec else (os.fspath(where), Path(where).stem)
     # A name of its own, but the same package: relative imports work.
     spec = importlib.util.spec_from_file_location(f"{name}__{'interpreted' if interpret else 'compiled'}", path)
-    if spec is None or not Path(path).is_file():
+    if spec is None or spec.loader is None or not Path(path).is_file():
         raise ImportError(f"there is no Triton module {where}")
     module = importlib.util.module_from_spec(spec)
     with _afresh(), _interpreting() if interpret else triton.knobs.runtime.scope():
@@ -77,7 +77,7 @@ def _interpreting() -> Iterator[None]:
     from triton.runtime.jit import JITFunction
 
     class Interpreted(interpreter.InterpretedFunction):
-        def run(self, *args, **kwargs):
+        def run(self, *args: Any, **kwargs: Any) -> Any:
             with _interpreting():
                 return super().run(*args, **kwargs)
 

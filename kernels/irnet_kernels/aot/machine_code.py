@@ -187,8 +187,8 @@ def read(kernel: TritonKernel | CudaSource, targets: Iterable[int] | None = None
 
     Raises ToolUnavailable where a tool is absent.
     """
-    binaries = triton_binaries if isinstance(kernel, TritonKernel) else cuda_binaries
-    return [code for binary in binaries(kernel, targets) for code in read_binary(binary)]
+    binaries = triton_binaries(kernel, targets) if isinstance(kernel, TritonKernel) else cuda_binaries(kernel, targets)
+    return [code for binary in binaries for code in read_binary(binary)]
 
 
 def read_binary(binary: Binary) -> list[MachineCode]:
@@ -230,7 +230,8 @@ def nvdisasm() -> str:
         ) from None
     from triton import knobs
 
-    return knobs.nvidia.nvdisasm.path
+    own: str = knobs.nvidia.nvdisasm.path
+    return own
 
 
 # The list: functions, their instructions, the ways through them
@@ -270,14 +271,15 @@ class Function:
         ends = [
             after[i.address] for i, (jumps, falls) in zip(self.instructions, targets, strict=True) if jumps or not falls
         ]
-        starts = sorted({addresses[0], *ends, *(t for jumps, _ in targets for t in jumps)} & known)
+        starts = sorted(known & {addresses[0], *ends, *(t for jumps, _ in targets for t in jumps)})
         follow: dict[int, set[int]] = {start: set() for start in starts}
         current = starts[0]
         for instruction, (jumps, falls) in zip(self.instructions, targets, strict=True):
             current = instruction.address if instruction.address in follow else current
             follow[current] |= known.intersection(jumps)
-            if falls and after[instruction.address] in follow:
-                follow[current].add(after[instruction.address])
+            following = after[instruction.address]
+            if falls and following in follow:
+                follow[current].add(following)
         return starts, follow
 
     def _targets(self, instruction: Instruction) -> tuple[list[int], bool]:
@@ -304,8 +306,11 @@ class Function:
 def functions_of(listing: str) -> Iterator[tuple[str, Function]]:
     """The functions that stand in a disassembler's list, by name."""
     for part in re.split(r"^\s*\.section\s+\.text\.", listing, flags=re.MULTILINE)[1:]:
-        name = re.match(r'"?([^",\s]+)', part)[1]
-        instructions, labels, waiting = [], {}, []
+        name = re.match(r'"?([^",\s]+)', part)
+        assert name, "a section of code has no name"
+        instructions: list[Instruction] = []
+        labels: dict[str, int] = {}
+        waiting: list[str] = []
         for line in part.splitlines():
             if label := re.match(r"\s*([.$\w]+):\s*$", line):
                 waiting.append(label[1])
@@ -315,12 +320,13 @@ def functions_of(listing: str) -> Iterator[tuple[str, Function]]:
                 waiting = []
                 instructions.append(Instruction(address, text[2] or "", text[3], text[4]))
         if instructions:
-            yield name, Function(tuple(instructions), labels)
+            yield name[1], Function(tuple(instructions), labels)
 
 
 def _reachable(follow: Mapping[int, set[int]], first: int) -> tuple[list[int], dict[int, set[int]]]:
     """Blocks that can be reached, each after one that leads to it, and the blocks before each."""
-    order, before = [first], {first: set()}
+    order = [first]
+    before: dict[int, set[int]] = {first: set()}
     for block in order:
         for other in sorted(follow[block]):
             if other not in before:

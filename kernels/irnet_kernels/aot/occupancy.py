@@ -38,7 +38,7 @@ def occupancy(target: int, registers: int, shared_bytes: int, warps: int) -> Occ
         "registers": REGISTERS // PARTITIONS // of_warp * PARTITIONS // warps,
         "shared memory": SHARED_BYTES[target] // of_block,
     }
-    limit = min(fitting, key=fitting.get)
+    limit = min(fitting, key=fitting.__getitem__)
     return Occupancy(fitting[limit], fitting[limit] * warps, limit)
 
 

@@ -19,4 +19,5 @@ def import_triton() -> types.ModuleType:
         raise ToolUnavailable("there is no Triton (pip install triton)")
     import triton
 
-    return triton
+    package: types.ModuleType = triton
+    return package

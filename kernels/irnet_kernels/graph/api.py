@@ -1,5 +1,7 @@
 """propagate and propagate_regions: schemas, public functions, fakes and gradients. Mathematics is in reference.py."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,7 @@ def propagate(x: Tensor, edges: EdgeSet, weight: Tensor, *, impl: str = "auto") 
     check_device(name, x=x, edges=edges.indptr)
     chosen = dispatch.choose(name, impl, x.device.type)
     batch = x if x.dim() == 3 else x[None]
-    out = dispatch.overload(name, chosen)(batch, *edges.tensors(), weight)
+    out: Tensor = dispatch.overload(name, chosen)(batch, *edges.tensors(), weight)
     return out if x.dim() == 3 else out[0]
 
 
@@ -108,12 +110,13 @@ def propagate_regions(
     check_floats(name, x=x, weight=weight)
     acc_dtype = opmath_dtype(x.dtype)
     if isinstance(bandwidth, Tensor):
+        given = bandwidth
         check(
-            bandwidth.dim() == 0 and bandwidth.is_floating_point(),
+            given.dim() == 0 and given.is_floating_point(),
             name,
-            lambda: f"bandwidth must be a number or floating [], got {bandwidth.dtype} {list(bandwidth.shape)}",
+            lambda: f"bandwidth must be a number or floating [], got {given.dtype} {list(given.shape)}",
         )
-        bandwidth = bandwidth.to(acc_dtype)
+        bandwidth = given.to(acc_dtype)
     else:
         least = torch.finfo(acc_dtype).tiny
         check(bandwidth >= least, name, lambda: f"bandwidth must be positive, got {bandwidth}")
@@ -132,22 +135,22 @@ def _check_weight(name: str, x: Tensor, weight: Tensor, types: int) -> None:
     )
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: dispatch.Context, inputs: tuple[Any, ...], output: Any) -> None:
     x, *edges, weight = inputs
     ctx.save_for_backward(x, weight, *edges)
 
 
-def _gradient(op, ctx, grad: Tensor):
+def _gradient(op: dispatch.Operators, ctx: dispatch.Context, grad: Tensor) -> tuple[Any, ...]:
     x, weight, *edges = ctx.saved_tensors
     d_x, d_weight = op("propagate_backward")(grad, x, *edges, weight)
     return d_x, *[None] * len(edges), d_weight
 
 
-def _save_regions(ctx, inputs, output) -> None:
+def _save_regions(ctx: dispatch.Context, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _regions_gradient(op, ctx, grad: Tensor):
+def _regions_gradient(op: dispatch.Operators, ctx: dispatch.Context, grad: Tensor) -> tuple[Any, ...]:
     d_x, d_weight, d_bandwidth = op("propagate_regions_backward")(grad, *ctx.saved_tensors, ctx.needs_input_grad[4])
     return d_x, None, None, d_weight, d_bandwidth
 

@@ -675,11 +675,11 @@ def kernels(channels: int = 512, dtypes: Sequence[torch.dtype] = (torch.float32,
             (propagate_regions_backward_kernel, every, {}, backward),
         ]
         for some in [(capability,) for capability in every] if dtype.itemsize == 2 else [every]:
-            constants = _forward_constants(dtype, channels, some[0], slope=False)
-            launched.append((propagate_regions_forward_kernel, some, {}, constants))
+            forward = _forward_constants(dtype, channels, some[0], slope=False)
+            launched.append((propagate_regions_forward_kernel, some, {}, forward))
         if dtype == acc_dtype:
-            constants = _forward_constants(dtype, channels, every[0], slope=True)
-            launched.append((propagate_regions_forward_kernel, every, {}, constants))
+            forward = _forward_constants(dtype, channels, every[0], slope=True)
+            launched.append((propagate_regions_forward_kernel, every, {}, forward))
             for mean in (False, True):
                 launched.append((propagate_regions_table_kernel, every, {}, _table_constants(dtype, mean)))
         for kernel, targets, types, (constants, options) in launched:

@@ -1,6 +1,6 @@
 """conv_gru: schema, public function, fake and gradient. Its mathematics is in reference.py."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,18 +62,19 @@ def conv_gru(inputs: Tensor, state: Tensor, weights: ConvGRUWeights, *, impl: st
     for field, weight in weights._asdict().items():
         outputs = channels if field.startswith("new") else gate
         shape = [outputs] if field.endswith("bias") else [outputs, channels, 3, 3]
-        check(
-            list(weight.shape) == shape,
-            name,
-            lambda f=field, w=weight, s=shape: f"{f} must be {s}, got {list(w.shape)}",
-        )
+        _check_shape(name, field, weight, shape)
     inputs, state, *rest = autocast(inputs, state, *weights)
     check_floats(name, inputs=inputs, state=state, **dict(zip(ConvGRUWeights._fields, rest, strict=True)))
     chosen = dispatch.choose(name, impl, inputs.device.type)
-    return dispatch.overload(name, chosen)(inputs, state, rest)[0]
+    out: Tensor = dispatch.overload(name, chosen)(inputs, state, rest)[0]
+    return out
 
 
-def _save(ctx, inputs, output) -> None:
+def _check_shape(name: str, field: str, weight: Tensor, shape: list[int]) -> None:
+    check(list(weight.shape) == shape, name, lambda: f"{field} must be {shape}, got {list(weight.shape)}")
+
+
+def _save(ctx: dispatch.Context, inputs: tuple[Any, ...], output: Any) -> None:
     x, h, weights = inputs
     _, new, reset, update = output
     ctx.save_for_backward(x, h, new, reset, update, *weights)
@@ -81,20 +82,25 @@ def _save(ctx, inputs, output) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _gradient(op, ctx, grad: Tensor | None, *unused):
+def _gradient(
+    op: dispatch.Operators, ctx: dispatch.Context, grad: Tensor | None, *unused: Tensor | None
+) -> tuple[Any, ...]:
     if grad is None:
         return None, None, [None] * len(ConvGRUWeights._fields)
     x, h, new, reset, update, *weights = ctx.saved_tensors
-    return op("conv_gru_backward")(grad, x, h, weights, new, reset, update)
+    gradients: tuple[Any, ...] = op("conv_gru_backward")(grad, x, h, weights, new, reset, update)
+    return gradients
 
 
-def _fake(inputs: Tensor, state: Tensor, weights: list[Tensor]):
+def _fake(inputs: Tensor, state: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...]:
     regions, _, *patch = inputs.shape
     gate = (regions, weights[2].shape[0], *patch)
     return tuple(empty_map(inputs, shape) for shape in (inputs.shape, inputs.shape, gate, gate))
 
 
-def _fake_backward(grad, inputs, state, weights, new, reset, update):
+def _fake_backward(
+    grad: Tensor, inputs: Tensor, state: Tensor, weights: list[Tensor], new: Tensor, reset: Tensor, update: Tensor
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     gradients = [torch.empty_like(w) for w in weights]
     return empty_map(inputs, inputs.shape), empty_map(state, state.shape), gradients
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+Table = dict[str, dict[str, dict[str, dict[str, int]]]]  # GPU -> kernel -> dtype -> configuration
+
 
 def sizes(m: int, n: int, k: int, warps: int, stages: int, descriptors: int = 0) -> dict[str, int]:
     """Of a product of [m, k] and [k, n] blocks, and how a program is compiled.
@@ -60,10 +62,10 @@ def tuned_file(gpu: str) -> Path:
     return Path(cache) / "irnet" / f"conv_gru-{gpu.replace('/', '-')}.json"
 
 
-def read(file: Path) -> dict:
+def read(file: Path) -> Table:
     """GPU -> kernel -> dtype -> configuration. Raises ValueError, which names the file, for anything else."""
     try:
-        table = json.loads(file.read_text())
+        table: Table = json.loads(file.read_text())
         entries = [
             (kernel, dtype, entry)
             for kernels in table.values()
@@ -87,7 +89,7 @@ def read(file: Path) -> dict:
 
 
 @functools.cache
-def tuned(gpu: str) -> dict[tuple[str, str], dict]:
+def tuned(gpu: str) -> dict[tuple[str, str], dict[str, int]]:
     """Configurations for a GPU by (kernel, dtype): first those in files that IRNET_TUNED names, then `tune`'s.
 
     Raises ValueError for a named file that does not fit; one that `tune` has left, for another version, is left out.
@@ -101,7 +103,7 @@ def tuned(gpu: str) -> dict[tuple[str, str], dict]:
             tables.append(read(own))
         except ValueError as wrong:
             warnings.warn(f"{wrong}; not used: write it again, python -m irnet_kernels.gru.tune", stacklevel=2)
-    entries = {}
+    entries: dict[tuple[str, str], dict[str, int]] = {}
     for table in reversed(tables):
         for kernel, dtypes in table.get(gpu, {}).items():
             entries |= {(kernel, dtype): entry for dtype, entry in dtypes.items()}

@@ -6,7 +6,6 @@ r.h, which is multiplied by weights of the inputs' dtype, is rounded to that dty
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
-from torch.ops import aten
 
 from ..numerics import empty_map, opmath_dtype
 
@@ -22,7 +21,8 @@ def conv_gru(inputs: Tensor, state: Tensor, weights: list[Tensor]) -> tuple[Tens
     u = (conv2d(x, update_x, update_bias, padding=1) + conv2d(h, update_h, padding=1)).sigmoid()
     reset_state = (r * h).to(inputs.dtype).to(dtype)
     n = (conv2d(x, new_x, new_bias, padding=1) + conv2d(reset_state, new_h, padding=1)).relu()
-    return tuple(empty_map(inputs, t.shape).copy_(t) for t in (u * (n - h), n, r, u))
+    change, new, reset, update = (empty_map(inputs, t.shape).copy_(t) for t in (u * (n - h), n, r, u))
+    return change, new, reset, update
 
 
 def conv_gru_backward(
@@ -62,6 +62,7 @@ def conv_gru_backward(
 def _conv_gradient(grad: Tensor, inputs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of a padded 3x3 convolution to its input, weight and bias."""
     bias = [weight.shape[0]]
-    return aten.convolution_backward(
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
         grad, inputs, weight, bias, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True]
     )
+    return gradients

@@ -540,7 +540,7 @@ def conv_gru(inputs: Tensor, state: Tensor, weights: list[Tensor]) -> tuple[Tens
         bias, shape = torch.cat([reset_bias, update_bias]), {"regions": regions, "channels": channels, "size": size}
         if gates == 1 and size * size <= MOST_CELLS and inputs.dtype != torch.float64:
             gate_x, gate_h = _columns(gate_x), _columns(gate_h)
-            made = (inputs, state, gate_x, gate_h, bias, reset, update, product)
+            made: tuple[Tensor, ...] = (inputs, state, gate_x, gate_h, bias, reset, update, product)
             _launch(conv_gru_gates_forward_kernel, made, **shape)
         else:
             made = (inputs, state, _packed(gate_x), _packed(gate_h), bias, reset, update)
@@ -560,7 +560,7 @@ def conv_gru_backward(
     d_inputs, d_state = empty_map(inputs, inputs.shape), empty_map(inputs, inputs.shape)
     if not inputs.numel():
         return d_inputs, d_state, [torch.zeros_like(w) for w in weights]
-    shape = {"regions": regions, "channels": channels, "size": size, "WIDE": gates > 1}
+    shape: dict = {"regions": regions, "channels": channels, "size": size, "WIDE": gates > 1}
     grad, inputs, state, new, reset, update = map(_packed, (grad, inputs, state, new, reset, update))
 
     pre_new, d_product = empty_map(inputs, inputs.shape), empty_map(inputs, inputs.shape, acc_dtype)

@@ -18,8 +18,9 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
@@ -62,17 +63,20 @@ KERNELS = {
 ROUNDINGS = {2: 8, 4: 1024}
 
 
-def arguments(regions: int, channels: int, size: int, gates: int, dtype: torch.dtype, device: str) -> tuple:
+def arguments(
+    regions: int, channels: int, size: int, gates: int, dtype: torch.dtype, device: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     """The upstream gradient, x, h and nine weights, random."""
-    shapes = [(regions, channels, size, size)] * 3
+    shapes: list[tuple[int, ...]] = [(regions, channels, size, size)] * 3
     shapes += [(outputs, channels, 3, 3) for outputs in (channels, channels, gates, gates, gates, gates)]
     shapes += [(channels,), (gates,), (gates,)]
     grad, x, h, *weights = (torch.randn(shape, dtype=dtype, device=device) / 64 for shape in shapes)
-    return (*(t.contiguous(memory_format=torch.channels_last) for t in (grad, x, h)), weights)
+    grad, x, h = (t.contiguous(memory_format=torch.channels_last) for t in (grad, x, h))
+    return grad, x, h, weights
 
 
 @contextlib.contextmanager
-def tried(name: str, dtype: torch.dtype, candidate: dict, device: torch.device) -> Iterator[None]:
+def tried(name: str, dtype: torch.dtype, candidate: dict[str, int], device: torch.device) -> Iterator[None]:
     """Within, a kernel is launched with a candidate's sizes."""
     chosen = configurations.tuned(configurations.gpu_of(device))
     key = name, str(dtype).removeprefix("torch.")
@@ -91,7 +95,7 @@ def tried(name: str, dtype: torch.dtype, candidate: dict, device: torch.device) 
 
 def prepare(
     dtypes: list[torch.dtype],
-    gates: list[str],
+    gates: Sequence[str],
     channels: int,
     size: int,
     capability: int,
@@ -114,8 +118,8 @@ def prepare(
         where = f"{width} {dtype} {CANDIDATES[dtype.itemsize][index]}"
         if future.cancelled():
             print(f"{where}: not begun in time", flush=True)
-        elif future.exception():
-            print(f"{where}: {_reason(future.exception())}", flush=True)
+        elif error := future.exception():
+            print(f"{where}: {_reason(error)}", flush=True)
         else:
             for name, reason in future.result().items():
                 print(f"{name} {where}: {reason}", flush=True)
@@ -130,7 +134,7 @@ def _no_gpu(capability: int) -> None:
 
 def _compile(dtype: torch.dtype, width: str, index: int, channels: int, size: int) -> dict[str, str]:
     """Launch every kernel with one candidate, in a process that launches nothing; the reasons of those that fail."""
-    lost = {}
+    lost: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         for name in KERNELS[width]:
             stack.enter_context(tried(name, dtype, CANDIDATES[dtype.itemsize][index], torch.device("cpu")))
@@ -148,11 +152,13 @@ def _compile(dtype: torch.dtype, width: str, index: int, channels: int, size: in
 class _Attempted:
     """A kernel whose failure to compile is noted by its name, so that those after it are launched, too."""
 
-    def __init__(self, kernel):
+    lost: dict[str, str]
+
+    def __init__(self, kernel: Any) -> None:
         self.kernel, self.__name__, self.arg_names = kernel, kernel.__name__, kernel.arg_names
 
-    def __getitem__(self, grid):
-        def launch(*given, **named):
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        def launch(*given: Any, **named: Any) -> None:
             try:
                 self.kernel[grid](*given, **named)
             except Exception as error:
@@ -171,7 +177,7 @@ def tune(
     dtype: torch.dtype = torch.bfloat16,
     file: Path | None = None,
     device: str = "cuda",
-    gates: list[str] = ("narrow", "wide"),
+    gates: Sequence[str] = ("narrow", "wide"),
     until: float = float("inf"),
     clock: Callable[[], float] = time.monotonic,
 ) -> Path:
@@ -197,7 +203,8 @@ def tune(
         for name in KERNELS[width]:
             shipped = configurations.CONFIGURATIONS[name][dtype.itemsize]
             candidates = [shipped, *(c for c in CANDIDATES[dtype.itemsize] if c != shipped and _serves(c, gpu_device))]
-            entries = times.setdefault(gpu, {}).setdefault(name, {})[short] = []
+            entries: list[dict[str, Any]] = []
+            times.setdefault(gpu, {}).setdefault(name, {})[short] = entries
             try:
                 _try_all(name, dtype, candidates, backward if "backward" in name else forward, x, entries, until, clock)
             finally:
@@ -216,13 +223,22 @@ def tune(
     return file
 
 
-def _try_all(name, dtype, candidates, run, x, entries: list, until: float, clock) -> None:
+def _try_all(
+    name: str,
+    dtype: torch.dtype,
+    candidates: list[dict[str, int]],
+    run: Callable[[], Any],
+    x: torch.Tensor,
+    entries: list[dict[str, Any]],
+    until: float,
+    clock: Callable[[], float],
+) -> None:
     """Adds to `entries` what each candidate takes in milliseconds, or why it is lost."""
     expected = None
     for candidate in candidates:
         if clock() >= until:
             return
-        entry = {"sizes": candidate}
+        entry: dict[str, Any] = {"sizes": candidate}
         try:
             with tried(name, dtype, candidate, x.device), torch.cuda.device_of(x):
                 result = [t for part in run() for t in (part if isinstance(part, list) else [part])]
@@ -245,16 +261,16 @@ def _distance(result: torch.Tensor, expected: torch.Tensor) -> float:
     return float((result.double() - expected.double()).abs().max() / scale) if expected.any() or result.any() else 0.0
 
 
-def _serves(candidate: dict, device: torch.device) -> bool:
+def _serves(candidate: dict[str, int], device: torch.device) -> bool:
     """Descriptors are for GPUs with a copy engine; on others Triton makes slow loads of them."""
     return not candidate["DESCRIPTORS"] or device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip()[:300]}"
 
 
-def _write(file: Path, table: dict) -> None:
+def _write(file: Path, table: dict[str, Any]) -> None:
     """All of it or nothing, whenever the process ends."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}")

@@ -1,5 +1,7 @@
 """crop_resize and paste_mean: schemas, public functions, fakes and gradients. Their mathematics is in reference.py."""
 
+from typing import Any
+
 from torch import Tensor
 
 from .. import dispatch
@@ -114,54 +116,55 @@ def paste_mean(
     check(patches.shape[0] == count, name, lambda: f"{len(patches)} patches, but {count} boxes")
     check_device(name, memory=memory, boxes=regions.boxes, ptr=regions.ptr)
     chosen = dispatch.choose(name, impl, memory.device.type)
-    return dispatch.overload(name, chosen)(memory, regions.sort(patches), regions.boxes, regions.ptr)
+    out: Tensor = dispatch.overload(name, chosen)(memory, regions.sort(patches), regions.boxes, regions.ptr)
+    return out
 
 
 # The two operators and their gradients are linear in maps and patches, and each is the adjoint of another: crop_resize
 # of crop_resize_backward, paste_mean's patch path of paste_mean_backward.
 
 
-def _save_crop(ctx, inputs, output) -> None:
+def _save_crop(ctx: dispatch.Context, inputs: tuple[Any, ...], output: Any) -> None:
     features, boxes, ptr, size, border = inputs
     ctx.save_for_backward(boxes, ptr)
     ctx.size, ctx.border, ctx.shape = size, border, features.shape[2:]
 
 
-def _crop_gradient(op, ctx, grad: Tensor):
+def _crop_gradient(op: dispatch.Operators, ctx: dispatch.Context, grad: Tensor) -> tuple[Any, ...]:
     boxes, ptr = ctx.saved_tensors
     return op("crop_resize_backward")(grad, boxes, ptr, *ctx.shape, ctx.border), None, None, None, None
 
 
-def _save_crop_backward(ctx, inputs, output) -> None:
+def _save_crop_backward(ctx: dispatch.Context, inputs: tuple[Any, ...], output: Any) -> None:
     grad, boxes, ptr, _, _, border = inputs
     ctx.save_for_backward(boxes, ptr)
     ctx.size, ctx.border = grad.shape[-1], border
 
 
-def _crop_second_gradient(op, ctx, grad: Tensor):
+def _crop_second_gradient(op: dispatch.Operators, ctx: dispatch.Context, grad: Tensor) -> tuple[Any, ...]:
     boxes, ptr = ctx.saved_tensors
     return op("crop_resize")(grad, boxes, ptr, ctx.size, ctx.border), None, None, None, None, None
 
 
-def _save_paste(ctx, inputs, output) -> None:
+def _save_paste(ctx: dispatch.Context, inputs: tuple[Any, ...], output: Any) -> None:
     _, patches, boxes, ptr = inputs
     ctx.save_for_backward(boxes, ptr)
     ctx.size = patches.shape[-1]
 
 
-def _paste_gradient(op, ctx, grad: Tensor):
+def _paste_gradient(op: dispatch.Operators, ctx: dispatch.Context, grad: Tensor) -> tuple[Any, ...]:
     boxes, ptr = ctx.saved_tensors
     patches = op("paste_mean_backward")(grad, boxes, ptr, ctx.size) if ctx.needs_input_grad[1] else None
     return grad, patches, None, None
 
 
-def _save_paste_backward(ctx, inputs, output) -> None:
+def _save_paste_backward(ctx: dispatch.Context, inputs: tuple[Any, ...], output: Any) -> None:
     grad, boxes, ptr, _ = inputs
     ctx.save_for_backward(boxes, ptr)
     ctx.shape = grad.shape
 
 
-def _paste_second_gradient(op, ctx, grad: Tensor):
+def _paste_second_gradient(op: dispatch.Operators, ctx: dispatch.Context, grad: Tensor) -> tuple[Any, ...]:
     boxes, ptr = ctx.saved_tensors
     return op("paste_mean")(grad.new_zeros(ctx.shape), grad, boxes, ptr), None, None, None
 

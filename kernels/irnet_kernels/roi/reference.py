@@ -88,7 +88,7 @@ def _spread(patches: Tensor, wy: Tensor, wx: Tensor) -> Tensor:
     return torch.einsum("rph,rpcw->chw", wy, rows)
 
 
-def _crop_weights(boxes: Tensor, size: int, height: int, width: int, border: str, dtype: torch.dtype):
+def _crop_weights(boxes: Tensor, size: int, height: int, width: int, border: str, dtype: torch.dtype) -> list[Tensor]:
     """Hats [r, size, height] and [r, size, width] of the sample positions of `boxes` (size 1 samples the centre)."""
     x1, y1, x2, y2 = boxes.to(dtype).unbind(1)
     step = torch.arange(size, dtype=dtype, device=boxes.device) if size > 1 else boxes.new_tensor([0.5], dtype=dtype)
@@ -102,7 +102,9 @@ def _crop_weights(boxes: Tensor, size: int, height: int, width: int, border: str
     return weights
 
 
-def _paste_weights(boxes: Tensor, size: int, height: int, width: int, dtype: torch.dtype):
+def _paste_weights(
+    boxes: Tensor, size: int, height: int, width: int, dtype: torch.dtype
+) -> tuple[list[Tensor], list[Tensor]]:
     """Hats [r, size, height] and [r, size, width] of the cells' patch positions, and which rows and columns are
     covered.
 

@@ -429,7 +429,8 @@ def paste_mean_backward(grad: Tensor, boxes: Tensor, ptr: Tensor, size: int) -> 
 
 def _tiles(out: Tensor) -> int:
     images, _, height, width = out.shape
-    return images * triton.cdiv(height, ROWS) * triton.cdiv(width, COLUMNS)
+    tiles: int = images * triton.cdiv(height, ROWS) * triton.cdiv(width, COLUMNS)
+    return tiles
 
 
 def _launch(kernel, parts: int, inputs: list[Tensor], boxes: Tensor, ptr: Tensor, out: Tensor, shape, **flags) -> None:

@@ -1,5 +1,7 @@
 """segment_matmul and segment_outer: schemas, public functions, fakes and gradients, which are these operators again."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,8 @@ def segment_matmul(inputs: Tensor, ptr: Tensor, other: Tensor, *, impl: str = "a
     check_floats(name, inputs=inputs, other=other)
     check_ptr(name, ptr, other.shape[0])
     check_device(name, inputs=inputs, ptr=ptr)
-    return dispatch.overload(name, dispatch.choose(name, impl, inputs.device.type))(inputs, other, ptr)
+    out: Tensor = dispatch.overload(name, dispatch.choose(name, impl, inputs.device.type))(inputs, other, ptr)
+    return out
 
 
 def segment_outer(inputs: Tensor, ptr: Tensor, other: Tensor, *, impl: str = "auto") -> Tensor:
@@ -71,24 +74,25 @@ def segment_outer(inputs: Tensor, ptr: Tensor, other: Tensor, *, impl: str = "au
     check_floats(name, inputs=inputs, other=other)
     check_ptr(name, ptr)
     check_device(name, inputs=inputs, ptr=ptr)
-    return dispatch.overload(name, dispatch.choose(name, impl, inputs.device.type))(inputs, other, ptr)
+    out: Tensor = dispatch.overload(name, dispatch.choose(name, impl, inputs.device.type))(inputs, other, ptr)
+    return out
 
 
 # The schemas keep the matrix before ptr: the native implementations are registered by position.
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: dispatch.Context, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _matmul_gradient(op, ctx, grad: Tensor):
+def _matmul_gradient(op: dispatch.Operators, ctx: dispatch.Context, grad: Tensor) -> tuple[Any, ...]:
     x, other, ptr = ctx.saved_tensors
     d_x = op("segment_matmul")(grad, other.mT, ptr) if ctx.needs_input_grad[0] else None
     d_other = op("segment_outer")(x, grad, ptr) if ctx.needs_input_grad[1] else None
     return d_x, d_other, None
 
 
-def _outer_gradient(op, ctx, grad: Tensor):
+def _outer_gradient(op: dispatch.Operators, ctx: dispatch.Context, grad: Tensor) -> tuple[Any, ...]:
     x, y, ptr = ctx.saved_tensors
     d_x = op("segment_matmul")(y, grad.mT, ptr) if ctx.needs_input_grad[0] else None
     d_y = op("segment_matmul")(x, grad, ptr) if ctx.needs_input_grad[1] else None

@@ -203,7 +203,7 @@ def _constants(dtype: torch.dtype, m: int | None, n: int, k: int | None) -> tupl
     options = {name: sizes[name] for name in ("num_warps", "num_stages")}
     if k is None:  # an image has few rows to sum: more blocks at a time hide more than a long pipeline
         options["num_stages"] = min(options["num_stages"], 2)
-    constants = {name: size for name, size in sizes.items() if name not in options}
+    constants: dict = {name: size for name, size in sizes.items() if name not in options}
     for name, end in (("BLOCK_M", m), ("BLOCK_N", n), ("BLOCK_K", k)):
         if end is not None:
             constants[name] = min(constants[name], max(triton.next_power_of_2(end), 16))
@@ -222,7 +222,7 @@ def kernels(channels: int = 512, dtypes: tuple[torch.dtype, ...] = (torch.float3
     shipped = []
     for dtype in dtypes:
         aligned, odd = -(-channels // 16) * 16, channels | 1
-        launches = [(segment_align_kernel, _align_constants(odd), {})]
+        launches: list[tuple] = [(segment_align_kernel, _align_constants(odd), {})]
         for width in (aligned, odd):
             constants, options = _constants(dtype, None, width, channels)
             for turned in (False, True):
