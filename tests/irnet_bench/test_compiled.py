@@ -15,7 +15,7 @@ import torch
 from irnet_bench.case import Setup, Work, modules
 from irnet_bench.measure import ERROR, OK, examine
 from irnet_kernels import counts
-from irnet_kernels.aot import compiled, interpreter, tools
+from irnet_kernels.aot import compiled, cubin, interpreter, tools
 from irnet_kernels.aot.compiled import CudaSource, TritonKernel
 from irnet_kernels.aot.cubin import Resources
 from tests.tools import here
@@ -148,10 +148,10 @@ def test_interpretation_leaves_triton_as_it_was(library):
     here(tools.triton_version)
     import triton.language as tl
     from triton import knobs
-    from triton.runtime import interpreter
+    from triton.runtime import interpreter as tritons
     from triton.runtime.jit import JITFunction
 
-    owners = [interpreter, JITFunction, knobs.runtime, tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype]
+    owners = [tritons, JITFunction, knobs.runtime, tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype]
     before, environment = [dict(vars(owner)) for owner in owners], dict(os.environ)
     run_library(interpreter.load(library, True))
     interpreter.load(library, False)
@@ -179,8 +179,8 @@ def test_tritons_switch_makes_no_difference_to_the_interpreter(library):
     here(tools.triton_version)
     program = f"""
 import runpy
-test = runpy.run_path({str(Path(__file__))!r})
-compiled, library = test["compiled"], {str(library)!r}
+from irnet_kernels.aot import compiled, interpreter, tools
+test, library = runpy.run_path({str(Path(__file__))!r}), {str(library)!r}
 test["run_library"](interpreter.load(library, True))
 kernel = test["TritonKernel"](interpreter.load(library, False).kernel, {{"x": "*fp32", "out": "*fp32", "n": "i32"}})
 try:
@@ -269,7 +269,7 @@ def test_machine_instructions_are_those_that_the_disassembler_lists(tmp_path):
         listing = subprocess.run([disassembler, "-c", str(binary)], capture_output=True, text=True, check=True).stdout
         lines = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*);", listing, re.MULTILINE)
         expected = sum(not line.strip().startswith("NOP") for line in lines)
-        assert sum(compiled._instructions(binary.read_bytes()).values()) == expected > 0, target
+        assert sum(cubin.count_instructions(binary.read_bytes()).values()) == expected > 0, target
 
 
 def test_what_cannot_be_compiled_is_told(tmp_path, library):
