@@ -10,11 +10,11 @@ from tests.tools import imported
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "irnet").rglob("*.py"))
-CALLS_THE_HARNESS = ROOT / "irnet/cli.py"
+CALLS_THE_HARNESS = ROOT / "irnet/commands/bench.py"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_the_command_line_imports_the_harness(path):
+def test_only_the_command_bench_imports_the_harness(path):
     assert path == CALLS_THE_HARNESS or not [n for n in imported(path, ROOT) if n.split(".")[0] == "irnet_bench"]
 
 
