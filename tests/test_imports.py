@@ -35,3 +35,18 @@ assert not torch.cuda.is_initialized()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+HEAVY = ("torch", "matplotlib", "pandas", "jinja2", "pycocotools", "triton", "irnet_bench")
+
+
+@pytest.mark.parametrize("work", ["", "from irnet.cli import main; main(['--help'])"], ids=["import", "help"])
+def test_neither_the_package_nor_its_help_imports_anything_heavy(work):
+    code = f"""
+import atexit, sys, irnet
+atexit.register(lambda: print("heavy:", *(name for name in {HEAVY} if name in sys.modules)))
+{work}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy:" and ("predict" in done.stdout) == bool(work)
