@@ -18,7 +18,7 @@ from .errors import InputError
 
 VARIANTS = ("conv", "local", "global", "full")
 MOST = 2**31 - 1  # of anything that is counted
-SLOW = 1000  # of anything that is made one by one before it can be said to be too much
+MOST_BUILT = 1000  # of layers and the like, which are made one by one before anything can say that they are too many
 FLOAT32 = 3.4e38  # the largest number that the dtype of weights and rates holds
 
 
@@ -75,8 +75,8 @@ class ModelConfig:
     backbone: str = setting("resnet50", "the ConvNet's layers", choices=("small", "resnet50", "resnet101"))
     backbone_weights: str = setting("", "a torchvision or timm checkpoint file; empty: random weights")
     backbone_channels: int = setting(64, "channels of the small backbone; no other reads it", least=2)
-    iterations: int = setting(3, "I: each module predicts this often", least=1, most=SLOW)
-    patch_size: int = setting(7, "P: cells on the side of a region's patch", least=2, most=SLOW)
+    iterations: int = setting(3, "I: each module predicts this often", least=1, most=MOST_BUILT)
+    patch_size: int = setting(7, "P: cells on the side of a region's patch", least=2, most=MOST_BUILT)
     memory_channels: int = setting(512, "channels of the spatial memory", least=1)
     memory_size: int = setting(20, "side of the learned initial memory, resized to each image's map", least=1)
     gate_channels: int = setting(
@@ -84,7 +84,7 @@ class ModelConfig:
     )
     hidden: int = setting(4096, "width of the two FC layers that read the memory", least=1)
     graph_channels: int = setting(512, "channels of region states and class features", least=1)
-    graph_layers: int = setting(3, "layers of the global module's graphs in each iteration", least=1, most=SLOW)
+    graph_layers: int = setting(3, "layers of the global module's graphs in each iteration", least=1, most=MOST_BUILT)
     bandwidth: float = setting(50.0, "pixels, of the spatial edges", above=0, cure="give a number of pixels above 0")
     learn_geometry: bool = setting(
         False, "every graph layer learns its own bandwidth, from this one on, and a scale per type"

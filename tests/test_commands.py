@@ -7,7 +7,9 @@ import pytest
 
 from irnet import cli, commands
 from irnet import config as settings
+from irnet.commands import demo
 from irnet.engine import checkpoint
+from irnet.options import read_settings
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,6 +86,17 @@ def test_an_option_that_a_command_does_not_use_is_refused(command, option, capsy
         cli.main([*command.split(), option])
     assert end.value.code == 2 and f"unrecognized arguments: {option}\n" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_steps_of_a_demonstration(tmp_path):
+    """250 are its default, which a file, an option and KEY=VALUE override in this order."""
+    path = tmp_path / "my.yaml"
+    path.write_text("train: {steps: 9}\n")
+    for words, steps in ([], 250), (["--config", str(path)], 9), (["--steps", "8", "--config", str(path)], 8):
+        options = cli.parser_of(["demo"]).parse_args(["demo", *words])
+        assert read_settings(options, demo.small()).train.steps == steps
+    help_of_demo = " ".join(cli.parser_of(["demo"])._subparsers._group_actions[0].choices["demo"].format_help().split())
+    assert "resumed run included (default: 250)" in help_of_demo
 
 
 # ---------------------------------------------------------------------------------------------------- --print-config
