@@ -25,11 +25,12 @@ TROUBLE = $(shell \
   esac)
 
 .PHONY: help demo test lint fuzz sanitize cuda-build cuda-extension compat \
-  compat-tests gpu-prepare gpu-pack gpu-check regress baseline bench measure report speed clean
+  compat-tests gpu-prepare gpu-pack gpu-check regress baseline bench measure report speed docs clean
 help:
 	@echo "make demo    write a small report of the program at work to runs/demo"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff check, ruff format --check, clang-format"
+	@echo "make docs    the API reference, from the docstrings, in build/docs"
 	@echo "make fuzz    a thousand random cases of the operators, others on every run"
 	@echo "make sanitize  the tests of the C++ kernels under the sanitizers of addresses and of undefined behaviour"
 	@echo "make cuda-build  compile and link the extension with CUDA for all architectures; needs nvcc, but no GPU"
@@ -57,6 +58,9 @@ lint: $(STAMP)
 	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.* csrc/*/*.*)
 
 # Other cases on every run: the seed is printed. Triton's kernels are interpreted.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+
 fuzz: $(STAMP)
 	IRNET_FUZZ=$(or $(IRNET_FUZZ),1000) IRNET_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -q $(FUZZER)
 	TRITON_INTERPRET=1 IRNET_FUZZ=$(or $(IRNET_FUZZ),1000) IRNET_FUZZ_SEED=$(FUZZ_SEED) \
@@ -110,13 +114,15 @@ compat:
 	$(MAKE) VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt PYTHON=$(PYTHON312) compat-tests
 	$(MAKE) VENV=.venv-gpu CONSTRAINTS=constraints-gpu.txt PYTHON=$(PYTHON312) compat-tests
 
-# In a copy of the sources, as the extension of the tree stays what it is.
+# In a copy of the sources, as the extension of the tree stays what it is; without the model and the harness, which the
+# operators' tests do not need.
 COMPAT = build/compat$(VENV)
 compat-tests: $(READY)
 	$(PIP) install -c $(CONSTRAINTS) $(CHECKED)
 	rm -rf $(COMPAT) && mkdir -p $(COMPAT)
 	git ls-files -z | xargs -0 cp --parents -t $(COMPAT)
 	cd $(COMPAT) && FORCE_CUDA=0 IRNET_REQUIRE_EXT=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
+	rm -rf $(COMPAT)/irnet $(COMPAT)/benchmarks
 	cd $(COMPAT) && PYTHONPATH=$$PWD:$$PWD/kernels $(abspath $(BIN))/python -m pytest -q -n auto tests/kernels
 
 gpu-prepare:

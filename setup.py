@@ -176,11 +176,11 @@ def extension() -> dict:
     module = make(
         "irnet_kernels._C",
         sources,
-        include_dirs=[str(HERE / "csrc")],
+        include_dirs=[str(HERE / "csrc/include")],
         define_macros=[(f"IRNET_{name}", f'"{value}"') for name, value in facts.items()] + cuda_macro,
         # -fopenmp: without it at::parallel_for, a template in torch's headers, runs on one thread.
         extra_compile_args={
-            # No contraction: csrc/geometry.h rounds as the reference does; sums ask for fused multiply-adds.
+            # No contraction: csrc/include/geometry.h rounds as the reference does; sums ask for fused multiply-adds.
             "cxx": [*optimise, *sanitize, "-fvisibility=hidden", "-fopenmp", "-ffp-contract=off"],
             "nvcc": ["-O3", "-fmad=false", "-ccbin", host_compiler(compiler), "-Xcompiler", "-fopenmp"],
         },

@@ -17,7 +17,7 @@ from .data import scenes
 from .data.coco import CocoDataset
 from .data.scene_rules import RULES, clue
 from .engine import checkpoint, evaluate, predict
-from .engine.setup import restore_model, sizes
+from .engine.build import restore_model, sizes
 from .engine.train import train
 from .errors import InputError
 from .model import IRNet

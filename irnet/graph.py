@@ -148,14 +148,14 @@ def to_classes(p: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
     # Shares are taken in p's own dtype: probabilities of thousands of classes vanish in float16.
     device = p.device.type
     with torch.autocast(device, enabled=False) if autocasting(device) else contextlib.nullcontext():
-        totals = segment_outer(p.new_ones(p.shape[0], 1), p, ptr)[:, 0].clamp(min=torch.finfo(p.dtype).tiny)  # [B, C]
+        totals = segment_outer(p.new_ones(p.shape[0], 1), ptr, p)[:, 0].clamp(min=torch.finfo(p.dtype).tiny)  # [B, C]
     image = torch.repeat_interleave(ptr.diff(), output_size=p.shape[0])  # of every region
-    return segment_outer((p / totals[image]).to(x.dtype), x, ptr)
+    return segment_outer((p / totals[image]).to(x.dtype), ptr, x)
 
 
 def to_regions(p: Tensor, classes: Tensor, ptr: Tensor) -> Tensor:
     """P g, image by image: p [R, C], classes [B, C, D] -> [R, D]."""
-    return segment_matmul(p.to(classes.dtype), classes, ptr)
+    return segment_matmul(p.to(classes.dtype), ptr, classes)
 
 
 def _uniform(*shape: int, fan_in: int) -> Tensor:

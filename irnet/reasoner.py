@@ -15,7 +15,7 @@ from .data.boxes import check_boxes
 from .data.images import as_tensor, read_image
 from .data.sample import Sample, collate, prepare
 from .engine import checkpoint
-from .engine.setup import choose_device, restore_model, sizes
+from .engine.build import choose_device, restore_model, sizes
 from .errors import InputError
 from .model import IRNet
 

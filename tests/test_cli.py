@@ -18,8 +18,8 @@ from irnet import config as settings
 from irnet.cli import main
 from irnet.data.graphs import load_class_graph
 from irnet.engine import checkpoint
+from irnet.engine.build import open_dataset, restore_model
 from irnet.engine.check import check as check_data
-from irnet.engine.setup import open_dataset, restore_model
 from irnet.errors import InputError
 from tests.conftest import ROOT
 

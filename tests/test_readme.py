@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from irnet.config import Config, TrainConfig, override
-from irnet.engine.train import learning_rate
+from irnet.engine.optim import learning_rate
 from irnet_kernels import crop_resize
 
 README = Path(__file__).parents[1] / "README.md"

@@ -63,7 +63,7 @@ def _measure_options(parser: argparse.ArgumentParser, suite: str) -> None:
 def _measure(options: argparse.Namespace) -> int:
     import torch
 
-    from irnet.engine.setup import choose_device
+    from irnet.engine.build import choose_device
     from irnet.errors import check_bounds
 
     from . import run

@@ -12,7 +12,7 @@ import sys
 
 import torch
 
-from irnet.engine.setup import choose_device
+from irnet.engine.build import choose_device
 from irnet.options import tell_defaults
 
 from .case import DTYPES, Setup, Work, cases

@@ -177,7 +177,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, compare, print; 1 where anything differs or is wrong."""
-    from irnet.engine.setup import choose_device
+    from irnet.engine.build import choose_device
 
     baseline, device = read(options.baseline), choose_device(options.device)
     chosen = cases("all", options.filter, options.cases)

@@ -223,7 +223,7 @@ def segment_matmul(setup: Setup, ptr: Tensor) -> dict[str, Contestant]:
         rows = x.new_zeros(len(counts), most, x.shape[1]).index_put((image, rank), x)
         return torch.bmm(rows, other)[image, rank]
 
-    return _segments(setup, loop, padded)
+    return _segments(setup, loop, padded) | {"grouped_mm": _grouped(setup, ptr)}
 
 
 def segment_outer(setup: Setup, ptr: Tensor) -> dict[str, Contestant]:
@@ -238,6 +238,26 @@ def segment_outer(setup: Setup, ptr: Tensor) -> dict[str, Contestant]:
         return torch.bmm(left.mT, right)
 
     return _segments(setup, loop, padded)
+
+
+def _grouped(setup: Setup, ptr: Tensor) -> Contestant:
+    """PyTorch's own product of segments, where it takes the dtype, rows of so many bytes, and the device."""
+    ends = ptr[1:].int()
+
+    def grouped(x, other, ends=ends):
+        return torch.nn.functional.grouped_mm(x, other, offs=ends)
+
+    # It takes no float64, so it is not there to be compared in it; in float32 it is held to the budget.
+    checked = setup.dtype == torch.float32
+    shapes = ((1, setup.classes), (1, setup.classes, setup.features))
+    x, other = (torch.zeros(s, dtype=setup.dtype, device=setup.device, requires_grad=True) for s in shapes)
+    try:
+        out = grouped(x, other, torch.ones_like(ends[:1]))
+        torch.autograd.grad(out, (x, other), torch.zeros_like(out))
+    except (AttributeError, RuntimeError) as error:  # an older torch; what it does not serve
+        missing = f"torch {torch.__version__} cannot: {str(error).splitlines()[0]}"
+        return Contestant(None, peer=True, checked=checked, missing=missing)
+    return Contestant(grouped, peer=True, checked=checked)
 
 
 def _segments(setup: Setup, loop: Callable[..., Tensor], padded: Callable[..., Tensor]) -> dict[str, Contestant]:

@@ -21,7 +21,7 @@ from typing import IO
 import torch
 
 import irnet_kernels
-from irnet.engine.setup import choose_device
+from irnet.engine.build import choose_device
 from irnet.options import tell_defaults
 from irnet_kernels.numerics import full_float32
 

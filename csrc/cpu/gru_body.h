@@ -1,7 +1,7 @@
-// The body of gru.cpp, which includes it once for each instruction set, inside a namespace: what is done to every row
-// of channels.
+// The body of gru_kernel.cpp, which includes it once for each instruction set, inside a namespace: what is done to
+// every row of channels.
 
-#include "cpu/partial_body.h"
+#include "partial_body.h"
 
 // So many of a row's channels, from `at` on, are in one vector.
 template <typename Vector>

@@ -1,8 +1,8 @@
 // weighted_sum.h for each instruction set and dtype; the loop itself is in weighted_sum_body.h.
 
-#include "cpu/weighted_sum.h"
+#include "weighted_sum.h"
 
-#include "cpu/vectors.h"
+#include "vectors.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // some of GCC's intrinsics start from an undefined register
@@ -11,19 +11,19 @@
 namespace irnet::cpu {
 
 namespace portable {
-#include "cpu/weighted_sum_body.h"
+#include "weighted_sum_body.h"
 }
 
 #if IRNET_X86
 IRNET_BEGIN_AVX2
 namespace avx2 {
-#include "cpu/weighted_sum_body.h"
+#include "weighted_sum_body.h"
 }
 IRNET_END_TARGET
 
 IRNET_BEGIN_AVX512
 namespace avx512 {
-#include "cpu/weighted_sum_body.h"
+#include "weighted_sum_body.h"
 }
 IRNET_END_TARGET
 #endif

@@ -1,6 +1,6 @@
 // The body of weighted_sum.cpp, which includes it once for each instruction set, inside a namespace.
 
-#include "cpu/partial_body.h"
+#include "partial_body.h"
 
 // The channels of so many vectors from `first` on; the vectors hold `n` each.
 template <typename Vector, int Vectors, typename T, typename A = typename Vector::Number>

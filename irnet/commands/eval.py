@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Evaluate, write the files, and print the table of results."""
     from ..engine import checkpoint, evaluate, predict
-    from ..engine.setup import choose_device, open_dataset, restore_model, same_classes, some_regions
+    from ..engine.build import choose_device, open_dataset, restore_model, same_classes, some_regions
 
     check_bounds("--vis", options.vis, 0)
     saved = checkpoint.find(options.checkpoint, checkpoint.BEST if options.best else checkpoint.LAST)

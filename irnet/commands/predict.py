@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     """Draw the pictures and print the answers."""
     from ..data.boxes import boxes_of
     from ..engine import checkpoint, predict
-    from ..engine.setup import choose_device, restore_model
+    from ..engine.build import choose_device, restore_model
     from ..progress import tracked
     from ..report.draw import trail
 

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
         print(settings.dump(config), end="")
         return
     from ..engine import checkpoint, evaluate
-    from ..engine.setup import choose_device
+    from ..engine.build import choose_device
     from ..engine.train import train
 
     output = Path(options.output_dir)

@@ -13,7 +13,7 @@ from ..config import Config
 from ..data.coco import CocoDataset, ambiguity
 from ..errors import InputError
 from ..progress import Progress
-from .setup import class_graph, open_dataset, read_word_vectors, same_classes, some_regions
+from .build import class_graph, open_dataset, read_word_vectors, same_classes, some_regions
 
 CHUNK = 64  # images that a process is handed at once
 

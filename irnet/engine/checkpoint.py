@@ -49,7 +49,7 @@ class Checkpoint:
     classes    the class names, in the order of the logits
     model      state dict
     optimizer  per parameter name and kind of state, "NAME.KIND"; empty in `best`
-    extra      further plain values (the best figure so far, the loss scale, whether a run can go on from it)
+    extra      further plain values (the best class AP so far, the loss scale, whether a run can go on from it)
     source     the file it was read from
     version    what `version_of` gave for that file when it was read
     """

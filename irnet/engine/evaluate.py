@@ -17,7 +17,7 @@ from ..data.sample import Batch
 from ..errors import InputError
 from ..model import IRNet
 from ..progress import Progress
-from .setup import sizes
+from .build import sizes
 
 
 @dataclass

@@ -16,8 +16,8 @@ from ..errors import InputError
 from ..model import IRNet
 from ..progress import tracked
 from ..report.draw import Reasoning, annotate_pages
+from .build import sizes
 from .evaluate import finite_scores
-from .setup import sizes
 
 log = logging.getLogger("irnet")
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # of pictures, by the end of their name

@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, its log, its lines of figures, and what env.txt says of the machine."""
+"""The folder of a run: its lock, its log, its settings, its lines of metrics, and what env.txt says of the machine."""
 
 import contextlib
 import fcntl
@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,10 @@ import torch
 import irnet_kernels
 
 from .. import __version__, files
+from ..config import Config, dump
+from ..data.sample import Batch
 from ..errors import InputError
+from ..progress import Progress, speed
 
 log = logging.getLogger("irnet")
 _locks: set[int] = set()  # file descriptors
@@ -22,9 +26,15 @@ _locks: set[int] = set()  # file descriptors
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other runs out of `folder`, which is made where it is not there. InputError where another one is in it.
+    """Keep other runs out of a folder, and make it where it does not exist.
 
     The lock is the operating system's, on the file .lock: it goes with the process, however that ends.
+
+    Args:
+        folder: Folder of the run.
+
+    Raises:
+        InputError: Another run is in it, or it cannot be written.
     """
     path = folder / ".lock"
     with files.writing(path):
@@ -56,7 +66,7 @@ os.register_at_fork(after_in_child=_close_locks)
 
 
 def environment(device: torch.device) -> str:
-    """The content of env.txt: versions, machine and what the operators run on."""
+    """Describe the versions, the machine and the implementations of the operators: the content of env.txt."""
     facts = {
         "irnet": __version__,
         "python": platform.python_version(),
@@ -70,8 +80,25 @@ def environment(device: torch.device) -> str:
     return "".join(f"{key}: {value}\n" for key, value in facts.items())
 
 
+def write_settings(folder: Path, config: Config, device: torch.device, step: int) -> None:
+    """Write config.yaml and env.txt, and cut metrics.jsonl off after the step from which the run goes on.
+
+    Args:
+        folder: Folder of the run.
+        config: Settings of the run.
+        device: Device on which it trains.
+        step: Number of steps done so far.
+
+    Raises:
+        InputError: A file cannot be written.
+    """
+    keep_lines(folder / "metrics.jsonl", step)
+    files.write(folder / "config.yaml", dump(config))
+    files.write(folder / "env.txt", environment(device))
+
+
 def keep_lines(path: Path, step: int) -> None:
-    """Drop the lines of metrics.jsonl beyond `step`, and a half-written last one."""
+    """Drop the lines of metrics.jsonl after `step`, and a half-written last one."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
@@ -102,3 +129,66 @@ class _LogFile(logging.FileHandler):
         """Called inside emit's `except`: a full disk is for the command line to tell, not for a printed traceback."""
         with files.writing(self.baseFilename):
             raise
+
+
+class Meter:
+    """Averages a run's metrics between two lines of metrics.jsonl, and shows them with the progress."""
+
+    def __init__(self, path: Path, every: int):
+        """Start to measure.
+
+        Args:
+            path: The file metrics.jsonl.
+            every: Number of steps between two lines.
+        """
+        self.path, self.every = path, every
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sums, self.steps, self.images, self.regions, self.since = {}, 0, 0, 0, time.perf_counter()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what happens meanwhile out of the speed: it is no training."""
+        begin = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - begin
+
+    def add(self, step: int, rate: float, metrics: dict[str, float], batch: Batch, progress: Progress) -> None:
+        """Add a step to the averages, and write and show them where a line is due.
+
+        Args:
+            step: Number of the step, counted from 1.
+            rate: Its learning rate.
+            metrics: Its metrics by name.
+            batch: Batch on which it was trained.
+            progress: Progress of the training; its total is the last step, after which a line is due.
+
+        Raises:
+            InputError: The line cannot be written.
+        """
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps += 1
+        self.images += len(batch.images)
+        self.regions += len(batch.boxes)
+        if step % self.every and step != progress.total:
+            return
+        seconds = time.perf_counter() - self.since
+        line = {"step": step, "lr": rate, **{name: value / self.steps for name, value in self.sums.items()}}
+        line |= {"images_per_s": self.images / seconds, "regions_per_s": self.regions / seconds}
+        with files.writing(self.path), open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        _show(line, seconds / self.steps, progress)
+        self._reset()
+
+
+def _show(line: dict[str, float], pace: float, progress: Progress) -> None:
+    """Show a line of metrics.jsonl with the progress, or in the log where no bar is drawn; `pace` is seconds a step."""
+    losses = {name.removeprefix("loss_"): f"{line[name]:.3f}" for name in line if name.startswith("loss")}
+    rates = {"img/s": f"{line['images_per_s']:.1f}", "reg/s": f"{line['regions_per_s']:.0f}"}
+    progress.note(f"loss {losses['loss']}, {rates['img/s']} img/s")
+    if not progress.visible:
+        metrics = ", ".join(f"{name} {value}" for name, value in (losses | rates).items())
+        left = speed(pace, "step", progress.total - line["step"])
+        log.info("step %d of %d: %s, %s", line["step"], progress.total, metrics, left)

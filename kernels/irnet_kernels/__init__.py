@@ -8,13 +8,19 @@ a GPU the reference implementations serve.
 from .dispatch import ImplementationUnavailable, available
 from .graph import EdgeSet, propagate, propagate_regions
 from .gru import ConvGRUWeights, conv_gru
+from .modules import ClassGraphConv, ConvGRUCell, CropResize, PasteMean, RegionGraphConv
 from .roi import crop_resize, paste_mean
 from .segment import segment_matmul, segment_outer
 
 __all__ = [
+    "ClassGraphConv",
+    "ConvGRUCell",
     "ConvGRUWeights",
+    "CropResize",
     "EdgeSet",
     "ImplementationUnavailable",
+    "PasteMean",
+    "RegionGraphConv",
     "available",
     "conv_gru",
     "crop_resize",

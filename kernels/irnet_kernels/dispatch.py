@@ -25,7 +25,7 @@ _triton_modules: dict[str, str] = {}  # of every operator that has a Triton impl
 
 
 class ImplementationUnavailable(RuntimeError):
-    """An implementation was asked for by name and is not there. The message says why and what to do."""
+    """Raised where an implementation was asked for by name and is not there. The message says why and what to do."""
 
 
 def define(
@@ -114,7 +114,12 @@ choose._dynamo_marked_constant = True
 
 
 def available() -> dict[str, dict[str, list[str]]]:
-    """Per operator and device type of this machine, the implementations there are, the one "auto" takes first."""
+    """List the implementations that every operator has on this machine.
+
+    Returns:
+        Per operator, and per device type of this machine ("cpu", "cuda" where there is a GPU), the names of its
+        implementations, in the order in which "auto" looks for one; "auto" takes "triton" on GPUs only.
+    """
     extension.native()
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     return {

@@ -18,15 +18,15 @@ def full_float32(deterministic: bool = False) -> Iterator[None]:
     all of PyTorch's switches they hold for the process, not for a thread; and cuDNN's, once put back, no longer follow
     `torch.backends.fp32_precision`.
     """
-    places = [getattr(part, op) for part in (backends.cudnn, backends.mkldnn) for op in ("conv", "rnn")]
-    places += [backends.cuda.matmul, backends.mkldnn.matmul]
-    before = [place.fp32_precision for place in places]
+    switches = [getattr(part, op) for part in (backends.cudnn, backends.mkldnn) for op in ("conv", "rnn")]
+    switches += [backends.cuda.matmul, backends.mkldnn.matmul]
+    before = [switch.fp32_precision for switch in switches]
     # Not backends.cudnn's attributes: those cannot be set after torch.backends.disable_global_flags().
     cudnn = torch._C._get_cudnn_benchmark(), torch._C._get_cudnn_deterministic()
     old = None
     try:
-        for place in places:
-            place.fp32_precision = "ieee"
+        for switch in switches:
+            switch.fp32_precision = "ieee"
         old = torch.get_float32_matmul_precision()  # readable now, even where it contradicted the new switches
         torch.set_float32_matmul_precision("highest")
         torch._C._set_cudnn_benchmark(not deterministic)
@@ -37,10 +37,10 @@ def full_float32(deterministic: bool = False) -> Iterator[None]:
         torch._C._set_cudnn_deterministic(cudnn[1])
         if old is not None:
             torch.set_float32_matmul_precision(old)
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = "none"  # what was inherited stays so
-            if place.fp32_precision != precision:
-                place.fp32_precision = precision
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = "none"  # what was inherited stays so
+            if switch.fp32_precision != precision:
+                switch.fp32_precision = precision
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from irnet.config import DataConfig
 from irnet.data import coco_file
 from irnet.data.coco import CocoDataset
 from irnet.data.graphs import derive_class_graph
-from irnet.engine.setup import open_dataset
+from irnet.engine.build import open_dataset
 from irnet.errors import InputError
 
 TINY = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "coco_tiny"

@@ -17,9 +17,9 @@ import irnet_kernels
 from irnet import config as settings
 from irnet.backbone import build, load_weights
 from irnet.engine import checkpoint
+from irnet.engine.build import restore_model
 from irnet.engine.checkpoint import BEST, LAST, PREVIOUS, Checkpoint
-from irnet.engine.setup import restore_model
-from irnet.engine.train import make_optimizer
+from irnet.engine.optim import make_optimizer
 from irnet.errors import InputError
 
 
@@ -336,7 +336,7 @@ def test_optimizer_goes_on_as_if_never_stopped(name):
 
     config = settings.TrainConfig(optimizer=name, lr=0.1)
     whole = model()
-    optimizer, _ = make_optimizer(whole, config)
+    optimizer = make_optimizer(whole, config)
     steps(whole, optimizer, 3)
     tensors = checkpoint.optimizer_tensors(optimizer, dict(whole.named_parameters()))
     kinds = {key.rpartition(".")[2] for key in tensors}
@@ -345,7 +345,7 @@ def test_optimizer_goes_on_as_if_never_stopped(name):
     other = model()
     other.load_state_dict(whole.state_dict())
     steps(whole, optimizer, 2)
-    restored, _ = make_optimizer(other, config)
+    restored = make_optimizer(other, config)
     checkpoint.restore_optimizer(restored, dict(other.named_parameters()), tensors, "x")
     steps(other, restored, 2)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), other.parameters(), strict=True))

@@ -16,11 +16,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from irnet import config as settings
 from irnet.cli import main
 from irnet.commands import info
+from irnet.data.loader import batches
 from irnet.engine import checkpoint, train
+from irnet.engine.build import open_dataset
 from irnet.errors import InputError
 from irnet.interrupts import Stopped
+from tests.engine.tools import LIMIT, lines
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LONG = 100_000  # steps
@@ -430,3 +434,57 @@ def test_diverged_weights_are_never_saved(trained, train_arguments, refused, mon
     line = refused(train_arguments(output, "--resume", steps=6), "training", "lower train.lr", "step 4 is saved")
     assert re.search(r"the loss at step 6 is nan|after step 6 the weights are not finite", line)
     assert checkpoint.load(output / "checkpoints" / checkpoint.LAST).step == 4
+
+
+# ---------------------------------------------------------------------------------------- a full disk, a damaged image
+
+
+def test_disk_full_while_saving(trained, train_arguments, refused_process, tmp_path):
+    output = tmp_path / "run"
+    shutil.copytree(trained, output)
+    size = (output / "checkpoints" / checkpoint.LAST).stat().st_size
+    arguments = train_arguments(output, "--resume", steps=6)
+    line = refused_process(
+        arguments, checkpoint.LAST, "cannot be written (File too large)", first=LIMIT.format(size // 2)
+    )
+    assert "step 4 is saved" in line and "step 6 could not be saved" in line
+    assert checkpoint.load(output / "checkpoints" / checkpoint.LAST).step == 4
+    assert sorted(p.name for p in (output / "checkpoints").iterdir()) == sorted(
+        p.name for p in (trained / "checkpoints").iterdir()
+    )
+    assert main(arguments) == 0 and [line["step"] for line in lines(output)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("damage", ["garbage", "truncated"])
+def test_unreadable_image_met_in_training(workers, damage, scenes_root, train_arguments, irnet, tmp_path):
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes_root, root)
+    arguments = train_arguments(
+        tmp_path / "run", f"train.workers={workers}", "train.checkpoint_every=1", data=root, batch=2
+    )
+    # The image that the third step meets first: two steps are done by then, and saved.
+    config = settings.small()
+    config.data.root = str(root)
+    order = list(
+        batches(
+            open_dataset(config.data, "train"),
+            2,
+            seed=0,
+            epoch=0,
+            train=True,
+            workers=0,
+            short=None,
+            long=None,
+            flip=False,
+        )
+    )
+    bad = root / "train" / order[2].names[0]
+    bad = bad if bad.exists() else next(root.rglob(f"*train/{order[2].names[0]}"))
+    bad.write_bytes(b"not an image" if damage == "garbage" else bad.read_bytes()[:2000])
+    process = irnet.start(arguments)
+    assert process.wait() == 2, process.err
+    message = process.err.splitlines()[-1]
+    assert message.startswith(f"irnet: {bad}: not a readable image") and "leave it out; step 2 is saved" in message
+    assert "Traceback" not in process.err
+    assert checkpoint.find(tmp_path / "run").step == 2

@@ -11,7 +11,7 @@ from PIL import Image
 from irnet import metrics
 from irnet.cli import main
 from irnet.engine import checkpoint, evaluate
-from irnet.engine.setup import open_dataset, restore_model
+from irnet.engine.build import open_dataset, restore_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")

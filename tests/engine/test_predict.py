@@ -15,7 +15,7 @@ from irnet.cli import main
 from irnet.data.images import read_image
 from irnet.data.sample import Sample
 from irnet.engine import checkpoint, predict
-from irnet.engine.setup import open_dataset, restore_model
+from irnet.engine.build import open_dataset, restore_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -311,9 +311,10 @@ def test_no_size_is_too_small_to_set_up(name, size):
 
 @each_case
 def test_only_the_unlike_are_not_checked_in_float64(name):
-    """PyG knows no edge weights; a matrix product is none of the operators."""
+    """PyG knows no edge weights; a matrix product is none of the operators; grouped_mm takes no float64."""
     wanted = {case: {"matrix product"} for case in ("conv_gru", "propagate", "propagate_regions")}
     wanted["propagate_sparse"] = {"matrix product", "PyG RGCNConv", "PyG FastRGCNConv"}
+    wanted["segment_matmul"] = {"grouped_mm"}
     unchecked = {peer for peer, one in work(name).contestants.items() if not one.checked}
     assert unchecked == wanted.get(name, set())
 
@@ -354,6 +355,23 @@ def test_a_peer_that_is_not_installed_says_how_to_install_it(package, name, miss
         assert contestants[peer].peer
         assert contestants[peer].missing == f"{package} is not installed: pip install irnet[peers]"
     assert all(one.call for peer, one in contestants.items() if peer not in missing and "PyG" not in peer)
+
+
+def test_grouped_mm_is_a_peer_where_it_serves(monkeypatch):
+    built = work("segment_matmul", torch.float32)
+    peer = built.contestants["grouped_mm"]
+    assert peer.checked
+    got, wanted = (one.call(*built.leaves) for one in (peer, built.contestants["loop over images"]))
+    torch.testing.assert_close(got, wanted)
+    for dtype, classes, reason in ((torch.float64, 40, "Double"), (torch.bfloat16, 1500, "multiple of 16 bytes")):
+        other = work("segment_matmul", dtype, classes=classes).contestants["grouped_mm"]
+        assert other.call is None
+        assert other.missing.startswith(f"torch {torch.__version__} cannot: ")
+        assert reason in other.missing
+    monkeypatch.delattr(torch.nn.functional, "grouped_mm")
+    peer = work("segment_matmul", torch.float32).contestants["grouped_mm"]
+    assert peer.call is None
+    assert "no attribute 'grouped_mm'" in peer.missing
 
 
 def test_a_peer_that_would_take_too_much_memory_is_left_out(monkeypatch):

@@ -223,7 +223,7 @@ def work(scene: Scene, device: str) -> Work:
     bounds = {kind: ptr.to(kind) for kind in {"cpu", device}}
 
     def call(impl, a, b):
-        return getattr(irnet_kernels, scene.operator)(a, b, bounds[a.device.type], impl=impl)
+        return getattr(irnet_kernels, scene.operator)(a, bounds[a.device.type], b, impl=impl)
 
     shape = (len(counts), scene.depth, scene.width) if scene.operator == "segment_matmul" else (total, scene.width)
     return Work(call, [normal(total, scene.depth), normal(*shape)], scene.depth + scene.width + total + 8, False)

@@ -39,7 +39,7 @@ def drawn(examples: int) -> settings:
 
 @contextlib.contextmanager
 def cpu_path(name: str, taken: bool) -> Iterator[None]:
-    """The C++ kernels take this path, or do not, whatever the processor: see CpuPaths in csrc/bindings.h."""
+    """The C++ kernels take this path, or do not, whatever the processor: see CpuPaths in csrc/bindings/tensors.h."""
     native = extension.native()
     before = native.cpu_path(name)
     native.set_cpu_path(name, taken)
@@ -195,7 +195,7 @@ def _segment_matmul(device: str, small: bool = False) -> Case:
     ptr = ragged(4, 0, 5).to(device)
 
     def call(impl, x, other):
-        return irnet_kernels.segment_matmul(x, other, ptr, impl=impl)
+        return irnet_kernels.segment_matmul(x, ptr, other, impl=impl)
 
     return Case("segment_matmul", call, [normal(9, 3), normal(3, 3, 4, seed=1)])
 
@@ -204,7 +204,7 @@ def _segment_outer(device: str, small: bool = False) -> Case:
     ptr = ragged(4, 0, 5).to(device)
 
     def call(impl, x, y):
-        return irnet_kernels.segment_outer(x, y, ptr, impl=impl)
+        return irnet_kernels.segment_outer(x, ptr, y, impl=impl)
 
     return Case("segment_outer", call, [normal(9, 3), normal(9, 4, seed=1)])
 

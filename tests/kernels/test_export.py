@@ -48,10 +48,10 @@ CALLS = {
     "propagate_regions": (regions, lambda *n: (rows(*n), *map_and_boxes(*n)[1:]), (0, 1)),
     "segment_matmul": (
         irnet_kernels.segment_matmul,
-        lambda *n: (rows(*n), normal(len(n), 3, 4).float(), ragged(*n)),
+        lambda *n: (rows(*n), ragged(*n), normal(len(n), 3, 4).float()),
         (0,),
     ),
-    "segment_outer": (irnet_kernels.segment_outer, lambda *n: (rows(*n), rows(*n, seed=1), ragged(*n)), (0, 1)),
+    "segment_outer": (irnet_kernels.segment_outer, lambda *n: (rows(*n), ragged(*n), rows(*n, seed=1)), (0, 2)),
 }
 each_call = pytest.mark.parametrize(("call", "make", "dynamic"), CALLS.values(), ids=CALLS)
 

@@ -63,7 +63,7 @@ memory = k.paste_mean(torch.zeros_like(features), k.conv_gru(patches, patches, g
 edges = k.EdgeSet.from_edges([(torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0]))], 2)
 x = memory.mean((2, 3))
 y = k.propagate(x, edges, torch.rand(1, 4, 4)) + k.propagate_regions(x, boxes, ptr, torch.rand(5, 4, 4))
-z = k.segment_matmul(y, k.segment_outer(y, y, ptr), ptr)
+z = k.segment_matmul(y, ptr, k.segment_outer(y, ptr, y))
 z.sum().backward()
 assert features.grad.isfinite().all() and features.grad.any()
 for op in k.available():

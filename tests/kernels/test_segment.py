@@ -36,7 +36,7 @@ def outer_oracle(x, y, counts):
 def test_segment_matmul_is_one_product_per_image(impl, device, counts, depth, width):
     x = normal(sum(counts), depth).requires_grad_()
     other = normal(len(counts), depth, width, seed=1).requires_grad_()
-    got = segment_matmul(x.to(device), other.to(device), ragged(*counts).to(device), impl=impl).cpu()
+    got = segment_matmul(x.to(device), ragged(*counts).to(device), other.to(device), impl=impl).cpu()
     assert_exact_with_gradients(got, matmul_oracle(x, other, counts), (x, other))
 
 
@@ -46,7 +46,7 @@ def test_segment_matmul_is_one_product_per_image(impl, device, counts, depth, wi
 def test_segment_outer_is_one_product_per_image(impl, device, counts, depth, width):
     x = normal(sum(counts), depth).requires_grad_()
     y = normal(sum(counts), width, seed=1).requires_grad_()
-    got = segment_outer(x.to(device), y.to(device), ragged(*counts).to(device), impl=impl).cpu()
+    got = segment_outer(x.to(device), ragged(*counts).to(device), y.to(device), impl=impl).cpu()
     assert_exact_with_gradients(got, outer_oracle(x, y, counts), (x, y))
 
 
@@ -60,7 +60,7 @@ def test_real_sizes_keep_the_budget(impl, device, dtype):
 
     def both(impl, p, classes, x):
         return torch.cat(
-            [segment_matmul(p, classes, ptr, impl=impl).flatten(), segment_outer(p, x, ptr, impl=impl).flatten()]
+            [segment_matmul(p, ptr, classes, impl=impl).flatten(), segment_outer(p, ptr, x, impl=impl).flatten()]
         )
 
     def run(impl, compute):
@@ -79,15 +79,15 @@ X, M, P = torch.zeros(3, 4), torch.zeros(1, 4, 2), ragged(3)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: segment_matmul(X[None], M, P), r"segment_matmul: wants x \[R, K\] and other \[B, K, N\]"),
-        (lambda: segment_matmul(X, M[:, :3], P), r"segment_matmul: wants x .*got \[3, 4\] and \[1, 3, 2\]"),
-        (lambda: segment_matmul(X, M.double(), P), "segment_matmul: wants one floating dtype"),
-        (lambda: segment_matmul(X, M, ragged(1, 2)), "segment_matmul: ptr must have 2 entries for 1 images, got 3"),
-        (lambda: segment_matmul(X, M, P.int()), "segment_matmul: ptr must be int64"),
-        (lambda: segment_matmul(X, M, P.to("meta")), "segment_matmul: wants one device"),
-        (lambda: segment_outer(X, X[:2], P), r"segment_outer: wants x \[R, K\] and y \[R, N\]"),
-        (lambda: segment_outer(X, X.long(), P), "segment_outer: wants one floating dtype"),
-        (lambda: segment_outer(X, X, P[None]), "segment_outer: ptr must be int64"),
+        (lambda: segment_matmul(X[None], P, M), r"segment_matmul: inputs must be \[R, K\] and other \[B, K, N\]"),
+        (lambda: segment_matmul(X, P, M[:, :3]), r"segment_matmul: inputs must be .*got \[3, 4\] and \[1, 3, 2\]"),
+        (lambda: segment_matmul(X, P, M.double()), "segment_matmul: wants one floating dtype"),
+        (lambda: segment_matmul(X, ragged(1, 2), M), "segment_matmul: ptr must have 2 entries for 1 images, got 3"),
+        (lambda: segment_matmul(X, P.int(), M), "segment_matmul: ptr must be int64"),
+        (lambda: segment_matmul(X, P.to("meta"), M), "segment_matmul: wants one device"),
+        (lambda: segment_outer(X, P, X[:2]), r"segment_outer: inputs must be \[R, K\] and other \[R, N\]"),
+        (lambda: segment_outer(X, P, X.long()), "segment_outer: wants one floating dtype"),
+        (lambda: segment_outer(X, P[None], X), "segment_outer: ptr must be int64"),
     ],
 )
 def test_wrong_arguments_are_named(call, message):
@@ -102,6 +102,6 @@ def test_ptr_that_does_not_fit_is_refused(impl, device, ptr):
         pytest.skip("on a GPU, and in Triton's interpreter, the values of ptr are not looked at")
     ptr = torch.tensor(ptr)
     with pytest.raises(ValueError, match=r"segment_matmul: ptr must rise from 0 to the number of regions \(3\)"):
-        segment_matmul(X, M.expand(len(ptr) - 1, -1, -1), ptr, impl=impl)
+        segment_matmul(X, ptr, M.expand(len(ptr) - 1, -1, -1), impl=impl)
     with pytest.raises(ValueError, match=r"segment_outer: ptr must rise from 0 to the number of regions \(3\)"):
-        segment_outer(X, X, ptr, impl=impl)
+        segment_outer(X, ptr, X, impl=impl)

@@ -172,8 +172,8 @@ def segment_matmul(s: Setup) -> Work:
     ptr = s.ragged(s.images, s.regions)
     count = int(ptr[-1])
 
-    def call(impl, x, other):
-        return irnet_kernels.segment_matmul(x, other, ptr, impl=impl)
+    def call(impl, inputs, other):
+        return irnet_kernels.segment_matmul(inputs, ptr, other, impl=impl)
 
     return Work(
         [s.normal(count, s.classes, scale=_unit(s.classes)), s.normal(s.images, s.classes, s.features)],
@@ -189,8 +189,8 @@ def segment_outer(s: Setup) -> Work:
     ptr = s.ragged(s.images, s.regions)
     count = int(ptr[-1])
 
-    def call(impl, x, y):
-        return irnet_kernels.segment_outer(x, y, ptr, impl=impl)
+    def call(impl, inputs, other):
+        return irnet_kernels.segment_outer(inputs, ptr, other, impl=impl)
 
     return Work(
         [s.normal(count, s.classes, scale=_unit(s.regions)), s.normal(count, s.features)],

@@ -17,7 +17,7 @@ import irnet_kernels
 from irnet.backbone import STRIDE
 from irnet.config import Config, ModelConfig, validate
 from irnet.data.sample import Batch
-from irnet.engine.setup import compile_parts
+from irnet.engine.build import compile_parts
 from irnet.model import IRNet, Predictions
 from irnet_kernels import EdgeSet, dispatch
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from irnet.config import Config, TrainConfig
-from irnet.engine.train import compute_loss, make_optimizer
+from irnet.engine.optim import make_optimizer
+from irnet.engine.step import compute_loss
 from irnet.model import IRNet
 
 from ..case import Contestant, Setup, Work, case
@@ -58,7 +59,7 @@ def train_step(setup: Setup, variant: str) -> Work:
 
 def make_update(model: IRNet, config: TrainConfig) -> Callable[[list[Tensor], tuple[Tensor, ...]], None]:
     """The engine's optimiser as a function that updates given weights in place by given gradients."""
-    optimizer, _ = make_optimizer(model, config)
+    optimizer = make_optimizer(model, config)
     own = [p for p in model.parameters() if p.requires_grad]
 
     def update(leaves: list[Tensor], gradients: tuple[Tensor, ...]) -> None:

@@ -20,5 +20,5 @@ def cuda_sources() -> list[CudaSource]:
     """The .cu files, with those flags of setup.py that change code; they need none of PyTorch's."""
     if not SOURCES.is_dir():
         raise ToolUnavailable("the C++ and CUDA sources are not installed (run from a source tree)")
-    flags = ("-O3", "-std=c++17", "-fmad=false", f"-I{SOURCES}")
+    flags = ("-O3", "-std=c++17", "-fmad=false", f"-I{SOURCES / 'include'}")
     return [CudaSource(path, flags) for path in sorted(SOURCES.glob("cuda/*.cu"))]

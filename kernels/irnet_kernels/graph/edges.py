@@ -11,17 +11,21 @@ from torch import Tensor
 class EdgeSet:
     """T adjacency matrices A_t [N, N] with A_t[dst, src] = weight, all in one CSR matrix, and their transposes.
 
-    num_nodes          N
-    num_types          T
-    indptr             int64 [T N + 1]; row t N + dst holds the edges of type t into dst
-    indices            int32 [E], their src, rising within a row
-    values             float32 or float64 [E], their weights
-    transpose_indptr   int64 [T N + 1]; row t N + src holds the edges of type t out of src
-    transpose_indices  int32 [E], their dst, rising within a row
-    transpose_values   like values
-
     `from_edges` makes sound ones. What is put together by hand is trusted: that indices are in range and that both
-    halves hold the same edges. Raises ValueError where indptr or transpose_indptr has another length.
+    halves hold the same edges.
+
+    Attributes:
+        num_nodes: N.
+        num_types: T.
+        indptr: int64 [T N + 1]; row t N + dst holds the edges of type t into dst.
+        indices: int32 [E], their src, rising within a row.
+        values: float32 or float64 [E], their weights.
+        transpose_indptr: int64 [T N + 1]; row t N + src holds the edges of type t out of src.
+        transpose_indices: int32 [E], their dst, rising within a row.
+        transpose_values: [E], their weights, of the dtype of `values`.
+
+    Raises:
+        ValueError: indptr or transpose_indptr has another length.
     """
 
     num_nodes: int
@@ -38,8 +42,8 @@ class EdgeSet:
         for name in ("indptr", "transpose_indptr"):
             shape = list(getattr(self, name).shape)
             if shape != [height + 1]:
-                kind = f"{self.num_types} types of {self.num_nodes} nodes"
-                raise ValueError(f"{name} must be [{height + 1}] for {kind}, got {shape}")
+                size = f"{self.num_types} types of {self.num_nodes} nodes"
+                raise ValueError(f"{name} must be [{height + 1}] for {size}, got {shape}")
 
     @staticmethod
     def from_edges(
@@ -47,11 +51,18 @@ class EdgeSet:
     ) -> "EdgeSet":
         """Build from one (src, dst, weight) triple of 1-D tensors per type; dst receives from src.
 
-        edges      src and dst integer [E_t], weight float [E_t], in any order; duplicates add up; E_t may be 0
-        num_nodes  N
-        normalize  divide every row of every A_t by its sum (rows that sum to zero stay zero)
-        The result is on the device of the first triple. Raises ValueError naming the first malformed edge: a node out
-        of range, a negative, infinite or NaN weight.
+        Args:
+            edges: Per type src and dst, integer [E_t], and weight, floating [E_t], in any order; duplicates add up;
+                E_t may be 0.
+            num_nodes: N.
+            normalize: Divide every row of every A_t by its sum (rows that sum to zero stay zero).
+
+        Returns:
+            The edge set, on the device of the first triple.
+
+        Raises:
+            ValueError: No edge type, a negative N, T N beyond 2^31, or a malformed edge, of which the first is named: a
+                node out of range, a negative, infinite or NaN weight.
         """
         if not edges:
             raise ValueError("an EdgeSet needs at least one edge type")
@@ -62,10 +73,10 @@ class EdgeSet:
                 f"{len(edges)} types of {num_nodes} nodes are too many: their product must stay below 2^31"
             )
         rows, columns, weights = [], [], []
-        for kind, (src, dst, weight) in enumerate(edges):
+        for edge_type, (src, dst, weight) in enumerate(edges):
             src, dst, weight = torch.as_tensor(src), torch.as_tensor(dst), torch.as_tensor(weight)
-            _check(kind, src, dst, weight, num_nodes)
-            rows.append(kind * num_nodes + dst.long())
+            _check(edge_type, src, dst, weight, num_nodes)
+            rows.append(edge_type * num_nodes + dst.long())
             columns.append(src.long())
             weights.append(weight if weight.dtype == torch.float64 else weight.float())
         height = len(edges) * num_nodes
@@ -96,7 +107,7 @@ class EdgeSet:
         )
 
     def to(self, device: torch.device | str) -> "EdgeSet":
-        """The same edges on `device`."""
+        """Copy the edges to `device`, unless they are there."""
         return EdgeSet(self.num_nodes, self.num_types, *(t.to(device) for t in self.tensors()))
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -110,13 +121,13 @@ def _row_starts(rows: Tensor, height: int) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
-def _check(kind: int, src: Tensor, dst: Tensor, weight: Tensor, num_nodes: int) -> None:
+def _check(edge_type: int, src: Tensor, dst: Tensor, weight: Tensor, num_nodes: int) -> None:
     if not (src.dim() == dst.dim() == weight.dim() == 1 and len(src) == len(dst) == len(weight)):
         shapes = f"{list(src.shape)}, {list(dst.shape)}, {list(weight.shape)}"
-        raise ValueError(f"edge type {kind}: src, dst and weight must be 1-D and of one length, got {shapes}")
+        raise ValueError(f"edge type {edge_type}: src, dst and weight must be 1-D and of one length, got {shapes}")
     if src.is_floating_point() or dst.is_floating_point() or not weight.is_floating_point():
         dtypes = f"{src.dtype}, {dst.dtype}, {weight.dtype}"
-        raise ValueError(f"edge type {kind}: src and dst must be integers and weight floating, got {dtypes}")
+        raise ValueError(f"edge type {edge_type}: src and dst must be integers and weight floating, got {dtypes}")
     wrong = {
         "its source is out of range": (src < 0) | (src >= num_nodes),
         "its target is out of range": (dst < 0) | (dst >= num_nodes),
@@ -126,4 +137,4 @@ def _check(kind: int, src: Tensor, dst: Tensor, weight: Tensor, num_nodes: int) 
         if where.any():
             at = int(where.nonzero()[0])
             edge = f"{int(src[at])} -> {int(dst[at])}, weight {float(weight[at])}"
-            raise ValueError(f"edge type {kind}, edge {at} ({edge}): {trouble} for {num_nodes} nodes")
+            raise ValueError(f"edge type {edge_type}, edge {at} ({edge}): {trouble} for {num_nodes} nodes")

@@ -38,7 +38,8 @@ def propagate_backward(
     d_x = _typed_sum(grad, t_indptr, t_indices, t_values, weight.mT)
     g = grad.to(opmath_dtype(x.dtype))
     d_weight = [
-        torch.einsum("bni,bno->io", _aggregate(x, indptr, indices, values, kind), g) for kind in range(len(weight))
+        torch.einsum("bni,bno->io", _aggregate(x, indptr, indices, values, edge_type), g)
+        for edge_type in range(len(weight))
     ]
     return d_x, torch.stack(d_weight).to(weight.dtype)
 
@@ -125,15 +126,15 @@ def _typed_sum(x: Tensor, indptr: Tensor, indices: Tensor, values: Tensor, weigh
     """The sum over types of A_t x W_t for T N rows in CSR: [B, N, D_out]."""
     dtype = opmath_dtype(x.dtype)
     out = torch.zeros((*x.shape[:2], weight.shape[2]), dtype=dtype, device=x.device)
-    for kind in range(len(weight)):
-        out += _aggregate(x, indptr, indices, values, kind) @ weight[kind].to(dtype)
+    for edge_type in range(len(weight)):
+        out += _aggregate(x, indptr, indices, values, edge_type) @ weight[edge_type].to(dtype)
     return out.to(x.dtype)
 
 
-def _aggregate(x: Tensor, indptr: Tensor, indices: Tensor, values: Tensor, kind: int) -> Tensor:
+def _aggregate(x: Tensor, indptr: Tensor, indices: Tensor, values: Tensor, edge_type: int) -> Tensor:
     """A_kind x, summed in CSR order: [B, N, D] in the accumulator's dtype."""
     dtype, nodes = opmath_dtype(x.dtype), x.shape[1]
-    rows = indptr[kind * nodes : (kind + 1) * nodes + 1]
+    rows = indptr[edge_type * nodes : (edge_type + 1) * nodes + 1]
     first, last = int(rows[0]), int(rows[-1])
     own, weights = indices[first:last].long(), values[first:last].to(dtype)[:, None]
     out = [torch.segment_reduce(image[own].to(dtype) * weights, "sum", offsets=rows - first, initial=0) for image in x]

@@ -12,7 +12,10 @@ from . import reference
 
 
 class ConvGRUWeights(NamedTuple):
-    """3x3 kernels in OIHW and biases; gates have G = 1 or C channels. `_x` acts on the input, `_h` on the state."""
+    """Weights of `conv_gru`: 3x3 kernels in OIHW and biases, all of one dtype and on one device.
+
+    The gates `reset` and `update` have G = 1 or C channels. `_x` acts on the input, `_h` on the state.
+    """
 
     new_x: Tensor  # [C, C, 3, 3]
     new_h: Tensor  # [C, C, 3, 3]
@@ -26,23 +29,27 @@ class ConvGRUWeights(NamedTuple):
 
 
 def conv_gru(inputs: Tensor, state: Tensor, weights: ConvGRUWeights, *, impl: str = "auto") -> Tensor:
-    """The change that a convolutional GRU makes to its state on every patch: u.(n - h).
-
-    inputs   x [R, C, P, P], float64, float32, bfloat16 or float16; channels_last is the fast layout
-    state    h, like inputs
-    weights  `ConvGRUWeights` of the same dtype
-    impl     "auto", or one of "cuda", "triton", "cpp", "reference"
-    Returns [R, C, P, P] in channels_last; differentiable once in inputs, state and every weight.
+    """Compute the change that a convolutional GRU makes to its state on every patch: u.(n - h).
 
     r = sigmoid(Wxr * x + br + Whr * h), u = sigmoid(Wxu * x + bu + Whu * h), n = relu(Wxn * x + bn + Whn * (r.h)), with
     3x3 convolutions and zero padding inside the patch (Chen et al., CVPR 2018, section 3.1; the memory-side
-    convolutions have no bias, as in the authors' code). `paste_mean` adds the result to the memory. Under autocast all
-    arguments take its dtype. Accumulates in float32 (float64 for float64); r.h is rounded to the dtype, as what weights
-    are multiplied with. For the gradient n and the gates are kept, one patch tensor and two small ones. An infinite
-    number may give a NaN where its neighbours' results are infinite; it reaches no other patch. In bfloat16 the gates
-    may take subnormal numbers for zero.
+    convolutions have no bias, as in the authors' code). `paste_mean` adds the result to the memory. Accumulates in
+    float32 (float64 for float64); r.h is rounded to the dtype, as what weights are multiplied with. For the gradient n
+    and the gates are kept, one patch tensor and two small ones. An infinite number may give a NaN where its neighbours'
+    results are infinite; it reaches no other patch. In bfloat16 the gates may take subnormal numbers for zero.
 
-    Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
+    Args:
+        inputs: x [R, C, P, P], float64, float32, bfloat16 or float16; channels_last is the fast layout.
+        state: h, of the shape and dtype of `inputs`.
+        weights: `ConvGRUWeights` of the same dtype. Under autocast all arguments take its dtype.
+        impl: "auto", or one of "cuda", "triton", "cpp", "reference".
+
+    Returns:
+        [R, C, P, P] in channels_last; differentiable once in inputs, state and every weight.
+
+    Raises:
+        ValueError: Other shapes, dtypes or devices.
+        ImplementationUnavailable: `impl` is not there.
     """
     name = "conv_gru"
     check(
@@ -54,11 +61,11 @@ def conv_gru(inputs: Tensor, state: Tensor, weights: ConvGRUWeights, *, impl: st
     check(gate in (1, channels), name, lambda: f"gates must have 1 or {channels} channels, got {gate}")
     for field, weight in weights._asdict().items():
         outputs = channels if field.startswith("new") else gate
-        wanted = [outputs] if field.endswith("bias") else [outputs, channels, 3, 3]
+        shape = [outputs] if field.endswith("bias") else [outputs, channels, 3, 3]
         check(
-            list(weight.shape) == wanted,
+            list(weight.shape) == shape,
             name,
-            lambda f=field, w=weight, s=wanted: f"{f} must be {s}, got {list(w.shape)}",
+            lambda f=field, w=weight, s=shape: f"{f} must be {s}, got {list(w.shape)}",
         )
     inputs, state, *rest = autocast(inputs, state, *weights)
     check_floats(name, inputs=inputs, state=state, **dict(zip(ConvGRUWeights._fields, rest, strict=True)))

@@ -71,9 +71,9 @@ def read(file: Path) -> dict:
             for dtype, entry in dtypes.items()
         ]
         for kernel, dtype, entry in entries:
-            wanted = CONFIGURATIONS[kernel][DTYPES[dtype]]
-            if entry.keys() != wanted.keys():
-                raise ValueError(f"{kernel} wants {', '.join(wanted)}, got {', '.join(entry)}")
+            sizes = CONFIGURATIONS[kernel][DTYPES[dtype]]
+            if entry.keys() != sizes.keys():
+                raise ValueError(f"{kernel} wants {', '.join(sizes)}, got {', '.join(entry)}")
             for name, size in entry.items():
                 powers = [2**i for i in range(20)]
                 allowed = {"DESCRIPTORS": (0, 1), "num_stages": range(1, 20)}.get(name, powers)
@@ -101,11 +101,11 @@ def tuned(gpu: str) -> dict[tuple[str, str], dict]:
             tables.append(read(own))
         except ValueError as wrong:
             warnings.warn(f"{wrong}; not used: write it again, python -m irnet_kernels.gru.tune", stacklevel=2)
-    found = {}
+    entries = {}
     for table in reversed(tables):
         for kernel, dtypes in table.get(gpu, {}).items():
-            found |= {(kernel, dtype): entry for dtype, entry in dtypes.items()}
-    return found
+            entries |= {(kernel, dtype): entry for dtype, entry in dtypes.items()}
+    return entries
 
 
 @functools.cache

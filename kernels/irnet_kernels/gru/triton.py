@@ -556,15 +556,15 @@ def conv_gru_backward(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     new_x, new_h, reset_x, reset_h, update_x, update_h, *_ = weights
     regions, channels, size, _ = inputs.shape
-    gates, real = reset.shape[1], opmath_dtype(inputs.dtype)
+    gates, acc_dtype = reset.shape[1], opmath_dtype(inputs.dtype)
     d_inputs, d_state = empty_map(inputs, inputs.shape), empty_map(inputs, inputs.shape)
     if not inputs.numel():
         return d_inputs, d_state, [torch.zeros_like(w) for w in weights]
     shape = {"regions": regions, "channels": channels, "size": size, "WIDE": gates > 1}
     grad, inputs, state, new, reset, update = map(_packed, (grad, inputs, state, new, reset, update))
 
-    pre_new, d_product = empty_map(inputs, inputs.shape), empty_map(inputs, inputs.shape, real)
-    pre = empty_map(inputs, (regions, 2 * gates, size, size), real if gates == 1 else inputs.dtype)
+    pre_new, d_product = empty_map(inputs, inputs.shape), empty_map(inputs, inputs.shape, acc_dtype)
+    pre = empty_map(inputs, (regions, 2 * gates, size, size), acc_dtype if gates == 1 else inputs.dtype)
     new_sums, update_sums = _launch_rows(
         conv_gru_update_backward_kernel, (grad, state, new, update, pre_new, pre), sums=2, **shape
     )

@@ -183,8 +183,8 @@ def tune(
     until  no candidate is begun after this time of `clock`; what is found by then is kept
     Raises RuntimeError where the GPU itself is lost, after which nothing more can be timed.
     """
-    place = torch.device(device)
-    gpu, short = configurations.gpu_of(place), str(dtype).removeprefix("torch.")
+    gpu_device = torch.device(device)
+    gpu, short = configurations.gpu_of(gpu_device), str(dtype).removeprefix("torch.")
     file = Path(file or configurations.tuned_file(gpu))
     table = configurations.read(file) if file.is_file() else {}
     log = file.with_suffix(".times.json")
@@ -196,12 +196,12 @@ def tune(
             backward = functools.partial(launchers.conv_gru_backward, grad, x, h, weights, *forward()[1:])
         for name in KERNELS[width]:
             shipped = configurations.CONFIGURATIONS[name][dtype.itemsize]
-            candidates = [shipped, *(c for c in CANDIDATES[dtype.itemsize] if c != shipped and _serves(c, place))]
-            taken = times.setdefault(gpu, {}).setdefault(name, {})[short] = []
+            candidates = [shipped, *(c for c in CANDIDATES[dtype.itemsize] if c != shipped and _serves(c, gpu_device))]
+            entries = times.setdefault(gpu, {}).setdefault(name, {})[short] = []
             try:
-                _try_all(name, dtype, candidates, backward if "backward" in name else forward, x, taken, until, clock)
+                _try_all(name, dtype, candidates, backward if "backward" in name else forward, x, entries, until, clock)
             finally:
-                timed = [(entry["ms"], entry["sizes"]) for entry in taken if "ms" in entry]
+                timed = [(entry["ms"], entry["sizes"]) for entry in entries if "ms" in entry]
                 if timed:
                     best = min(timed, key=lambda pair: pair[0])[1]
                     configurations.tuned(gpu)[name, short] = best
@@ -216,33 +216,33 @@ def tune(
     return file
 
 
-def _try_all(name, dtype, candidates, run, x, taken: list, until: float, clock) -> None:
-    """Adds to `taken` what each candidate takes in milliseconds, or why it is lost."""
-    wanted = None
+def _try_all(name, dtype, candidates, run, x, entries: list, until: float, clock) -> None:
+    """Adds to `entries` what each candidate takes in milliseconds, or why it is lost."""
+    expected = None
     for candidate in candidates:
         if clock() >= until:
             return
         entry = {"sizes": candidate}
         try:
             with tried(name, dtype, candidate, x.device), torch.cuda.device_of(x):
-                got = [t for part in run() for t in (part if isinstance(part, list) else [part])]
-                wanted = wanted or got  # the shipped configuration's, the first
-                far = max(map(_distance, got, wanted))
+                result = [t for part in run() for t in (part if isinstance(part, list) else [part])]
+                expected = expected or result  # the shipped configuration's, the first
+                far = max(map(_distance, result, expected))
                 if not far <= ROUNDINGS[dtype.itemsize]:
                     raise ArithmeticError(f"wrong by {far:.3g} roundings")
                 entry["ms"] = triton.testing.do_bench(run, warmup=10, rep=50, return_mode="median")
         except Exception as error:
             entry["lost"] = _reason(error)
-        taken.append(entry)
+        entries.append(entry)
         print(f"{name} {dtype} {candidate}: {entry.get('lost') or format(entry['ms'], '.3f') + ' ms'}", flush=True)
         if "lost" in entry and x.is_cuda:
             torch.cuda.synchronize()  # raises where no candidate can be tried any more
 
 
-def _distance(got: torch.Tensor, wanted: torch.Tensor) -> float:
+def _distance(result: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference in roundings of the largest value."""
-    scale = wanted.abs().max().double() * torch.finfo(wanted.dtype).eps / 2
-    return float((got.double() - wanted.double()).abs().max() / scale) if wanted.any() or got.any() else 0.0
+    scale = expected.abs().max().double() * torch.finfo(expected.dtype).eps / 2
+    return float((result.double() - expected.double()).abs().max() / scale) if expected.any() or result.any() else 0.0
 
 
 def _serves(candidate: dict, device: torch.device) -> bool:

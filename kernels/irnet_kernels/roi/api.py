@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from .. import dispatch
-from ..checks import check, check_device, check_floats, check_ragged
+from ..boxes import Boxes, sort_boxes
+from ..checks import check, check_device, check_floats
 from ..numerics import autocasting, empty_map
 from . import reference
 
@@ -11,52 +12,92 @@ BORDERS = ("zero", "clamp")
 
 
 def crop_resize(
-    features: Tensor, boxes: Tensor, ptr: Tensor, size: int = 7, *, border: str = "zero", impl: str = "auto"
+    features: Tensor,
+    boxes: Boxes,
+    ptr: Tensor | None = None,
+    size: int = 7,
+    *,
+    border: str = "zero",
+    spatial_scale: float = 1.0,
+    impl: str = "auto",
 ) -> Tensor:
     """Sample a `size` x `size` patch of every region from its image's feature map, bilinearly.
-
-    features  [B, C, H, W], float64, float32, bfloat16 or float16; channels_last is the fast layout
-    boxes     float32 [R, 4], (x1, y1, x2, y2) in feature cells: pixels divided by the stride
-    ptr       int64 [B + 1]; image b owns the regions ptr[b]:ptr[b + 1], possibly none
-    size      samples per side, at least 1
-    border    what a sample outside [0, H - 1] x [0, W - 1] is: "zero", or "clamp" for the nearest border sample
-    impl      "auto", or one of "cuda", "triton", "cpp", "reference"
-    Returns [R, C, size, size] in channels_last and the dtype of `features`; differentiable in `features`.
 
     Row i lies at y = y1 + i (y2 - y1) / (size - 1), columns likewise; size 1 samples the centre. This is TensorFlow's
     crop_and_resize. Samples up to 1e-4 cells outside count as on the border; samples at a NaN or infinite position are
     zero. Accumulates in float32 (float64 for float64). An infinite or NaN feature reaches the samples that touch its
     cell; in the reference, which multiplies by zero weights, others of its image, too.
 
-    Raises ValueError for other shapes, dtypes or devices (native kernels also beyond 2^24 rows or columns),
-    ImplementationUnavailable where `impl` is not there.
+    Args:
+        features: [B, C, H, W], float64, float32, bfloat16 or float16; channels_last is the fast layout.
+        boxes: (x1, y1, x2, y2) of R regions, float32, in feature cells where `spatial_scale` is 1. One of
+            [R, 4], sorted by image, with `ptr`: the form that costs nothing;
+            a list of B tensors [n, 4], one per image: copies the numbers of regions to the device;
+            [R, 5] in any order, whose first column is the index of the image, as in torchvision's roi_align: is sorted
+            on every call. Every index must be in [0, B): a ValueError on a CPU; on a GPU it is not looked at, and the
+            patches of other images are zero.
+        ptr: int64 [B + 1]; image b owns the regions ptr[b]:ptr[b + 1], possibly none. None for the other two forms.
+        size: Samples per side, at least 1.
+        border: What a sample outside [0, H - 1] x [0, W - 1] is: "zero", or "clamp" for the nearest border sample.
+        spatial_scale: Cells per unit of `boxes`, by which they are multiplied: 1 / stride for boxes in pixels.
+        impl: "auto", or one of "cuda", "triton", "cpp", "reference".
+
+    Returns:
+        [R, C, size, size] in the order of `boxes`, in channels_last and the dtype of `features`; differentiable in
+        `features` any number of times.
+
+    Raises:
+        ValueError: Other shapes, dtypes or devices (native kernels also beyond 2^24 rows or columns), or `ptr` beside
+            boxes that say themselves which image owns them.
+        ImplementationUnavailable: `impl` is not there.
     """
     name = "crop_resize"
     check(features.dim() == 4, name, lambda: f"features must be [B, C, H, W], got {list(features.shape)}")
     check_floats(name, features=features)
-    check_ragged(name, boxes, ptr, features.shape[0])
-    check_device(name, features=features, boxes=boxes, ptr=ptr)
+    regions = sort_boxes(name, boxes, ptr, features, features.shape[0], spatial_scale)
+    check_device(name, features=features, boxes=regions.boxes, ptr=regions.ptr)
     check(size >= 1, name, lambda: f"size must be at least 1, got {size}")
     check(border in BORDERS, name, lambda: f"border must be one of {BORDERS}, got {border!r}")
     chosen = dispatch.choose(name, impl, features.device.type)
-    return dispatch.overload(name, chosen)(features, boxes, ptr, size, border)
+    return regions.restore(dispatch.overload(name, chosen)(features, regions.boxes, regions.ptr, size, border))
 
 
-def paste_mean(memory: Tensor, patches: Tensor, boxes: Tensor, ptr: Tensor, *, impl: str = "auto") -> Tensor:
+def paste_mean(
+    memory: Tensor,
+    patches: Tensor,
+    boxes: Boxes,
+    ptr: Tensor | None = None,
+    *,
+    spatial_scale: float = 1.0,
+    impl: str = "auto",
+) -> Tensor:
     """Add to every cell of the memory the mean of the patches whose regions cover it.
-
-    memory   [B, C, H, W], float64, float32, bfloat16 or float16; channels_last is the fast layout
-    patches  [R, C, P, P] with P at least 2, of the memory's dtype (under autocast it is cast to it)
-    boxes    float32 [R, 4], (x1, y1, x2, y2) in memory cells
-    ptr      int64 [B + 1]; image b owns the regions ptr[b]:ptr[b + 1], possibly none
-    impl     "auto", or one of "cuda", "triton", "cpp", "reference"
-    Returns a tensor like `memory`, in channels_last; differentiable in `memory` and `patches`.
 
     Cell (v, u) reads patch row (v - y1) / (y2 - y1) (P - 1), its column likewise, bilinearly, if both lie within
     [0, P - 1], give or take 1e-4; else the region does not cover it. Boxes of zero or infinite extent, or with a NaN,
-    cover nothing; cells that nothing covers keep their memory. Nothing of size R x C x H x W is ever made.
+    cover nothing; cells that nothing covers keep their memory. Nothing of size R x C x H x W is ever made. After Chen
+    et al., CVPR 2018, section 3.1.
 
-    Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there.
+    Args:
+        memory: [B, C, H, W], float64, float32, bfloat16 or float16; channels_last is the fast layout.
+        patches: [R, C, P, P] with P at least 2, of the memory's dtype (under autocast it is cast to it), in the order
+            of `boxes`.
+        boxes: (x1, y1, x2, y2) of R regions, float32, in memory cells where `spatial_scale` is 1. One of
+            [R, 4], sorted by image, with `ptr`: the form that costs nothing;
+            a list of B tensors [n, 4], one per image: copies the numbers of regions to the device;
+            [R, 5] in any order, whose first column is the index of the image, as in torchvision's roi_align: is sorted,
+            and the patches with it, on every call. Every index must be in [0, B): a ValueError on a CPU; on a GPU it
+            is not looked at, and regions of other images cover nothing.
+        ptr: int64 [B + 1]; image b owns the regions ptr[b]:ptr[b + 1], possibly none. None for the other two forms.
+        spatial_scale: Cells per unit of `boxes`, by which they are multiplied: 1 / stride for boxes in pixels.
+        impl: "auto", or one of "cuda", "triton", "cpp", "reference".
+
+    Returns:
+        A tensor like `memory`, in channels_last; differentiable in `memory` and `patches` any number of times.
+
+    Raises:
+        ValueError: Other shapes, dtypes or devices, or `ptr` beside boxes that say themselves which image owns them.
+        ImplementationUnavailable: `impl` is not there.
     """
     name = "paste_mean"
     if autocasting(memory.device.type):
@@ -68,12 +109,12 @@ def paste_mean(memory: Tensor, patches: Tensor, boxes: Tensor, ptr: Tensor, *, i
         lambda: f"patches must be [R, {memory.shape[1]}, P, P] with P at least 2, got {list(patches.shape)}",
     )
     check_floats(name, memory=memory, patches=patches)
-    check_ragged(name, boxes, ptr, memory.shape[0])
-    regions = boxes.shape[0]
-    check(patches.shape[0] == regions, name, lambda: f"{len(patches)} patches, but {len(boxes)} boxes")
-    check_device(name, memory=memory, boxes=boxes, ptr=ptr)
+    regions = sort_boxes(name, boxes, ptr, memory, memory.shape[0], spatial_scale)
+    count = regions.boxes.shape[0]
+    check(patches.shape[0] == count, name, lambda: f"{len(patches)} patches, but {count} boxes")
+    check_device(name, memory=memory, boxes=regions.boxes, ptr=regions.ptr)
     chosen = dispatch.choose(name, impl, memory.device.type)
-    return dispatch.overload(name, chosen)(memory, patches, boxes, ptr)
+    return dispatch.overload(name, chosen)(memory, regions.sort(patches), regions.boxes, regions.ptr)
 
 
 # The two operators and their gradients are linear in maps and patches, and each is the adjoint of another: crop_resize

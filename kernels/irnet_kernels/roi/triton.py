@@ -1,8 +1,8 @@
 """crop_resize, paste_mean and their gradients in Triton, for GPUs where nobody compiled anything. Nothing of PyTorch's
 dispatcher lives here: dispatch.py registers the launchers.
 
-Positions are those of csrc/geometry.h to the bit, so kernels are compiled without fusion and ask for it, by `tl.fma`,
-only where they sum. Whatever boxes and `ptr` hold, nothing outside the tensors is touched.
+Positions are those of csrc/include/geometry.h to the bit, so kernels are compiled without fusion and ask for it, by
+`tl.fma`, only where they sum. Whatever boxes and `ptr` hold, nothing outside the tensors is touched.
 
 Maps are [images, height, width, channels] in memory, patches [regions, size, size, channels]. Every kernel gathers: a
 program owns a part of the output and sums in the order of regions, rows and columns, so there are no atomics, and an
@@ -444,13 +444,13 @@ def _launch(kernel, parts: int, inputs: list[Tensor], boxes: Tensor, ptr: Tensor
 
 def _constants(kernel, dtype: torch.dtype, channels: int) -> dict:
     """A kernel's compile-time arguments but its flags; a program has no more channels than there are."""
-    real = tl.float64 if dtype == torch.float64 else tl.float32
+    acc_dtype = tl.float64 if dtype == torch.float64 else tl.float32
     four = kernel in (crop_resize_forward_kernel, paste_mean_forward_kernel)
-    most = FOUR_CELLS // dtype.itemsize if four else ONE_CELL * 8 // real.primitive_bitwidth
+    most = FOUR_CELLS // dtype.itemsize if four else ONE_CELL * 8 // acc_dtype.primitive_bitwidth
     channels = min(triton.next_power_of_2(channels), most)
     lanes = min(channels, ACCESS // dtype.itemsize)
     tile = {"ROWS": ROWS, "COLUMNS": COLUMNS, "SAMPLES": SAMPLES, "CHUNKS": channels // lanes, "LANES": lanes}
-    return {"REAL": real} | {name: value for name, value in tile.items() if name in kernel.arg_names}
+    return {"REAL": acc_dtype} | {name: value for name, value in tile.items() if name in kernel.arg_names}
 
 
 def kernels(channels: int = 512) -> list[dict]:

@@ -9,58 +9,72 @@ from ..numerics import autocast
 from . import reference
 
 
-def segment_matmul(x: Tensor, other: Tensor, ptr: Tensor, *, impl: str = "auto") -> Tensor:
+def segment_matmul(inputs: Tensor, ptr: Tensor, other: Tensor, *, impl: str = "auto") -> Tensor:
     """Multiply the rows of every image with that image's own matrix, as PyG's segment_matmul does.
 
-    x      [R, K], float64, float32, bfloat16 or float16
-    other  [B, K, N], of x's dtype
-    ptr    int64 [B + 1]; image b owns the rows ptr[b]:ptr[b + 1], possibly none
-    impl   "auto", or one of "cuda", "triton", "cpp", "reference"
-    Returns [R, N]: x[ptr[b]:ptr[b + 1]] @ other[b]. Differentiable any number of times in x and other. Under autocast
-    both take its dtype. Accumulates in float32 (float64 for float64).
+    Accumulates in float32 (float64 for float64).
 
-    Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there. A ptr
-    that does not rise from 0 to R is a ValueError on a CPU; on a GPU it is not looked at, and rows that no image owns
-    are not written.
+    Args:
+        inputs: [R, K], float64, float32, bfloat16 or float16.
+        ptr: int64 [B + 1]; image b owns the rows ptr[b]:ptr[b + 1], possibly none. One that does not rise from 0 to R
+            is a ValueError on a CPU; on a GPU it is not looked at, and rows that no image owns are not written.
+        other: [B, K, N], of the inputs' dtype. Under autocast both take its dtype.
+        impl: "auto", or one of "cuda", "triton", "cpp", "reference".
+
+    Returns:
+        [R, N]: inputs[ptr[b]:ptr[b + 1]] @ other[b]; differentiable any number of times in inputs and other.
+
+    Raises:
+        ValueError: Other shapes, dtypes or devices.
+        ImplementationUnavailable: `impl` is not there.
     """
     name = "segment_matmul"
-    x, other = autocast(x, other)
+    inputs, other = autocast(inputs, other)
     check(
-        x.dim() == 2 and other.dim() == 3 and other.shape[1] == x.shape[1],
+        inputs.dim() == 2 and other.dim() == 3 and other.shape[1] == inputs.shape[1],
         name,
-        lambda: f"wants x [R, K] and other [B, K, N], got {list(x.shape)} and {list(other.shape)}",
+        lambda: f"inputs must be [R, K] and other [B, K, N], got {list(inputs.shape)} and {list(other.shape)}",
     )
-    check_floats(name, x=x, other=other)
+    check_floats(name, inputs=inputs, other=other)
     check_ptr(name, ptr, other.shape[0])
-    check_device(name, x=x, ptr=ptr)
-    return dispatch.overload(name, dispatch.choose(name, impl, x.device.type))(x, other, ptr)
+    check_device(name, inputs=inputs, ptr=ptr)
+    return dispatch.overload(name, dispatch.choose(name, impl, inputs.device.type))(inputs, other, ptr)
 
 
-def segment_outer(x: Tensor, y: Tensor, ptr: Tensor, *, impl: str = "auto") -> Tensor:
-    """Of every image the sum over its rows of the outer product of x's row and y's row.
+def segment_outer(inputs: Tensor, ptr: Tensor, other: Tensor, *, impl: str = "auto") -> Tensor:
+    """Sum over the rows of every image the outer products of a row of `inputs` and the same row of `other`.
 
-    x     [R, K], float64, float32, bfloat16 or float16
-    y     [R, N], of x's dtype
-    ptr   int64 [B + 1]; image b owns the rows ptr[b]:ptr[b + 1], possibly none
-    impl  "auto", or one of "cuda", "triton", "cpp", "reference"
-    Returns [B, K, N]: x[ptr[b]:ptr[b + 1]].T @ y[ptr[b]:ptr[b + 1]], zero for an image without rows. Differentiable any
-    number of times in x and y. Under autocast both take its dtype. Accumulates in float32 (float64 for float64).
+    Accumulates in float32 (float64 for float64).
 
-    Raises ValueError for other shapes, dtypes or devices, ImplementationUnavailable where `impl` is not there. A ptr
-    that does not rise from 0 to R is a ValueError on a CPU; on a GPU it is not looked at, and rows that no image owns
-    count for nothing.
+    Args:
+        inputs: [R, K], float64, float32, bfloat16 or float16.
+        ptr: int64 [B + 1]; image b owns the rows ptr[b]:ptr[b + 1], possibly none. One that does not rise from 0 to R
+            is a ValueError on a CPU; on a GPU it is not looked at, and rows that no image owns count for nothing.
+        other: [R, N], of the inputs' dtype. Under autocast both take its dtype.
+        impl: "auto", or one of "cuda", "triton", "cpp", "reference".
+
+    Returns:
+        [B, K, N]: inputs[ptr[b]:ptr[b + 1]].T @ other[ptr[b]:ptr[b + 1]], zero for an image without rows;
+        differentiable any number of times in inputs and other.
+
+    Raises:
+        ValueError: Other shapes, dtypes or devices.
+        ImplementationUnavailable: `impl` is not there.
     """
     name = "segment_outer"
-    x, y = autocast(x, y)
+    inputs, other = autocast(inputs, other)
     check(
-        x.dim() == y.dim() == 2 and x.shape[0] == y.shape[0],
+        inputs.dim() == other.dim() == 2 and inputs.shape[0] == other.shape[0],
         name,
-        lambda: f"wants x [R, K] and y [R, N], got {list(x.shape)} and {list(y.shape)}",
+        lambda: f"inputs must be [R, K] and other [R, N], got {list(inputs.shape)} and {list(other.shape)}",
     )
-    check_floats(name, x=x, y=y)
+    check_floats(name, inputs=inputs, other=other)
     check_ptr(name, ptr)
-    check_device(name, x=x, ptr=ptr)
-    return dispatch.overload(name, dispatch.choose(name, impl, x.device.type))(x, y, ptr)
+    check_device(name, inputs=inputs, ptr=ptr)
+    return dispatch.overload(name, dispatch.choose(name, impl, inputs.device.type))(inputs, other, ptr)
+
+
+# The schemas keep the matrix before ptr: the native implementations are registered by position.
 
 
 def _save(ctx, inputs, output) -> None:

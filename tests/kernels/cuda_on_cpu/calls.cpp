@@ -1,9 +1,9 @@
-// crop_resize.cu and paste_mean.cu as C++, and their functions as ctypes can call them.
+// crop_resize_kernel.cu and paste_mean_kernel.cu as C++, and their functions as ctypes can call them.
 
 #include <memory>
 
-#include "cuda/crop_resize.cu"
-#include "cuda/paste_mean.cu"
+#include "cuda/crop_resize_kernel.cu"
+#include "cuda/paste_mean_kernel.cu"
 
 using namespace irnet;
 

@@ -23,7 +23,7 @@ def build(source: Path, library: Path, *flags: str) -> Path:
     # With unique symbols the libraries of a process would share the headers' variables; a fortified longjmp refuses to
     # change stacks.
     command = ["g++", "-std=c++17", "-shared", "-fPIC", "-fno-gnu-unique", "-ffp-contract=off"]
-    command += [f"-I{HERE}", f"-I{CSRC}", *flags, "-U_FORTIFY_SOURCE"]
+    command += [f"-I{HERE}", f"-I{CSRC}", f"-I{CSRC / 'include'}", *flags, "-U_FORTIFY_SOURCE"]
     done = subprocess.run([*command, "-o", str(library), str(source)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} {source}:\n{done.stderr}")
@@ -31,7 +31,7 @@ def build(source: Path, library: Path, *flags: str) -> Path:
 
 
 def call(library: ctypes.CDLL, name: str, dtype: str, shape: Shape, *arguments: int | bool, order: int = 0) -> int:
-    """What one of the functions of csrc/roi.h returns for these addresses, and for `clamp`."""
+    """What one of the functions of csrc/include/roi.h returns for these addresses, and for `clamp`."""
     library.set_order(order)
     converted = [ctypes.c_bool(a) if isinstance(a, bool) else ctypes.c_void_p(a) for a in arguments]
     return getattr(library, name)(DTYPES.index(dtype), ctypes.byref(shape), *converted)

@@ -1,6 +1,6 @@
 // crop_resize, paste_mean and their gradients for PyTorch: allocation, dtypes, threads, registration. The public
-// functions of api.py have checked shapes; the kernels are in cpu/roi.cpp, cuda/crop_resize.cu and
-// cuda/paste_mean.cu.
+// functions of api.py have checked shapes; the kernels are in cpu/roi_kernel.cpp and
+// cuda/*_kernel.cu.
 
 #include "roi.h"
 
@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <string_view>
 
-#include "bindings.h"
+#include "tensors.h"
 
 #ifdef IRNET_WITH_CUDA
 #include <c10/cuda/CUDAException.h>

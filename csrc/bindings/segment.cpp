@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
-#include "bindings.h"
+#include "tensors.h"
 
 namespace irnet {
 

@@ -9,7 +9,7 @@
 #include <sstream>
 #include <string>
 
-#include "bindings.h"
+#include "tensors.h"
 
 namespace py = pybind11;
 

@@ -1,14 +1,13 @@
 // Which rows a node or region hears, and with what weights, on a CPU; the sum itself is in weighted_sum.h. Adjacency of
 // regions follows from their boxes, one row or column at a time: none is stored.
 
-#include "graph.h"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
-#include "cpu/weighted_sum.h"
+#include "graph.h"
+#include "weighted_sum.h"
 
 namespace irnet::cpu {
 

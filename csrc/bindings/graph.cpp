@@ -1,5 +1,6 @@
-// propagate, propagate_regions and their gradients for PyTorch on a CPU: sums over edges are made in cpu/graph.cpp,
-// matrix products with the weights are PyTorch's. The public functions of api.py have checked shapes.
+// propagate, propagate_regions and their gradients for PyTorch on a CPU: sums over edges are made in
+// cpu/graph_kernel.cpp, matrix products with the weights are PyTorch's. The public functions of api.py have checked
+// shapes.
 //
 // dx is the same as the result, over transposed edges and with transposed weights, and the sums made for it serve the
 // weights' gradient: A_t x' grad = x' (A_t' grad). So nothing is kept but the inputs.
@@ -13,7 +14,7 @@
 #include <tuple>
 #include <vector>
 
-#include "bindings.h"
+#include "tensors.h"
 
 namespace irnet {
 

@@ -18,7 +18,7 @@ inline int64_t bytes(Dtype dtype) {
 
 namespace cpu {
 
-// The instruction sets for which there is code; bindings.h asks PyTorch which one the processor has.
+// The instruction sets for which there is code; bindings/tensors.h asks PyTorch which one the processor has.
 enum class Capability { portable, avx2, avx512 };
 
 // The items [begin, end) of a result, for one of the threads.

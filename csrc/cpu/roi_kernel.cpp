@@ -1,14 +1,13 @@
 // crop_resize and paste_mean on a CPU: which rows of channels enter each row of a result, and with which weights. The
 // sums themselves are made by weighted_sum.
 
-#include "roi.h"
-
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/vectors.h"
-#include "cpu/weighted_sum.h"
 #include "geometry.h"
+#include "roi.h"
+#include "vectors.h"
+#include "weighted_sum.h"
 
 namespace irnet::cpu {
 

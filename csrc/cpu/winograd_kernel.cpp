@@ -1,8 +1,7 @@
 // Which rows of channels are combined around the matrix products of winograd.h. The sums are made by weighted_sum.
 
+#include "weighted_sum.h"
 #include "winograd.h"
-
-#include "cpu/weighted_sum.h"
 
 namespace irnet::cpu {
 

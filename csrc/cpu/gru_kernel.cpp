@@ -1,12 +1,11 @@
 // What is fused around the convolutions of conv_gru on a CPU: gates from products, pointwise passes, and which rows
 // enter the gradients. What is done to a row of channels is in gru_body.h and weighted_sum.h.
 
-#include "gru.h"
-
 #include <cmath>
 
-#include "cpu/vectors.h"
-#include "cpu/weighted_sum.h"
+#include "gru.h"
+#include "vectors.h"
+#include "weighted_sum.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // some of GCC's intrinsics start from an undefined register
@@ -15,25 +14,25 @@
 namespace irnet::cpu {
 
 namespace portable {
-#include "cpu/gru_body.h"
+#include "gru_body.h"
 }
 
 #if IRNET_X86
 IRNET_BEGIN_AVX2
 namespace avx2 {
-#include "cpu/gru_body.h"
+#include "gru_body.h"
 }
 IRNET_END_TARGET
 
 IRNET_BEGIN_AVX512
 namespace avx512 {
-#include "cpu/gru_body.h"
+#include "gru_body.h"
 }
 IRNET_END_TARGET
 
 IRNET_BEGIN_AVX512_BF16
 namespace avx512_bf16 {
-#include "cpu/gru_body.h"
+#include "gru_body.h"
 }
 IRNET_END_TARGET
 #endif

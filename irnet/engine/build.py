@@ -29,7 +29,19 @@ log = logging.getLogger("irnet")
 
 
 def open_dataset(config: DataConfig, part: str, require_images: bool = True) -> CocoDataset:
-    """The training ("train") or held-out ("val") part of the configured data set."""
+    """Open one part of the configured data set.
+
+    Args:
+        config: Settings of the data.
+        part: "train" for the training part, "val" for the held-out part.
+        require_images: Whether every image must be there; without, the annotations alone are read.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: It cannot be found or read.
+    """
     if not config.root:
         raise InputError("--data-root", "is not given", "name the folder of the data set")
     split, shared = choose_split(Path(config.root), part, config.train_split, config.val_split)
@@ -48,15 +60,43 @@ def open_dataset(config: DataConfig, part: str, require_images: bool = True) -> 
         return data
 
 
+def open_splits(config: DataConfig) -> tuple[CocoDataset, CocoDataset]:
+    """Open the training and the held-out part of the configured data set.
+
+    Args:
+        config: Settings of the data.
+
+    Returns:
+        Both parts, in this order.
+
+    Raises:
+        InputError: One of them cannot be read, holds no region, or has other classes.
+    """
+    train, held_out = open_dataset(config, "train"), open_dataset(config, "val")
+    some_regions(train)
+    some_regions(held_out)
+    same_classes(held_out.classes, train.classes, held_out.path, "give both splits the same categories")
+    return train, held_out
+
+
 def sizes(config: DataConfig) -> dict[str, int | None]:
-    """The resizing arguments of the loader."""
+    """Give the resizing arguments of the loader."""
     return {"short": config.short_side or None, "long": config.long_side or None}
 
 
 def class_graph(config: DataConfig, train: CocoDataset, refuse: bool = True) -> ClassGraph:
-    """The named class graph, else the data set's own, else one derived from its training annotations.
+    """Read the named class graph, else the data set's own, else derive one from its training annotations.
 
-    refuse  InputError where the derived one has no edge
+    Args:
+        config: Settings of the data.
+        train: Training part of the data set.
+        refuse: Whether a derived class graph without an edge is an error.
+
+    Returns:
+        The class graph.
+
+    Raises:
+        InputError: The file cannot be used, or the derived class graph has no edge.
     """
     path = Path(config.class_graph or Path(config.root) / "class_graph.json")
     if config.class_graph or path.exists():
@@ -66,9 +106,18 @@ def class_graph(config: DataConfig, train: CocoDataset, refuse: bool = True) -> 
 
 
 def build_model(config: Config, train: CocoDataset, pretrained: bool = True) -> IRNet:
-    """A fresh model for the training set's classes; its initial weights follow from train.seed alone.
+    """Make a fresh model for the training set's classes; its initial weights follow from train.seed alone.
 
-    pretrained  read model.backbone_weights; a run that goes on has no need of them
+    Args:
+        config: Settings of the run.
+        train: Training part of its data set.
+        pretrained: Whether to read model.backbone_weights, which a run that goes on has no need of.
+
+    Returns:
+        The model, on the CPU.
+
+    Raises:
+        InputError: A file that the settings name cannot be used.
     """
     weights = config.model.backbone_weights if pretrained else ""
     edges = vectors = None
@@ -86,9 +135,19 @@ def build_model(config: Config, train: CocoDataset, pretrained: bool = True) -> 
 def restore_model(
     config: ModelConfig, classes: int, state: dict[str, Tensor], where: str | Path = "the checkpoint"
 ) -> IRNet:
-    """The model that a checkpoint's tensors belong to; its class graph is among them.
+    """Make the model that a checkpoint's tensors belong to; its class graph is among them.
 
-    Shares no memory with `state`, which may be a mapped file. InputError, naming `where`, for tensors that do not fit.
+    Args:
+        config: Settings of the model.
+        classes: Number of classes.
+        state: State dict, which may be a mapped file: the model shares no memory with it.
+        where: Name of the checkpoint, for messages.
+
+    Returns:
+        The model, on the CPU.
+
+    Raises:
+        InputError: The tensors do not fit the settings or each other.
     """
     config = dataclasses.replace(config, backbone_weights="")
     edges = None
@@ -104,7 +163,7 @@ def restore_model(
     if misfits:
         name = misfits[0]
         trouble = (
-            f"does not fit its own settings ({name} is {_words(_shape(state, name))}, not {_words(shapes.get(name))})"
+            f"does not fit its own settings ({name} is {_text(_shape(state, name))}, not {_text(shapes.get(name))})"
         )
         raise InputError(where, trouble, CHANGED)
     model = IRNet(config, classes, edges, None if vectors is None else vectors.clone())
@@ -131,28 +190,37 @@ def _restore_edges(classes: int, state: dict[str, Tensor], where: str | Path) ->
     return EdgeSet(classes, (len(tensors[0]) - 1) // classes, *tensors)
 
 
-def take_weights(model: IRNet, classes: list[str], state: dict[str, Tensor], theirs: list[str], where: Path) -> None:
-    """Copy into `model` what fits of another run's weights, and log what does not; its class graph stays its own.
+def take_weights(
+    model: IRNet, classes: list[str], state: dict[str, Tensor], state_classes: list[str], where: Path
+) -> None:
+    """Copy into a model what fits of another run's weights, and log what does not; its class graph stays its own.
 
-    theirs  the classes of `state`: where they are others, what belongs to classes is not taken
-    InputError, naming `where`, where nothing fits.
+    Args:
+        model: Model that is changed.
+        classes: Names of its classes.
+        state: State dict of the other run.
+        state_classes: Names of that run's classes; where they differ, weights that belong to classes are left out.
+        where: Name of the other run's checkpoint, for messages.
+
+    Raises:
+        InputError: None of the weights fits.
     """
     own = {name: t for name, t in model.state_dict().items() if name not in DATA_TENSORS}
-    left = {name: "only there" for name in state if name not in own and name not in DATA_TENSORS}
+    reasons = {name: "only there" for name in state if name not in own and name not in DATA_TENSORS}
     for name, tensor in own.items():
         if name not in state:
-            left[name] = "only here"
-        elif theirs != classes and any(part in name for part in OF_CLASSES):
-            left[name] = "other classes"
+            reasons[name] = "only here"
+        elif state_classes != classes and any(part in name for part in OF_CLASSES):
+            reasons[name] = "other classes"
         elif state[name].shape != tensor.shape:
-            left[name] = f"{list(state[name].shape)} there, {list(tensor.shape)} here"
+            reasons[name] = f"{list(state[name].shape)} there, {list(tensor.shape)} here"
         else:
             tensor.copy_(state[name])
-    taken = sum(name not in left for name in own)
-    if not taken:
+    copied = sum(name not in reasons for name in own)
+    if not copied:
         raise InputError(where, "none of its weights fits the model", "give the model the settings of that run")
-    log.info("%s: %d of %d tensors taken", where, taken, len(own))
-    for name, reason in left.items():
+    log.info("%s: %d of %d tensors taken", where, copied, len(own))
+    for name, reason in reasons.items():
         log.info("  not taken: %s (%s)", name, reason)
 
 
@@ -160,18 +228,31 @@ def _shape(state: dict[str, Tensor], name: str) -> torch.Size | None:
     return state[name].shape if name in state else None
 
 
-def _words(shape: torch.Size | None) -> str:
+def _text(shape: torch.Size | None) -> str:
     return "missing" if shape is None else str(list(shape))
 
 
 def same_classes(
-    found: list[str], wanted: list[str], where: str | Path, cure: str = "use the data set that the run was trained on"
+    classes: list[str],
+    expected: list[str],
+    where: str | Path,
+    cure: str = "use the data set that the run was trained on",
 ) -> None:
-    """InputError, naming `where`, unless the data's classes are those wanted, in their order."""
-    if found == wanted:
+    """Refuse data whose classes are not the expected ones, in their order.
+
+    Args:
+        classes: Names of the data's classes.
+        expected: Names that they must be.
+        where: Name of the file, for the message.
+        cure: What the user can do, for the message.
+
+    Raises:
+        InputError: They differ.
+    """
+    if classes == expected:
         return
-    extra, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
-    trouble = f"the data's {len(found)} classes are not the {len(wanted)} expected"
+    extra, missing = sorted(set(classes) - set(expected)), sorted(set(expected) - set(classes))
+    trouble = f"the data's {len(classes)} classes are not the {len(expected)} expected"
     trouble += "".join(f", {what} {names[0]!r}" for what, names in (("new:", extra), ("missing:", missing)) if names)
     if not extra and not missing:
         trouble += ": they are in another order"
@@ -179,7 +260,7 @@ def same_classes(
 
 
 def some_regions(data: CocoDataset) -> None:
-    """InputError for a split in which there is no region to learn or to judge."""
+    """Raise InputError for a split that holds no region to learn or to judge."""
     if not sum(map(len, data.image_labels())):
         trouble = f"its {len(data)} images hold no region"
         skipped = ", ".join(f"{count} {reason}" for reason, count in data.skipped.items())
@@ -188,7 +269,18 @@ def some_regions(data: CocoDataset) -> None:
 
 
 def read_word_vectors(path: str, classes: Sequence[str]) -> Tensor | None:
-    """`vectors` float [C, V] of a safetensors file, one row per class in class order; None for no path."""
+    """Read word vectors from a safetensors file.
+
+    Args:
+        path: The file, with a tensor named "vectors"; empty for none.
+        classes: Names of the classes.
+
+    Returns:
+        float32 [C, V], one row per class in their order, or None for no file.
+
+    Raises:
+        InputError: The file cannot be read, or its tensor has another shape or a number that is not finite.
+    """
     if not path:
         return None
     try:
@@ -201,8 +293,28 @@ def read_word_vectors(path: str, classes: Sequence[str]) -> Tensor | None:
     return vectors
 
 
+def describe(model: IRNet, data: CocoDataset) -> str:
+    """Describe a model and its training data in one line."""
+    weights = sum(p.numel() for p in model.parameters())
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return (
+        f"{model.config.variant}: {weights:,} weights ({learned:,} learned), {len(data)} training images, "
+        f"{len(data.classes)} classes"
+    )
+
+
 def choose_device(name: str) -> torch.device:
-    """The named CPU or CUDA device, or for "auto" the first GPU where there is one."""
+    """Choose the device to compute on.
+
+    Args:
+        name: A CPU or CUDA device as PyTorch names it, or "auto" for the first GPU if the machine has one.
+
+    Returns:
+        The device. A numbered GPU becomes PyTorch's current device.
+
+    Raises:
+        InputError: The machine has no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

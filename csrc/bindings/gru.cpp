@@ -1,5 +1,5 @@
 // conv_gru and its gradient for PyTorch on a CPU: the convolutions are those of convolution.h, what lies between them
-// is fused in cpu/gru.cpp. The public function of api.py has checked shapes.
+// is fused in cpu/gru_kernel.cpp. The public function of api.py has checked shapes.
 //
 // Gates of one channel are not convolved: both are one skinny product of every row of channels with the weights of all
 // taps, and a shifted sum. Gates as wide as the state are convolutions like the candidate's.
@@ -15,8 +15,8 @@
 #include <tuple>
 #include <vector>
 
-#include "bindings.h"
 #include "convolution.h"
+#include "tensors.h"
 
 namespace irnet {
 

@@ -73,7 +73,7 @@ inline bool multiplies_bfloat16_tiles() {
 // otherwise, for tests and measurements.
 struct CpuPaths {
     bool streaming_stores;  // large results go past the caches: faster on AMD, half as fast on a Xeon with AVX-512
-    bool gates_by_onednn;   // conv_gru's products of gates in bfloat16: cpu/gru.cpp has none by tiles
+    bool gates_by_onednn;   // conv_gru's products of gates in bfloat16: cpu/gru_kernel.cpp has none by tiles
 };
 
 inline CpuPaths& cpu_paths() {

@@ -8,7 +8,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "bindings.h"
+#include "tensors.h"
 #include "winograd.h"
 
 namespace irnet {

@@ -1,4 +1,5 @@
-// The kernels of crop_resize and paste_mean as roi.cpp calls them: raw pointers, no header of PyTorch, no allocation.
+// The kernels of crop_resize and paste_mean as bindings/roi.cpp calls them: raw pointers, no header of PyTorch, no
+// allocation.
 //
 // Maps are [images, height, width, channels] and patches [regions, size, size, channels], packed (channels_last);
 // boxes are [regions, 4]; image b owns the regions ptr[b] to ptr[b + 1]. Sums are made in float, in double for f64.

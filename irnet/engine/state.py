@@ -1,0 +1,135 @@
+"""The state of a run between two steps, from its start or a checkpoint, and back into checkpoints."""
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+
+from ..config import Config
+from ..data.coco import CocoDataset
+from ..errors import InputError
+from ..model import IRNet
+from . import checkpoint
+from .build import build_model, compile_parts, open_splits, restore_model, take_weights
+from .checkpoint import BEST, LAST, Checkpoint
+from .optim import make_optimizer, make_scheduler
+from .resume import changes, check_settings, fingerprint, reinstate_previous
+from .step import LOWER, make_scaler
+
+log = logging.getLogger("irnet")
+
+
+class RunState:
+    """What the checkpoints of a run hold: its model and optimiser, and where it stands.
+
+    Attributes:
+        data: Training part of the data set.
+        held_out: Part on which the model is evaluated.
+        step: Number of steps done.
+        position: Epoch, and how many of its images have been trained on.
+        best: Best class AP of an evaluation so far; -1 before the first.
+        saved: Step of the checkpoint `last`; None before there is one.
+        updating: Whether the optimiser is changing the weights, which are no step's then.
+    """
+
+    def __init__(self, config: Config, device: torch.device, resume: Checkpoint | None = None, same_run: bool = False):
+        """Open the data and make or restore the model and its optimiser.
+
+        Args:
+            config: Settings of the run.
+            device: Device on which it trains.
+            resume: Checkpoint to go on from.
+            same_run: Whether that checkpoint is this run's own, see `resume.check_folder`.
+
+        Raises:
+            InputError: The data cannot be used, or the checkpoint does not fit it or the settings.
+        """
+        self.config, self.device, self.begin = config, device, time.perf_counter()
+        self.data, self.held_out = open_splits(config.data)
+        self.fingerprints = {"train": fingerprint(self.data), "val": fingerprint(self.held_out)}
+        self.step, self.position, self.best, self.seconds_before = 0, (0, 0), -1.0, 0.0
+        self.saved, self.updating = None, False
+        self.model = make_model(config, self.data, resume).to(device)
+        self.optimizer = make_optimizer(self.model, config.train)
+        self.scaler = make_scaler(device, config.train)
+        self.parameters = dict(self.model.named_parameters())
+        if resume is not None:
+            self._restore(resume, same_run)
+        self.scheduler = make_scheduler(self.optimizer, config.train, self.step)
+        self.model.set_grad_checkpointing(config.train.grad_checkpointing)
+        if config.train.compile:
+            compile_parts(self.model)
+
+    def _restore(self, resume: Checkpoint, same_run: bool) -> None:
+        """Take over all of a checkpoint but its model."""
+        extra = resume.extra
+        checkpoint.restore_optimizer(self.optimizer, self.parameters, resume.optimizer, resume.source)
+        self.step, self.seconds_before, self.position = resume.step, extra["seconds"], tuple(extra["position"])
+        if self.scaler.is_enabled() and extra["scaler"]:
+            self.scaler.load_state_dict(extra["scaler"])
+        if same_run:
+            self.best, self.saved = extra["best"], resume.step
+            reinstate_previous(resume)
+        log.info("going on from step %d, %s", self.step, resume.source)
+        for line in changes(resume, self.config, self.fingerprints):
+            log.warning("%s", line)
+
+    def to_checkpoint(self, with_optimizer: bool = True) -> Checkpoint:
+        """Make a checkpoint of the state, whose tensors share its memory.
+
+        Args:
+            with_optimizer: Whether a run can go on from it.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            InputError: A weight or a moment of the optimiser is infinite or NaN.
+        """
+        extra = {
+            "best": self.best,
+            "scaler": self.scaler.state_dict(),
+            "resumable": with_optimizer,
+            "seconds": self.seconds_before + time.perf_counter() - self.begin,
+            "position": self.position,
+            "data": self.fingerprints,
+        }
+        moments = checkpoint.optimizer_tensors(self.optimizer, self.parameters) if with_optimizer else {}
+        model = self.model.state_dict()
+        if name := checkpoint.not_finite(model | moments):
+            raise InputError("training", f"after step {self.step} the weights are not finite ({name})", LOWER)
+        return Checkpoint(self.step, self.config, self.data.classes, model, moments, extra)
+
+    def save(self, output: Path) -> None:
+        """Write the checkpoint `last` of the run folder `output`; the one before stays as `previous`."""
+        checkpoint.save(output / "checkpoints" / LAST, self.to_checkpoint())
+        self.saved = self.step
+
+    def save_best(self, output: Path) -> None:
+        """Write the weights alone as the checkpoint `best` of the run folder `output`."""
+        checkpoint.save(output / "checkpoints" / BEST, self.to_checkpoint(with_optimizer=False))
+
+
+def make_model(config: Config, data: CocoDataset, resume: Checkpoint | None = None) -> IRNet:
+    """Make the model with which a run starts, on the CPU.
+
+    Args:
+        config: Settings of the run.
+        data: Training part of its data set.
+        resume: Checkpoint to go on from.
+
+    Returns:
+        The checkpoint's model; without one a fresh model, with another run's weights where `train.init_from` names one.
+
+    Raises:
+        InputError: The checkpoint cannot be gone on from, or the run in `train.init_from` cannot be used.
+    """
+    if resume is not None:
+        check_settings(resume, config, data.classes)
+        return restore_model(config.model, len(resume.classes), resume.model, resume.source)
+    model = build_model(config, data)
+    if config.train.init_from:
+        source = checkpoint.find(config.train.init_from)
+        take_weights(model, data.classes, source.model, source.classes, source.source)
+    return model

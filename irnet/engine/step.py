@@ -1,0 +1,120 @@
+"""One step of training: the gradients of a batch's loss, then the update. Needs a model, a batch and an optimiser.
+
+    config = Config(model.config, train=TrainConfig(lr=0.01, steps=100))
+    optimizer, scaler = make_optimizer(model, config.train), make_scaler(device, config.train)
+    scheduler = make_scheduler(optimizer, config.train)
+    for step, batch in enumerate(stream, 1):
+        metrics = gradients(model, batch, optimizer, scaler, config)
+        check_finite(metrics["loss"], step)
+        update(optimizer, scaler)
+        scheduler.step()
+
+Reads and writes no file, draws no random numbers, and knows nothing of runs.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from .. import losses
+from ..config import Config, TrainConfig
+from ..data.sample import Batch
+from ..errors import InputError
+from ..model import IRNet
+
+LOWER = "lower train.lr or set train.clip_norm"
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def make_scaler(device: torch.device, config: TrainConfig) -> GradScaler:
+    """Make the loss scaler that float16 needs; with another train.amp it does nothing.
+
+    Args:
+        device: Device of the model.
+        config: Settings, of which `amp` is read.
+
+    Returns:
+        The scaler. Its state belongs to a checkpoint where it is enabled.
+    """
+    return GradScaler(device.type, enabled=config.amp == "fp16")
+
+
+def gradients(model: IRNet, batch: Batch, optimizer: Optimizer, scaler: GradScaler, config: Config) -> dict[str, float]:
+    """Replace the gradients of the model's parameters by those of one batch's loss.
+
+    The batch is split into `train.grad_accum_steps` parts of equally many images, whose gradients add up to the whole
+    batch's; then the gradients are clipped to a norm of `train.clip_norm`, if that is not 0.
+
+    Args:
+        model: Model in training mode.
+        batch: Batch on any device; its parts are moved to the model's.
+        optimizer: Optimiser of the model's parameters, which are left as they are.
+        scaler: Loss scaler of `make_scaler`.
+        config: Settings, of which `loss` and `train` are read.
+
+    Returns:
+        Metrics to log: "loss", "loss_conv", "loss_final", one per module that runs, and "grad_norm" before clipping,
+        if it is clipped. They may be infinite or NaN: see `check_finite`.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    device = next(model.parameters()).device
+    metrics: dict[str, Tensor] = {}
+    images = len(batch.images)
+    for part in batch.split(config.train.grad_accum_steps):
+        part = part.to(device)
+        loss = compute_loss(model, part, config)
+        weight = len(part.images) / images
+        scaler.scale(loss.total * weight).backward()
+        parts = {"loss": loss.total, "loss_conv": loss.conv, "loss_final": loss.final}
+        parts |= {f"loss_{module}": value for module, value in loss.modules.items()}
+        for name, value in parts.items():
+            metrics[name] = metrics.get(name, 0) + value.detach() * weight
+    if config.train.clip_norm:
+        scaler.unscale_(optimizer)
+        metrics["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def compute_loss(model: IRNet, batch: Batch, config: Config) -> losses.Loss:
+    """Compute the loss of a batch; the roll-out runs in the dtype of train.amp, the loss in float32 at least.
+
+    Args:
+        model: Model in training mode.
+        batch: Batch on the model's device.
+        config: Settings, of which `loss` and `train.amp` are read.
+
+    Returns:
+        The loss and its parts, attached to the graph of the model's parameters.
+    """
+    dtype = AMP_DTYPES.get(config.train.amp)
+    with torch.autocast(batch.boxes.device.type, dtype, enabled=dtype is not None):
+        predictions = model(batch)
+    return losses.compute(predictions, batch.labels, batch.ptr, config.loss)
+
+
+def check_finite(loss: float, step: int) -> None:
+    """Refuse a loss that is infinite or NaN, before its gradients reach the weights.
+
+    Args:
+        loss: Loss of the step, as `gradients` gives it.
+        step: Number of the step, for the message.
+
+    Raises:
+        InputError: The loss is not finite.
+    """
+    if not math.isfinite(loss):
+        raise InputError("training", f"the loss at step {step} is {loss}", LOWER)
+
+
+def update(optimizer: Optimizer, scaler: GradScaler) -> None:
+    """Change the weights by their gradients. The scaler leaves a step out whose float16 gradients overflowed.
+
+    Args:
+        optimizer: Optimiser with the gradients that `gradients` has made.
+        scaler: The scaler that was given to `gradients`.
+    """
+    scaler.step(optimizer)
+    scaler.update()

@@ -1,0 +1,173 @@
+"""One step of training: alone, in parts, in other dtypes, compiled; without any file."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from irnet.config import Config, ModelConfig, TrainConfig
+from irnet.data.loader import batches
+from irnet.data.sample import Batch
+from irnet.engine import checkpoint
+from irnet.engine.build import compile_parts, open_dataset, restore_model
+from irnet.engine.optim import make_optimizer, make_scheduler
+from irnet.engine.step import check_finite, gradients, make_scaler, update
+from irnet.errors import InputError
+from irnet.model import IRNet
+from irnet_kernels import EdgeSet
+from tests.engine.tools import assert_same_tensors
+
+CPU = torch.device("cpu")
+
+
+def one_step(config: Config, model: IRNet, batch: Batch) -> tuple[dict, dict[str, float]]:
+    """State dict of a copy of the model after one step of the optimiser on `batch`, and the step's metrics."""
+    model = copy.deepcopy(model)
+    model.set_grad_checkpointing(config.train.grad_checkpointing)
+    model.train()
+    optimizer, scaler = make_optimizer(model, config.train), make_scaler(CPU, config.train)
+    make_scheduler(optimizer, config.train)
+    metrics = gradients(model, batch, optimizer, scaler, config)
+    update(optimizer, scaler)
+    return model.state_dict(), metrics
+
+
+@pytest.fixture(scope="module")
+def step_parts(trained, scenes_root):
+    """A config (SGD, so that a step is linear in the gradient), a model and a batch of four images."""
+    saved = checkpoint.find(trained)
+    config = saved.config
+    config.train.optimizer, config.train.lr, config.train.clip_norm, config.train.cosine = "sgd", 0.5, 0.0, False
+    data = open_dataset(config.data, "train")
+    model = restore_model(config.model, len(saved.classes), saved.model)
+    batch = next(batches(data, 4, seed=1, epoch=0, train=True, workers=0, short=None, long=None, flip=False))
+    assert len(set(batch.ptr.diff().tolist())) > 1  # unequal numbers of regions
+    return config, model, batch
+
+
+@pytest.mark.parametrize("parts", [2, 4, 3])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_accumulated_step_is_the_step(step_parts, parts, dtype, tolerance):
+    config, model, batch = copy.deepcopy(step_parts)
+    model, batch.images = model.to(dtype), [image.to(dtype) for image in batch.images]
+    whole, metrics = one_step(config, model, batch)
+    config.train.grad_accum_steps = parts
+    split, split_metrics = one_step(config, model, batch)
+    moved = max((whole[n] - t).abs().max().item() for n, t in model.state_dict().items() if t.is_floating_point())
+    assert moved > 1e-3
+    for name in whole:
+        torch.testing.assert_close(split[name], whole[name], rtol=tolerance, atol=tolerance)
+    assert split_metrics == pytest.approx(metrics, rel=tolerance)
+
+
+def test_grad_checkpointing_gives_the_same_step(step_parts):
+    config, model, batch = copy.deepcopy(step_parts)
+    plain, metrics = one_step(config, model, batch)
+    config.train.grad_checkpointing = True
+    checkpointed, same = one_step(config, model, batch)
+    assert metrics == same
+    assert_same_tensors(plain, checkpointed)
+
+
+def test_bf16_changes_the_arithmetic_and_not_much(step_parts):
+    config, model, batch = copy.deepcopy(step_parts)
+    _, exact = one_step(config, model, batch)
+    config.train.amp = "bf16"
+    _, rounded = one_step(config, model, batch)
+    assert rounded != exact
+    assert rounded["loss"] == pytest.approx(exact["loss"], rel=2**-8)
+
+
+def test_compiled_model_is_the_model(step_parts):
+    config, model, batch = copy.deepcopy(step_parts)
+    _, metrics = one_step(config, model, batch)
+    names = list(model.state_dict())
+    calls = []
+
+    def backend(graph, inputs):
+        calls.append(len(inputs))
+        return graph.forward
+
+    torch._dynamo.reset()
+    real = torch.compile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda *a, **k: real(*a, backend=backend, **k))
+        compile_parts(model)
+        assert list(model.state_dict()) == names
+        model.train()
+        optimizer = make_optimizer(model, config.train)
+        compiled = gradients(model, batch, optimizer, make_scaler(CPU, config.train), config)
+    assert len(calls) >= 4  # both modules' reading and writing
+    assert compiled == pytest.approx(metrics, rel=1e-5)
+
+
+# --------------------------------------------------------------------------------- a model, a batch and an optimiser
+
+
+def tiny(variant: str = "full", **train) -> tuple[Config, IRNet, Batch]:
+    """Settings, a model of few channels, and a batch of random images, boxes and labels."""
+    torch.manual_seed(0)
+    sizes = {"memory_channels": 4, "memory_size": 4, "hidden": 8, "graph_channels": 4, "graph_layers": 1}
+    sizes |= {"backbone": "small", "backbone_channels": 4, "patch_size": 2, "iterations": 1}
+    config = Config(ModelConfig(variant=variant, **sizes), train=TrainConfig(**train))
+    triple = torch.tensor([0, 1]), torch.tensor([1, 2]), torch.ones(2)
+    edges = EdgeSet.from_edges([triple], 3, normalize=True)
+    model = IRNet(config.model, 3, edges if variant == "full" else None).train()
+    corners = 30 * torch.rand(5, 2)
+    boxes = torch.cat([corners, corners + 10 + 20 * torch.rand(5, 2)], 1)
+    ptr, labels = torch.tensor([0, 3, 5]), torch.tensor([0, 1, 2, 0, 1])
+    return config, model, Batch([torch.randn(3, 64, 80), torch.randn(3, 70, 64)], boxes, ptr, labels, ["a", "b"])
+
+
+@pytest.mark.parametrize("variant", ["conv", "full"])
+def test_training_needs_no_file(variant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, model, batch = tiny(variant, optimizer="adamw", lr=0.01, steps=30, warmup_steps=2, cosine=True)
+    optimizer, scaler = make_optimizer(model, config.train), make_scaler(CPU, config.train)
+    scheduler, history = make_scheduler(optimizer, config.train), []
+    for step in range(1, config.train.steps + 1):
+        history.append(gradients(model, batch, optimizer, scaler, config)["loss"])
+        check_finite(history[-1], step)
+        update(optimizer, scaler)
+        scheduler.step()
+    assert history[-1] < 0.5 * history[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_gradients_leave_the_weights_and_replace_each_other():
+    config, model, batch = tiny(clip_norm=0.0)
+    before = copy.deepcopy(model.state_dict())
+    optimizer, scaler = make_optimizer(model, config.train), make_scaler(CPU, config.train)
+    first = gradients(model, batch, optimizer, scaler, config)
+    norms = [p.grad.norm().item() for p in model.parameters() if p.grad is not None]
+    assert gradients(model, batch, optimizer, scaler, config) == first and "grad_norm" not in first
+    assert norms == [p.grad.norm().item() for p in model.parameters() if p.grad is not None] and max(norms) > 0
+    assert before["classifier.weight"].equal(model.classifier.weight)
+
+
+def test_gradients_are_clipped_and_their_norm_is_a_metric():
+    config, model, batch = tiny(clip_norm=0.01)
+    optimizer, scaler = make_optimizer(model, config.train), make_scaler(CPU, config.train)
+    assert gradients(model, batch, optimizer, scaler, config)["grad_norm"] > 0.01
+    norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_is_refused(loss):
+    check_finite(1e30, 7)
+    with pytest.raises(InputError, match=r"training: the loss at step 7 is -?(nan|inf); lower train\.lr"):
+        check_finite(loss, 7)
+
+
+def test_a_float16_step_whose_gradients_overflow_is_left_out():
+    config, model, batch = tiny(amp="fp16", clip_norm=0.0)
+    optimizer, scaler = make_optimizer(model, config.train), make_scaler(CPU, config.train)
+    assert scaler.is_enabled() and not make_scaler(CPU, TrainConfig()).is_enabled()
+    scale, before = scaler.get_scale(), copy.deepcopy(model.state_dict())
+    gradients(model, batch, optimizer, scaler, config)
+    model.classifier.weight.grad[0, 0] = math.inf
+    update(optimizer, scaler)
+    assert scaler.get_scale() < scale
+    assert_same_tensors(before, model.state_dict())
