@@ -1,8 +1,12 @@
-"""Every setting of a run, with its default and its reason; YAML and KEY=VALUE overrides. Nothing is computed here."""
+"""Every setting of a run, written once: name, type, default, choices, bounds and help stand beside each other.
+
+YAML files, KEY=VALUE, command-line options and their --help follow from what stands here. Nothing is computed here.
+"""
 
 import dataclasses
 import difflib
 import math
+import typing
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -14,95 +18,205 @@ from .errors import InputError
 
 VARIANTS = ("conv", "local", "global", "full")
 MOST = 2**31 - 1  # of anything that is counted
-# Of what is made one by one before anything can say that it is too much.
-MANY = {"model.iterations": 1000, "model.graph_layers": 1000, "model.patch_size": 1000, "train.workers": 1024}
-FLOAT32 = 3.4e38  # what weights and rates are kept in holds no larger number
+MOST_BUILT = 1000  # of layers and the like, which are made one by one before anything can say that they are too many
+FLOAT32 = 3.4e38  # the largest number that the dtype of weights and rates holds
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    least: float | None = None,
+    most: float | None = None,
+    above: float = -math.inf,
+    below: float = math.inf,
+    cure: str = "",
+    flags: tuple[str, ...] = (),
+    metavar: str | None = None,
+) -> Any:
+    """Declare a setting: a field of one of the sections below, with all that is known of it.
+
+    Args:
+        default: Its value where nobody gives one. The type stands in the annotation: bool, int, float, str, list[int]
+            or list[str].
+        help: What it means, for --help.
+        choices: The strings that it may be; empty: any.
+        least: The smallest number that it, or an element of it, may be.
+        most: The largest one; of integers MOST, of floats FLOAT32 if not given.
+        above: A bound that is itself not allowed, as of a number of pixels that must be above 0.
+        below: Such a bound from the other side.
+        cure: What to do about a value out of bounds, where "give at least" and "give at most" do not say it.
+        flags: The names of its command-line option, such as ("-b", "--batch-size"); empty: it has none.
+        metavar: The option's value in --help; N or X if not given.
+    """
+    largest = FLOAT32 if isinstance(default, float) else MOST
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "least": -largest if least is None else least,
+        "most": largest if most is None else most,
+        "above": above,
+        "below": below,
+        "cure": cure,
+        "flags": flags,
+        "metavar": metavar,
+    }
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
 class ModelConfig:
     """The network. Defaults are the authors' (their experiments/cfgs and code); `irnet demo` shrinks them."""
 
-    variant: str = "full"  # conv, local, global or full
-    backbone: str = "resnet50"  # small, resnet50 or resnet101
-    backbone_weights: str = ""  # a torchvision or timm checkpoint file; empty: random weights
-    backbone_channels: int = 64  # of the small backbone only
-    iterations: int = 3  # I: each module predicts this often
-    patch_size: int = 7  # P
-    memory_channels: int = 512  # of the spatial memory
-    memory_size: int = 20  # side of the learned initial memory, resized to each image's map
-    gate_channels: int = 1  # 1: one reset and update gate per cell, as the authors'; 0: one per cell and channel
-    hidden: int = 4096  # width of the two FC layers that read the memory
-    graph_channels: int = 512  # of region states and class features
-    graph_layers: int = 3
-    bandwidth: float = 50.0  # pixels, of the spatial edges
-    learn_geometry: bool = False  # every graph layer learns its own bandwidth, from this one on, and a scale per type
+    variant: str = setting("full", "modules beside the ConvNet", choices=VARIANTS, flags=("--variant",))
+    backbone: str = setting("resnet50", "the ConvNet's layers", choices=("small", "resnet50", "resnet101"))
+    backbone_weights: str = setting("", "a torchvision or timm checkpoint file; empty: random weights")
+    backbone_channels: int = setting(64, "channels of the small backbone; no other reads it", least=2)
+    iterations: int = setting(3, "I: each module predicts this often", least=1, most=MOST_BUILT)
+    patch_size: int = setting(7, "P: cells on the side of a region's patch", least=2, most=MOST_BUILT)
+    memory_channels: int = setting(512, "channels of the spatial memory", least=1)
+    memory_size: int = setting(20, "side of the learned initial memory, resized to each image's map", least=1)
+    gate_channels: int = setting(
+        1, "1: one reset and update gate per cell, as the authors have it; 0: one per cell and channel"
+    )
+    hidden: int = setting(4096, "width of the two FC layers that read the memory", least=1)
+    graph_channels: int = setting(512, "channels of region states and class features", least=1)
+    graph_layers: int = setting(3, "layers of the global module's graphs in each iteration", least=1, most=MOST_BUILT)
+    bandwidth: float = setting(50.0, "pixels, of the spatial edges", above=0, cure="give a number of pixels above 0")
+    learn_geometry: bool = setting(
+        False, "every graph layer learns its own bandwidth, from this one on, and a scale per type"
+    )
     # What the paper leaves open, with our choice:
-    # which prediction assigns regions to classes: "own" is the global module's last one, "mean" averages it with the
-    # local module's (the soft-max of the mean logits).
-    assignment: str = "own"
-    # whether the region states start from the ConvNet's feature ("feature") or at zero ("zero").
-    region_start: str = "feature"
+    assignment: str = setting(
+        "own",
+        "the prediction that assigns regions to classes. own: the global module's last one; mean: its mean with the "
+        "local module's (the soft-max of the mean logits)",
+        choices=("own", "mean"),
+    )
+    region_start: str = setting(
+        "feature",
+        "where region states start. feature: from the ConvNet's feature; zero: at zero",
+        choices=("feature", "zero"),
+    )
 
 
 @dataclass
 class LossConfig:
     """Weights of the loss's parts."""
 
-    memory: float = 1.0  # lambda, of each module's iterations
-    final: float = 1.0  # mu, of the attended prediction
-    beta: float = 0.5  # the least weight of a region that is already right
+    memory: float = setting(1.0, "lambda, the weight of each module's iterations", least=0)
+    final: float = setting(1.0, "mu, the weight of the attended prediction", least=0)
+    # At 0 an image whose regions are all right would have no weights to normalise.
+    beta: float = setting(
+        0.5,
+        "the least weight of a region that is already right",
+        above=0,
+        most=1,
+        cure="give a number above 0 and at most 1",
+    )
 
 
 @dataclass
 class DataConfig:
     """Where samples come from and how images are resized."""
 
-    name: str = "coco"  # coco, or scenes (a generated set in the same layout)
-    root: str = ""
-    train_split: str = ""  # a name, or a JSON file within ROOT; empty: what is there, see irnet/data/layouts.py
-    val_split: str = ""
-    val_share: float = 0.1  # held out by image where one file holds everything and no val_split is named
-    split_seed: int = 0  # which images those are
-    orientation: str = "auto"  # of photographs with an EXIF orientation: stored, turned, or auto, by the annotated size
-    max_pixels: int = 178_956_970  # of an image; a larger one may be an attack on the memory
-    class_graph: str = ""  # empty: ROOT/class_graph.json where it is, else derived from the training annotations
-    word_vectors: str = ""  # a safetensors file with `vectors` [C, V] in class order; empty: learned class features
-    short_side: int = 600  # pixels; 0 keeps images as they are
-    long_side: int = 1000
-    flip: bool = True
-    max_regions: int = 0  # regions kept per training image; 0: all
+    name: str = setting(
+        "coco",
+        "the kind of data set: coco, or scenes (a generated one in the same layout)",
+        choices=("coco", "scenes"),
+        flags=("--data",),
+    )
+    root: str = setting(
+        "", "the folder of the data set, with its images and annotations", flags=("--data-root",), metavar="DIR"
+    )
+    train_split: str = setting(
+        "", "a name, or a JSON file within ROOT; empty: the one that is there, see irnet/data/layouts.py"
+    )
+    val_split: str = setting("", "the same for the held-out images")
+    val_share: float = setting(
+        0.1,
+        "part of the images that is held out where one file holds everything and no val_split is named",
+        above=0,
+        below=1,
+        cure="give a part of the images between 0 and 1",
+    )
+    split_seed: int = setting(0, "another seed holds out other images", least=0)
+    orientation: str = setting(
+        "auto",
+        "of photographs with an EXIF orientation: stored, turned, or auto, by the annotated size",
+        choices=("auto", "stored", "turned"),
+    )
+    max_pixels: int = setting(178_956_970, "of an image; a larger one may be an attack on the memory", least=1)
+    class_graph: str = setting(
+        "", "a JSON file; empty: ROOT/class_graph.json where it is, else derived from the training annotations"
+    )
+    word_vectors: str = setting(
+        "", "a safetensors file with `vectors` [C, V] in class order; empty: learned class features"
+    )
+    short_side: int = setting(600, "pixels to which the shorter side is resized; 0 keeps images as they are", least=0)
+    long_side: int = setting(1000, "pixels that the longer side has at most; 0: any number", least=0)
+    flip: bool = setting(True, "mirror half of the training images")
+    max_regions: int = setting(0, "regions kept per training image; 0: all", least=0, flags=("--max-regions",))
 
 
 @dataclass
 class TrainConfig:
     """The optimisation. Defaults are the authors' schedule."""
 
-    steps: int = 320_000
-    batch_size: int = 1
-    grad_accum_steps: int = 1  # a step's images are worked on in this many equal parts
-    optimizer: str = "sgd"  # sgd or adamw
-    lr: float = 5e-4
-    confidence_lr: float = 1.0  # times lr, for the confidences: below 1, modules learn before attention settles
-    lr_steps: list[int] = field(default_factory=lambda: [200_000, 280_000])  # x 0.1 at each
-    warmup_steps: int = 0
-    cosine: bool = False  # anneal to zero over `steps` in place of lr_steps
-    momentum: float = 0.9
-    weight_decay: float = 1e-4  # not on biases
-    clip_norm: float = 0.0  # 0: no clipping of the gradient's norm
-    amp: str = "off"  # off, bf16 or fp16
-    grad_checkpointing: bool = False
-    compile: bool = False
-    workers: int = 2
-    seed: int = 0
-    deterministic: bool = False
-    checkpoint_every: int = 1000  # steps
-    eval_every: int = 0  # steps; 0: at the end only
-    log_every: int = 20  # steps
-    limit_batches: int = 0  # of evaluation; 0: all
-    vis: int = 4  # held-out images drawn into vis/ at the end
-    # A run folder or checkpoint whose weights a new run starts from, as far as they fit; empty: random weights.
-    init_from: str = ""
+    steps: int = setting(
+        320_000, "steps of the optimiser, those of a resumed run included", least=0, flags=("--steps",)
+    )
+    batch_size: int = setting(1, "images of a batch", least=1, flags=("-b", "--batch-size"))
+    grad_accum_steps: int = setting(
+        1, "equal parts in which a batch is worked on", least=1, flags=("--grad-accum-steps",)
+    )
+    optimizer: str = setting("sgd", "what turns gradients into steps", choices=("sgd", "adamw"))
+    lr: float = setting(5e-4, "the learning rate", least=0)
+    confidence_lr: float = setting(
+        1.0, "times lr, for the confidences: below 1, modules learn before attention settles", least=0
+    )
+    lr_steps: list[int] = setting(
+        [200_000, 280_000],
+        "steps at which the rate is multiplied by 0.1",
+        least=0,
+        cure=f"give steps from 0 to {MOST:,}",
+    )
+    warmup_steps: int = setting(0, "steps over which the rate rises linearly from nearly zero", least=0)
+    cosine: bool = setting(False, "anneal the rate to zero over `steps` in place of lr_steps")
+    momentum: float = setting(0.9, "of SGD", least=0)
+    weight_decay: float = setting(1e-4, "of all weights but biases", least=0)
+    clip_norm: float = setting(0.0, "the largest norm of the gradient; 0: any", least=0)
+    amp: str = setting("off", "the dtype of mixed precision", choices=("off", "bf16", "fp16"), flags=("--amp",))
+    grad_checkpointing: bool = setting(
+        False, "compute parts of the forward pass twice: less memory", flags=("--grad-checkpointing",)
+    )
+    compile: bool = setting(False, "put torch.compile under the heavy parts", flags=("--compile",))
+    workers: int = setting(
+        2, "processes that read images; 0: the program itself", least=0, most=1024, flags=("-j", "--workers")
+    )
+    seed: int = setting(
+        0,
+        "of initial weights, the order of the data and flips",
+        least=0,
+        most=2**63 - 1,
+        cure="give an integer from 0 to 2^63 - 1",
+        flags=("--seed",),
+    )
+    deterministic: bool = setting(False, "only deterministic operators of PyTorch", flags=("--deterministic",))
+    checkpoint_every: int = setting(1000, "steps from one checkpoint to the next", least=1)
+    eval_every: int = setting(0, "steps from one evaluation to the next; 0: at the end only", least=0)
+    log_every: int = setting(20, "steps from one line of the log to the next", least=1)
+    limit_batches: int = setting(0, "batches of an evaluation; 0: all", least=0, flags=("--limit-batches",))
+    vis: int = setting(4, "held-out images drawn into vis/ at the end", least=0)
+    init_from: str = setting(
+        "",
+        "a run folder or checkpoint: take what fits of its weights, on other classes, too; empty: random weights",
+        flags=("--init-from",),
+        metavar="RUN",
+    )
 
 
 @dataclass
@@ -193,105 +307,57 @@ def from_dict(values: Any, where: str | Path, base: Config | None = None) -> Con
     return config
 
 
+def fields_of(config: Config) -> dict[str, dataclasses.Field]:
+    """The declaration of every setting: SECTION.NAME -> its field."""
+    return {
+        f"{section}.{field.name}": field
+        for section, values in vars(config).items()
+        for field in dataclasses.fields(values)
+    }
+
+
 def override(config: Config, key: str, value: Any, where: str | Path = "command line") -> None:
     """Set `config.SECTION.NAME` for key "SECTION.NAME"; a string value is read as YAML where the field is no string."""
-    section_name, _, name = key.partition(".")
-    section = vars(config).get(section_name)
-    if section is None or name not in vars(section):
-        known = [
-            f"{s.name}.{f.name}"
-            for s in dataclasses.fields(config)
-            for f in dataclasses.fields(getattr(config, s.name))
-        ]
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    fields = fields_of(config)
+    if key not in fields:
+        near = difflib.get_close_matches(key, fields, n=1, cutoff=0.4)
         raise InputError(
             where, f"unknown config key {key!r}", f"did you mean {near[0]}?" if near else "see irnet/config.py"
         )
-    old = getattr(section, name)
-    if isinstance(value, str) and not isinstance(old, str):
+    section, _, name = key.partition(".")
+    expected = typing.get_origin(fields[key].type) or fields[key].type
+    if isinstance(value, str) and expected is not str:
         try:
             value = yaml.safe_load(value)
         except UNREADABLE:
             value = None
-    if isinstance(old, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+    if expected is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             value = float(value)  # YAML reads 5e-4 as a string
         except (ValueError, OverflowError):
             value = None
-    right = type(value) is type(old) and (not isinstance(old, list) or all(type(v) is int for v in value))
-    if not right:
-        raise InputError(where, f"{key} wants a value of type {type(old).__name__}", f"the default is {old!r}")
-    setattr(section, name, value)
-
-
-CHOICES = {
-    "model.variant": VARIANTS,
-    "model.backbone": ("small", "resnet50", "resnet101"),
-    "model.assignment": ("own", "mean"),
-    "model.region_start": ("feature", "zero"),
-    "data.name": ("coco", "scenes"),
-    "data.orientation": ("auto", "stored", "turned"),
-    "train.optimizer": ("sgd", "adamw"),
-    "train.amp": ("off", "bf16", "fp16"),
-}
-LEAST = {
-    "model.backbone_channels": 2,
-    "model.iterations": 1,
-    "model.patch_size": 2,
-    "model.memory_channels": 1,
-    "model.memory_size": 1,
-    "model.hidden": 1,
-    "model.graph_channels": 1,
-    "model.graph_layers": 1,
-    "loss.memory": 0,
-    "loss.final": 0,
-    "data.short_side": 0,
-    "data.long_side": 0,
-    "data.max_regions": 0,
-    "data.max_pixels": 1,
-    "data.split_seed": 0,
-    "train.steps": 0,
-    "train.batch_size": 1,
-    "train.grad_accum_steps": 1,
-    "train.lr": 0,
-    "train.confidence_lr": 0,
-    "train.warmup_steps": 0,
-    "train.momentum": 0,
-    "train.weight_decay": 0,
-    "train.clip_norm": 0,
-    "train.workers": 0,
-    "train.checkpoint_every": 1,
-    "train.eval_every": 0,
-    "train.log_every": 1,
-    "train.limit_batches": 0,
-    "train.vis": 0,
-}
+    elements = typing.get_args(fields[key].type)
+    if type(value) is not expected or (elements and any(type(element) is not elements[0] for element in value)):
+        default = attrgetter(key)(config)
+        raise InputError(where, f"{key} wants a value of type {expected.__name__}", f"the default is {default!r}")
+    setattr(getattr(config, section), name, value)
 
 
 def validate(config: Config, where: str | Path = "command line") -> None:
     """InputError for values that name nothing or make no sense."""
-    model, loss, data, train = config.model, config.loss, config.data, config.train
-    for key, allowed in CHOICES.items():
-        value = attrgetter(key)(config)
-        if value not in allowed:
-            raise InputError(where, f"{key} is {value!r}", f"choose one of {', '.join(allowed)}")
-    for key, lowest in LEAST.items():
-        value = attrgetter(key)(config)
-        highest = MANY.get(key, MOST) if isinstance(value, int) else FLOAT32
-        if not lowest <= value <= highest:  # false for NaN
-            cure = f"give at most {highest:,}" if highest < value < math.inf else f"give at least {lowest}"
-            raise InputError(where, f"{key} is {_short(value)}", cure)
-    if not 0 <= train.seed < 2**63:
-        raise InputError(where, f"train.seed is {_short(train.seed)}", "give an integer from 0 to 2^63 - 1")
-    for step in train.lr_steps:
-        if not 0 <= step <= MOST:
-            raise InputError(where, f"train.lr_steps holds {_short(step)}", f"give steps from 0 to {MOST:,}")
-    if not 0 < model.bandwidth <= FLOAT32:
-        raise InputError(where, f"model.bandwidth is {model.bandwidth}", "give a number of pixels above 0")
-    if not 0 < data.val_share < 1:
-        raise InputError(where, f"data.val_share is {data.val_share}", "give a part of the images between 0 and 1")
-    if not 0 < loss.beta <= 1:  # at 0 an image whose regions are all right would have no weights to normalise
-        raise InputError(where, f"loss.beta is {loss.beta}", "give a number above 0 and at most 1")
+    for key, declared in fields_of(config).items():
+        value, rule = attrgetter(key)(config), declared.metadata
+        if rule["choices"] and value not in rule["choices"]:
+            raise InputError(where, f"{key} is {value!r}", f"choose one of {', '.join(rule['choices'])}")
+        verb = "holds" if isinstance(value, list) else "is"
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, bool | str):
+                continue
+            least, most = rule["least"], rule["most"]
+            if not (least <= number <= most and rule["above"] < number < rule["below"]):  # true for NaN
+                bound = f"give at most {most:,}" if most < number < math.inf else f"give at least {least}"
+                raise InputError(where, f"{key} {verb} {_short(number)}", rule["cure"] or bound)
+    model, train = config.model, config.train
     if model.gate_channels not in (0, 1, model.memory_channels):
         trouble = f"model.gate_channels is {model.gate_channels}"
         raise InputError(where, trouble, f"give 1, or 0 for one gate for each of {model.memory_channels} channels")

@@ -1,16 +1,150 @@
-"""What --help says of the options' defaults, which nobody writes by hand. Parses nothing."""
+"""What commands share: options that follow from settings, the settings that follow from options, defaults in --help.
+
+Importing it imports no torch.
+"""
 
 import argparse
-from collections.abc import Mapping
+import copy
+import re
+from collections.abc import Callable, Collection
+from operator import attrgetter
+
+from . import config as settings
+from .config import Config
+from .errors import InputError
+
+Command = Callable[..., argparse.ArgumentParser]
+SETTING = re.compile(r"(model|loss|data|train)\.\w+=")  # how KEY=VALUE begins
 
 
-def tell_defaults(parser: argparse.ArgumentParser, settings: Mapping[str, str] | None = None) -> None:
-    """Add its default to the help of every option that has one. Call it once, after the last option was added.
+def subcommands(parser: argparse.ArgumentParser, metavar: str) -> Command:
+    """A function (name, run, help) that adds a command to `parser` and returns the command's own parser."""
+    commands = parser.add_subparsers(required=True, metavar=metavar)
 
-    settings  {dest: text} of options that are None where they are not given, and what then holds
+    def command(name: str, run: Callable | None, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run, command=sub.prog.removeprefix("irnet "))
+        return sub
+
+    return command
+
+
+# ------------------------------------------------------------------------------------------------ options of settings
+
+
+def add_settings(
+    parser: argparse.ArgumentParser,
+    *bases: Config,
+    only: Collection[str] = (),
+    without: Collection[str] = (),
+    default: str = "",
+) -> None:
+    """Add --config, KEY=VALUE, and the option of every setting that has one.
+
+    Args:
+        parser: The command's.
+        bases: The settings that hold where none is given; a second one: those with --small.
+        only: The keys (SECTION.NAME) of the settings whose options are added; empty: all.
+        without: The keys of settings whose options are not added.
+        default: What --help says that holds where nothing is given, in place of the values in `bases`.
     """
+    for key, field in settings.fields_of(bases[0] if bases else Config()).items():
+        if field.metadata["flags"] and (key in only or not only) and key not in without:
+            _add_setting(parser, key, field, default or default_text(key, *bases))
+    parser.add_argument("--config", metavar="YAML", help="sections model, loss, data, train; see irnet/config.py")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, such as train.lr=1e-3")
+
+
+def _add_setting(parser: argparse.ArgumentParser, key: str, field, default: str) -> None:
+    """Add the option of one setting. Its value, None where it is not given, is the attribute `key` of the options."""
+    text = field.metadata["help"] + (f" (default: {default})" if default else "")
+    what: dict = {"dest": key, "help": text.replace("%", "%%")}
+    if field.type is bool:
+        what["action"] = argparse.BooleanOptionalAction
+    elif field.metadata["choices"]:
+        what["choices"] = field.metadata["choices"]
+    else:  # a list is one word, which is read as that of KEY=VALUE is
+        what["type"] = field.type if field.type in (int, float) else str
+        what["metavar"] = field.metadata["metavar"] or {int: "N", float: "X", str: "TEXT"}.get(field.type, "LIST")
+    parser.add_argument(*field.metadata["flags"], **what)
+
+
+def default_text(key: str, base: Config, small: Config | None = None) -> str:
+    """The value that a setting has in `base`, and in `small` where that is another, as --help shows it."""
+    values = [as_text(attrgetter(key)(config)) for config in (base, small or base)]
+    return values[0] if values[0] == values[1] else f"{values[0]}, with --small {values[1]}"
+
+
+def read_settings(options: argparse.Namespace, base: Config | None = None) -> Config:
+    """The settings of a command: those of `base`, then --config's, then options', then those of KEY=VALUE.
+
+    Args:
+        options: What argparse read.
+        base: Is not changed; None: the defaults, or with --small the small settings.
+
+    Raises:
+        InputError: A setting is unknown, or its value makes no sense.
+    """
+    if base is None:
+        base = settings.small() if getattr(options, "small", False) else settings.Config()
+    config = copy.deepcopy(base)
+    if getattr(options, "config", None):
+        config = settings.load(options.config, config)
+    for key, field in settings.fields_of(config).items():
+        value = getattr(options, key, None)
+        if value is not None:
+            settings.override(config, key, value, field.metadata["flags"][-1])
+    for pair in options.overrides:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError("command line", f"{pair!r} is no KEY=VALUE", "write for example train.lr=1e-3")
+        settings.override(config, key, value)
+    settings.validate(config)
+    return config
+
+
+def read_settings_of_run(options: argparse.Namespace, run: Config) -> Config:
+    """The settings of a finished run, changed by the options. InputError where they change its model."""
+    config = read_settings(options, run)
+    if config.model != run.model:
+        raise InputError("command line", "a checkpoint's model cannot be changed", "leave out the model.* settings")
+    return config
+
+
+# ------------------------------------------------------------------------------------- options that commands share
+
+
+def add_print_config(parser: argparse.ArgumentParser) -> None:
+    """Add --print-config."""
+    parser.add_argument("--print-config", action="store_true", help="print the settings as YAML, do nothing else")
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add --checkpoint and --best."""
+    parser.add_argument("--checkpoint", required=True, metavar="RUN", help="a run folder or a checkpoint file")
+    parser.add_argument("--best", action="store_true", help="the checkpoint with the best class AP, not the last")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto is the GPU where there is one")
+
+
+def add_scene_counts(parser: argparse.ArgumentParser) -> None:
+    """Add --train-scenes and --val-scenes."""
+    parser.add_argument(
+        "--train-scenes", type=int, default=1500, metavar="N", help="scenes to train on, an even number"
+    )
+    parser.add_argument("--val-scenes", type=int, default=300, metavar="N", help="held-out scenes, an even number")
+
+
+# ------------------------------------------------------------------------------------------------- defaults in --help
+
+
+def tell_defaults(parser: argparse.ArgumentParser) -> None:
+    """Add its default to the help of every option that has one. Call it once, after the last option was added."""
     for action in parser._actions:
-        default = as_text(action.default) or (settings or {}).get(action.dest)
+        default = as_text(action.default)
         if action.option_strings and action.help not in (None, argparse.SUPPRESS) and default:
             action.help += f" (default: {default.replace('%', '%%')})"
 

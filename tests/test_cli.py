@@ -105,7 +105,7 @@ def test_check_and_graph_take_settings_as_train_does(command, copied, refused, t
         [*words, "data.train_split=x", "data.val_split=y"], "by data.train_split and data.val_split: mytrain, myval"
     )
     run(*words, *named)
-    run(*words, named[0], "--small", "--max-regions", "1", named[1])
+    run(*words, named[0], "--max-regions", "1", named[1])
     assert ("8 images, 8 regions" in capsys.readouterr().out) == (command[0] == "data")
     (tmp_path / "my.yaml").write_text("data: {train_split: mytrain, val_split: myval}")
     run(*words, "--config", tmp_path / "my.yaml")
@@ -227,9 +227,9 @@ def test_resume_from_a_mistyped_path_is_not_a_setting(train_arguments, refused, 
 def test_threads_wait_passively_unless_the_user_says_otherwise(given, policy):
     """Set before torch, which reads it, is loaded; the worker pool would spin on a busy machine."""
     code = """
-import os, sys, irnet.cli as cli
+import os, sys, irnet.cli as cli, irnet.commands.info as info
 before = os.environ.get("OMP_WAIT_POLICY")
-cli._info = lambda options: print("torch" in sys.modules, before, os.environ.get("OMP_WAIT_POLICY"))
+info.run = lambda options: print("torch" in sys.modules, before, os.environ.get("OMP_WAIT_POLICY"))
 cli.main(["info"])
 """
     env = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_WAIT", "GOMP_", "KMP_"))}

@@ -10,11 +10,11 @@ from tests.tools import imported
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "irnet").rglob("*.py"))
-CALLS_THE_HARNESS = ROOT / "irnet/cli.py"
+CALLS_THE_HARNESS = ROOT / "irnet/commands/bench.py"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_the_command_line_imports_the_harness(path):
+def test_only_the_command_bench_imports_the_harness(path):
     assert path == CALLS_THE_HARNESS or not [n for n in imported(path, ROOT) if n.split(".")[0] == "irnet_bench"]
 
 
@@ -35,3 +35,18 @@ assert not torch.cuda.is_initialized()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+HEAVY = ("torch", "matplotlib", "pandas", "jinja2", "pycocotools", "triton", "irnet_bench")
+
+
+@pytest.mark.parametrize("work", ["", "from irnet.cli import main; main(['--help'])"], ids=["import", "help"])
+def test_neither_the_package_nor_its_help_imports_anything_heavy(work):
+    code = f"""
+import atexit, sys, irnet
+atexit.register(lambda: print("heavy:", *(name for name in {HEAVY} if name in sys.modules)))
+{work}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy:" and ("predict" in done.stdout) == bool(work)

@@ -66,3 +66,28 @@ def test_the_file_that_shows_the_form_of_a_recording_is_made_and_compared(tmp_pa
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("passed\n") and (tmp_path / "parity.npz").stat().st_size < 100_000
+
+
+NO_VARIABLES = {"IRNET_WITH_CUDA"}  # a macro of the C++ sources
+OF_EVERY_PROGRAM = {"PATH", "PYTHONPATH"}
+
+
+def variables(folders: list[str], pattern: str) -> set[str]:
+    """The names that a pattern finds in the Python sources of folders."""
+    root = README.parent
+    paths = [path for folder in folders for path in [root / folder, *(root / folder).rglob("*.py")] if path.is_file()]
+    assert len(paths) >= len(folders)
+    return {name for path in paths for name in re.findall(pattern, path.read_text())} - NO_VARIABLES
+
+
+def test_every_environment_variable_stands_in_the_table():
+    section = README.read_text().split("**Environment variables.**")[1].split("\n\n")[1]
+    table = {name for row in section.splitlines() for name in re.findall(r"`([A-Z_]+)`", row.split("|")[1])}
+    own = variables(["irnet", "kernels", "benchmarks", "tests", "setup.py"], r"""["'](IRNET_[A-Z_]+)["']""")
+    own |= set(re.findall(r"\b(IRNET_[A-Z_]+)=", (README.parent / "Makefile").read_text()))
+    assert {"IRNET_IMPL", "IRNET_TUNED", "IRNET_NO_EXT", "IRNET_FUZZ_SEED", "IRNET_SANITIZE"} <= own
+    assert own == {name for name in table if name.startswith("IRNET_")}
+    read = r"""\benv(?:iron)?(?:\.get|\.setdefault|\.pop)?[\[(]\s*["']([A-Z_0-9]+)["']"""
+    foreign = variables(["irnet", "kernels", "benchmarks", "setup.py"], read)
+    assert {"CXX", "OMP_WAIT_POLICY", "TRITON_INTERPRET"} <= foreign
+    assert foreign - OF_EVERY_PROGRAM <= table

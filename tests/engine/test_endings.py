@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from irnet import cli
 from irnet import config as settings
 from irnet.cli import main
+from irnet.commands import info
 from irnet.data.loader import batches
 from irnet.engine import checkpoint, train
 from irnet.engine.build import open_dataset
@@ -179,7 +179,7 @@ def test_signal_after_the_last_step_is_obeyed(train_arguments, irnet, tmp_path):
 
 def test_handlers_are_the_callers_again_after_a_stop_in_process(monkeypatch, capsys):
     before = [signal.getsignal(number) for number in CODES]
-    monkeypatch.setattr(cli, "_info", lambda options: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(info, "run", lambda options: os.kill(os.getpid(), signal.SIGINT))
     assert main(["info"]) == 130 and capsys.readouterr().err == "irnet: SIGINT: ended before it was done\n"
     assert [signal.getsignal(number) for number in CODES] == before
 

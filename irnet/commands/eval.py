@@ -1,0 +1,50 @@
+"""`irnet eval`: the results of a finished run on its held-out split."""
+
+import argparse
+from pathlib import Path
+
+from .. import config as settings
+from .. import options as shared
+from ..errors import check_bounds
+
+HELP = "evaluate a run on its held-out split; writes results.json and per_class.csv"
+SETTINGS = ("data.name", "data.root", "train.batch_size", "train.workers", "train.limit_batches")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    shared.add_checkpoint(parser)
+    parser.add_argument("--output-dir", help="where the files go; beside the checkpoint if not given")
+    parser.add_argument("--vis", type=int, default=0, metavar="N", help="draw the first N images into vis/")
+    shared.add_print_config(parser)
+    shared.add_device(parser)
+    shared.add_settings(parser, only=SETTINGS, default="as in the run's training")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Evaluate, write the files, and print the table of results."""
+    from ..engine import checkpoint, evaluate, predict
+    from ..engine.build import choose_device, open_dataset, restore_model, same_classes, some_regions
+
+    check_bounds("--vis", options.vis, 0)
+    saved = checkpoint.find(options.checkpoint, checkpoint.BEST if options.best else checkpoint.LAST)
+    config = shared.read_settings_of_run(options, saved.config)
+    if options.print_config:
+        print(settings.dump(config), end="")
+        return
+    device = choose_device(options.device)
+    data = open_dataset(config.data, "val")
+    same_classes(data.classes, saved.classes, data.path)
+    some_regions(data)
+    model = restore_model(saved.config.model, len(saved.classes), saved.model, saved.source).to(device)
+    with evaluate.progress_of(data, config) as progress:
+        scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, progress)
+    results = evaluate.results(model, saved.step, data.split, scores)
+    source = Path(options.checkpoint)
+    folder = Path(options.output_dir or (source if source.is_dir() else source.parent))
+    evaluate.write(folder, results, scores, data.classes)
+    print(evaluate.table_text(results))
+    print(f"{folder / 'results.json'}, {folder / 'per_class.csv'}")
+    if options.vis > 0:
+        predict.draw(folder / "vis", model, data, config.data, options.vis)
+        print(folder / "vis")

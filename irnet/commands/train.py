@@ -1,0 +1,62 @@
+"""`irnet train`: one run in its folder, or its continuation."""
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from .. import config as settings
+from .. import options as shared
+
+HELP = "train a model; resumes to the same bits"
+log = logging.getLogger("irnet")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("--output-dir", help="the run's folder: checkpoints, log, metrics, results, pictures")
+    parser.add_argument("--small", action="store_true", help="the small model for CPUs, in place of the paper's")
+    parser.add_argument(
+        "--resume", nargs="?", const="auto", metavar="auto|PATH", help="go on from a run folder or checkpoint"
+    )
+    shared.add_print_config(parser)
+    shared.add_device(parser)
+    shared.add_settings(parser, settings.Config(), settings.small())
+    parser.set_defaults(usage_error=parser.error)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, and print the table of results."""
+    if options.output_dir is None and (options.resume == "auto" or not options.print_config):
+        options.usage_error("the following arguments are required: --output-dir")
+    resume, base = find_resumed(options)
+    config = shared.read_settings(options, resume.config if resume else base)
+    if options.print_config:
+        print(settings.dump(config), end="")
+        return
+    from ..engine import checkpoint, evaluate
+    from ..engine.build import choose_device
+    from ..engine.train import train
+
+    output = Path(options.output_dir)
+    print(evaluate.table_text(train(config, output, choose_device(options.device), resume)))
+    print(f"{output}: results.json, per_class.csv, metrics.jsonl, log.txt, vis/")
+    print(output / "checkpoints" / checkpoint.LAST)
+
+
+def find_resumed(options: argparse.Namespace) -> tuple:
+    """The checkpoint to go on from, and the settings of a run that was stopped before its first; None where none is."""
+    if not options.resume:
+        return None, None
+    from ..engine import checkpoint
+
+    if options.resume != "auto":
+        return checkpoint.find(options.resume), None
+    output = Path(options.output_dir)
+    if checkpoint.exists(output):
+        return checkpoint.find(output), None
+    if os.path.exists(output / "config.yaml"):
+        log.warning("%s holds no checkpoint to go on from: the run starts anew with its settings", output)
+        return None, settings.load(output / "config.yaml")
+    log.warning("%s holds no run to go on with: a new one starts", output)
+    return None, None

@@ -1,0 +1,156 @@
+"""Commands: each is one file, takes the options that it uses and no other, and shows the settings it would run with."""
+
+import subprocess
+import sys
+
+import pytest
+
+from irnet import cli, commands
+from irnet import config as settings
+from irnet.commands import demo
+from irnet.engine import checkpoint
+from irnet.options import read_settings
+from tests.conftest import TINY
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+NEW = """
+HELP = "say a word"
+
+
+def add_arguments(parser):
+    parser.add_argument("--word", default="hello", help="the word")
+
+
+def run(options):
+    print(options.word)
+    return 3
+"""
+
+
+def test_the_commands():
+    assert commands.names() == ["bench", "data", "demo", "eval", "graph", "info", "predict", "train"]
+    for name in commands.names():
+        module = commands.load(name)
+        assert module.HELP and module.__doc__.startswith(f"`irnet {name}")
+
+
+def test_a_new_command_is_one_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "say.py").write_text(NEW)
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    assert cli.main(["say"]) == 3 and cli.main(["say", "--word", "aye"]) == 3
+    assert capsys.readouterr().out == "hello\naye\n"
+    for words, shown in (["--help"], "say a word"), (["say", "--help"], "the word (default: hello)"):
+        with pytest.raises(SystemExit):
+            cli.main(words)
+        assert shown in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("data scenes", "--images"),
+        ("data scenes", "--workers"),
+        ("data scenes", "--data-root"),
+        ("data scenes", "--config"),
+        ("data scenes", "data.root=x"),
+        ("data check", "--output-dir"),
+        ("data check", "--train-scenes"),
+        ("data check", "--size"),
+        ("data check", "--seed"),
+        ("data check", "--device"),
+        ("data check", "--batch-size"),
+        ("graph", "--small"),
+        ("graph", "--workers"),
+        ("graph", "--device"),
+        ("graph", "--print-config"),
+        ("eval --checkpoint x", "--steps"),
+        ("eval --checkpoint x", "--amp"),
+        ("eval --checkpoint x", "--small"),
+        ("eval --checkpoint x", "--seed"),
+        ("eval --checkpoint x", "--max-regions"),
+        ("predict x --boxes x --checkpoint x", "--workers"),
+        ("predict x --boxes x --checkpoint x", "--config"),
+        ("demo", "--data-root"),
+        ("demo", "--variant"),
+        ("demo", "--init-from"),
+        ("demo", "--resume"),
+        ("demo", "--small"),
+        ("train --output-dir x", "--vis"),
+        ("train --output-dir x", "--checkpoint"),
+        ("info", "--device"),
+    ],
+)
+def test_an_option_that_a_command_does_not_use_is_refused(command, option, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command.split(), option])
+    assert end.value.code == 2 and f"unrecognized arguments: {option}\n" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_steps_of_a_demonstration(tmp_path):
+    """250 are its default, which a file, an option and KEY=VALUE override in this order."""
+    path = tmp_path / "my.yaml"
+    path.write_text("train: {steps: 9}\n")
+    for words, steps in ([], 250), (["--config", str(path)], 9), (["--steps", "8", "--config", str(path)], 8):
+        options = cli.parser_of(["demo"]).parse_args(["demo", *words])
+        assert read_settings(options, demo.small()).train.steps == steps
+    help_of_demo = " ".join(cli.parser_of(["demo"])._subparsers._group_actions[0].choices["demo"].format_help().split())
+    assert "resumed run included (default: 250)" in help_of_demo
+
+
+# ---------------------------------------------------------------------------------------------------- --print-config
+
+
+def printed(capsys, *words) -> settings.Config:
+    """The settings that a command prints; they are all that it prints."""
+    capsys.readouterr()
+    assert cli.main([str(word) for word in [*words, "--print-config"]]) == 0
+    captured = capsys.readouterr()
+    assert not captured.err
+    return settings.from_dict(settings.yaml.safe_load(captured.out), "what was printed")
+
+
+def test_training_prints_the_settings_that_a_run_would_use(train_arguments, capsys, tmp_path):
+    assert printed(capsys, "train") == settings.Config()
+    assert printed(capsys, "train", "--small") == settings.small()
+    path = tmp_path / "my.yaml"
+    path.write_text("train: {lr: 0.25, momentum: 0.5, steps: 9, lr_steps: [3, 4]}\n")
+    words = ["train", "--config", path, "--steps", "7", "train.momentum=0.75", "--data-root", tmp_path / "none"]
+    words += ["--output-dir", tmp_path / "run", "--device", "cuda:99", "data.val_split=ä: #1"]
+    config = printed(capsys, *words)
+    assert (config.train.lr, config.train.steps, config.train.momentum) == (0.25, 7, 0.75)
+    assert (config.train.lr_steps, config.data.val_split) == ([3, 4], "ä: #1")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_uses_the_printed_settings(trained, train_arguments, capsys):
+    assert printed(capsys, *train_arguments(trained)) == settings.load(trained / "config.yaml")
+
+
+def test_a_resumed_training_and_an_evaluation_print_the_settings_of_their_run(trained, capsys):
+    files = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    run = checkpoint.find(trained).config
+    for words in (
+        ["train", "--resume", trained],
+        ["train", "--output-dir", trained, "--resume"],
+        ["eval", "--checkpoint", trained],
+    ):
+        assert printed(capsys, *words) == run
+        config = printed(capsys, *words, "--data-root", "elsewhere", "-j", "3")
+        assert (config.data.root, config.train.workers) == ("elsewhere", 3)
+    assert files == {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+
+
+def test_settings_that_cannot_be_used_are_not_printed(trained, refused, capsys):
+    refused(["train", "--print-config", "train.lr=-1"], "train.lr is -1.0; give at least 0")
+    refused(["eval", "--checkpoint", trained, "--print-config", "model.hidden=9"], "model cannot be changed")
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--print-config", "--resume"])
+    assert "required: --output-dir" in capsys.readouterr().err
+
+
+def test_printing_the_settings_of_a_new_run_needs_no_torch(tmp_path):
+    code = f"import sys; sys.modules['torch'] = None; from irnet.cli import main; sys.exit(main({['train', *TINY]}"
+    done = subprocess.run([sys.executable, "-c", f"{code} + ['--print-config']))"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "  hidden: 8\n" in done.stdout
