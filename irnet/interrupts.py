@@ -50,6 +50,7 @@ def raising(ends: bool = True) -> Iterator[None]:
         _set(dict.fromkeys(before, _second()))
         raise Stopped(number)
 
+    stop.raises = True
     before, stopped = _set(dict.fromkeys(_ours(), stop)), False
     try:
         yield
@@ -62,7 +63,11 @@ def raising(ends: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Request]:
-    """While it lasts the first signal is only noted in the `Request`; the program ends at once by a second."""
+    """While it lasts the first signal is only noted in the `Request`; the program ends at once by a second.
+
+    Within `raising` that holds until its end: once an end was asked for, nothing raises where it happens to be, such as
+    in a callback of the garbage collector, whose exceptions are printed and forgotten.
+    """
     request = Request()
 
     def note(number: int, frame: object) -> None:
@@ -75,7 +80,9 @@ def deferred() -> Iterator[Request]:
     try:
         yield request
     finally:
-        _set(before)
+        ending = request.number is not None and any(getattr(handler, "raises", False) for handler in before.values())
+        if not ending:
+            _set(before)
 
 
 def _ours() -> list[int]:
