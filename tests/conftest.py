@@ -32,10 +32,14 @@ TINY = [
 
 # Imports once, then forks a process for every command line it is told: torch takes seconds to import.
 ZYGOTE = """
-import json, os, sys
+import json, os, signal, sys
 import pycocotools.coco, torch._dynamo
 import irnet.demo
 from irnet.cli import main
+# Tests may run in the background or under nohup, which leave signals ignored.
+for number in (signal.SIGHUP, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for line in sys.stdin:
     job = json.loads(line)
     if "wait" in job:

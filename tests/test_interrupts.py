@@ -10,8 +10,11 @@ from irnet.interrupts import Stopped, deferred, raising
 
 @pytest.fixture(autouse=True)
 def handlers():
+    """Default ones, whatever whoever runs the tests has left ignored."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield before
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    yield dict.fromkeys(before, signal.SIG_DFL)
     for number, handler in before.items():
         signal.signal(number, handler)
 
