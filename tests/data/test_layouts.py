@@ -166,10 +166,10 @@ def test_exports_are_read_as_they_come(tmp_path, export):
 @pytest.mark.parametrize("export", [roboflow, cvat, label_studio, labelme, lvis], ids=lambda export: export.__name__)
 def test_train_takes_an_export(tmp_path, export, irnet):
     export(tmp_path / "export")
-    data = ["--small", "--data", "coco", "--data-root", tmp_path / "export"]
+    data = ["--data", "coco", "--data-root", tmp_path / "export"]
     run = ["--output-dir", tmp_path / "run", "--steps", "1", "-b", "2", "-j", "0"]
     tiny = ["model.memory_channels=4", "model.hidden=8", "model.backbone_channels=4", "model.graph_channels=4"]
-    irnet.run(["train", *data, *run, *tiny])
+    irnet.run(["train", "--small", *data, *run, *tiny])
     assert len(list((tmp_path / "run/vis").iterdir())) == min(4, EXPORTS[export][3])
     irnet.run(["eval", "--checkpoint", tmp_path / "run", "-j", "0"])
     irnet.run(["data", "check", *data])
