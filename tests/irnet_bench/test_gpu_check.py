@@ -66,7 +66,7 @@ def test_every_file_and_module_that_a_step_names_is_there():
     words = {word for steps in gpu_check.steps("cuda", Path("r")).values() for step in steps for word in step.command}
     files = {word for word in words if word.startswith(("tests/", "setup.py", "benchmarks/"))}
     assert files and all((ROOT / word).exists() for word in files)
-    modules = {word for word in words if word.startswith(("irnet.", "irnet_kernels."))}
+    modules = {word for word in words if word.startswith(("irnet.", "irnet_kernels.", "irnet_bench."))}
     assert len(modules) >= 4 and all(importlib.util.find_spec(module) for module in modules)
 
 
