@@ -142,7 +142,7 @@ def test_bfloat16_is_autocast_over_float32_leaves(name):
 
 
 def test_reference_means_reference_and_auto_what_irnet_chooses(monkeypatch):
-    monkeypatch.setattr(model, "library", SimpleNamespace(choose=lambda op, impl, device: "cpp"))
+    monkeypatch.setattr(model, "dispatch", SimpleNamespace(choose=lambda op, impl, device: "cpp"))
     work = build("reason_full")
     assert list(work.contestants) == ["reference", "auto", "torch.compile"]
     asked, real = set(), dispatch.choose
@@ -163,7 +163,7 @@ def test_reference_means_reference_and_auto_what_irnet_chooses(monkeypatch):
 
 
 def test_auto_is_left_out_where_it_is_the_reference(monkeypatch):
-    monkeypatch.setattr(model, "library", SimpleNamespace(choose=lambda op, impl, device: "reference"))
+    monkeypatch.setattr(model, "dispatch", SimpleNamespace(choose=lambda op, impl, device: "reference"))
     assert "auto" not in build("reason_full").contestants
 
 
