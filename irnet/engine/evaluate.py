@@ -95,12 +95,12 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
     model.eval()
     labels, kinds, images, begin = [], [], 0, time.perf_counter()
     with contextlib.ExitStack() as stack:
-        files: dict[PredictionKey, ScoreFile] = {}
+        score_files: dict[PredictionKey, ScoreFile] = {}
         for batch in batches:
             for key, logits in model(batch.to(device)).with_final().items():
-                if key not in files:
-                    files[key] = stack.enter_context(ScoreFile(logits.shape[1]))
-                files[key].append(finite_scores(key, logits, batch.names, "evaluation"))
+                if key not in score_files:
+                    score_files[key] = stack.enter_context(ScoreFile(logits.shape[1]))
+                score_files[key].append(finite_scores(key, logits, batch.names, "evaluation"))
             labels.append(batch.labels)
             kinds += batch.kinds
             images += len(batch.images)
@@ -111,14 +111,14 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
         model.train(was_training)
         if not sum(map(len, labels)):
             raise InputError("evaluation", f"{images} images hold no region", "choose a split with annotated boxes")
-        return _measure(files, torch.cat(labels), kinds, images)
+        return _measure(score_files, torch.cat(labels), kinds, images)
 
 
-def _measure(files: dict[PredictionKey, ScoreFile], labels: Tensor, kinds: list[str], images: int) -> Scores:
+def _measure(score_files: dict[PredictionKey, ScoreFile], labels: Tensor, kinds: list[str], images: int) -> Scores:
     """Compute the metrics of one prediction after the other."""
     figures = {}
     with Progress(f"figures of {len(labels)} regions"):
-        for key, file in files.items():
+        for key, file in score_files.items():
             parts = [metrics.region_scores(rows, labels[which]) for which, rows in file.rows()]
             regions = metrics.RegionScores(*map(torch.cat, zip(*parts, strict=True)))
             table = metrics.class_table(file.columns(), regions, labels)
