@@ -215,28 +215,31 @@ def test_resume_from_a_mistyped_path_is_not_a_setting(train_arguments, refused, 
 
 
 @pytest.mark.parametrize(
-    ("given", "policy"),
+    ("given", "policy", "spins"),
     [
-        ({}, "passive"),
-        ({"OMP_WAIT_POLICY": "active"}, "active"),
-        ({"GOMP_SPINCOUNT": "1000"}, None),
-        ({"KMP_BLOCKTIME": "200"}, None),
+        ({}, "passive", "10000"),
+        ({"OMP_WAIT_POLICY": "active"}, "active", None),
+        ({"OMP_WAIT_POLICY": "passive"}, "passive", None),
+        ({"GOMP_SPINCOUNT": "1000"}, None, "1000"),
+        ({"KMP_BLOCKTIME": "200"}, None, None),
     ],
     ids=str,
 )
-def test_threads_wait_passively_unless_the_user_says_otherwise(given, policy):
+def test_threads_soon_sleep_unless_the_user_says_otherwise(given, policy, spins):
     """Set before torch, which reads it, is loaded; the worker pool would spin on a busy machine."""
     code = """
 import os, sys, irnet.cli as cli, irnet.commands.info as info
-before = os.environ.get("OMP_WAIT_POLICY")
-info.run = lambda options: print("torch" in sys.modules, before, os.environ.get("OMP_WAIT_POLICY"))
+found = lambda: (os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT"))
+before = found()
+info.run = lambda options: print("torch" in sys.modules, *before, *found())
 cli.main(["info"])
 """
     env = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_WAIT", "GOMP_", "KMP_"))}
     root = Path(settings.__file__).parents[1]
     env |= {"PYTHONPATH": f"{root}:{root / 'kernels'}:{root / 'benchmarks'}"} | given
     found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["False", str(given.get("OMP_WAIT_POLICY")), str(policy)]
+    before = [given.get("OMP_WAIT_POLICY"), given.get("GOMP_SPINCOUNT")]
+    assert found.stdout.split() == ["False", *map(str, [*before, policy, spins])]
 
 
 # ------------------------------------------------------------------------------------------------------ bad input
