@@ -17,9 +17,9 @@ import torch
 
 from irnet import __version__, files
 from irnet.config import VARIANTS, small
-from irnet.data import scenes
-from irnet.demo import run_variant
+from irnet.experiments.demo import run_variant
 from irnet.metrics import METRICS
+from irnet.scenes.generator import generate
 
 RESULTS = Path(__file__).parent / "results"
 BOUNDED = ("class_ap", "class_accuracy", "instance_accuracy")
@@ -35,7 +35,7 @@ def main() -> int:
     for seed in options.seeds:
         config = small()
         config.train.seed, config.data.root = seed, str(options.output_dir / f"scenes-{seed}")
-        facts = scenes.generate(Path(config.data.root), seed=seed)
+        facts = generate(Path(config.data.root), seed=seed)
         for variant in VARIANTS:
             run = run_variant(options.output_dir / f"{variant}-{seed}", variant, config, torch.device("cpu"))
             runs[variant, seed] = {key: run[key] for key in ("results", "seconds", "parameters")} | {

@@ -8,12 +8,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .model import IRNet
+    from .models.irnet import IRNet
     from .reasoner import Reasoner, load
 
 __version__ = "0.1.0"
 __all__ = ["IRNet", "Reasoner", "__version__", "load"]
-_HOMES = {"IRNet": ".model", "Reasoner": ".reasoner", "load": ".reasoner"}
+_HOMES = {"IRNet": ".models.irnet", "Reasoner": ".reasoner", "load": ".reasoner"}
 
 
 def __getattr__(name: str):

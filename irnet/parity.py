@@ -35,11 +35,12 @@ from torch import Tensor, nn
 
 from irnet_kernels.roi.reference import coverage
 
-from . import losses, metrics
-from .backbone import STRIDE
+from . import metrics
 from .config import LossConfig, ModelConfig
 from .errors import InputError
-from .model import IRNet
+from .models import losses
+from .models.backbone import STRIDE
+from .models.irnet import IRNet
 from .options import tell_defaults
 
 RECORDED = "give a local_*.npz or metrics_*.npz file as the authors' program recorded it"

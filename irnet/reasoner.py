@@ -17,7 +17,7 @@ from .data.sample import Sample, collate, prepare
 from .engine import checkpoint
 from .engine.build import choose_device, restore_model, sizes
 from .errors import InputError
-from .model import IRNet
+from .models.irnet import IRNet
 
 Picture = Tensor | Image.Image | str | os.PathLike
 

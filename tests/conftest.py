@@ -34,7 +34,7 @@ TINY = [
 ZYGOTE = """
 import json, os, signal, sys
 import pycocotools.coco, torch._dynamo
-import irnet.demo
+import irnet.experiments.demo
 from irnet.cli import main
 # Tests may run in the background or under nohup, which leave signals ignored.
 for number in (signal.SIGHUP, signal.SIGTERM):
@@ -152,7 +152,7 @@ def irnet(tmp_path_factory):
 @pytest.fixture(scope="session")
 def scenes_root(tmp_path_factory) -> Path:
     """Eight training and four held-out scenes of 160 pixels. Not to be changed: copy it."""
-    from irnet.data import scenes
+    from irnet.scenes import generator as scenes
 
     root = tmp_path_factory.mktemp("data") / "scenes"
     scenes.generate(root, 8, 4, size=160, progress=False)

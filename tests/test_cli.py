@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from irnet import __version__
 from irnet import config as settings
+from irnet.class_graphs.format import load_class_graph
 from irnet.cli import main
-from irnet.data.graphs import load_class_graph
 from irnet.engine import checkpoint
 from irnet.engine.build import open_dataset, restore_model
 from irnet.engine.check import check as check_data

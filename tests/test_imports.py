@@ -29,7 +29,7 @@ def test_importing_the_model_is_light():
     code = """
 import sys, torch
 before = set(sys.modules)
-import irnet.model
+import irnet.models.irnet
 assert not [m for m in set(sys.modules) - before if m.split(".")[0] in ("triton", "irnet_bench")]
 assert not torch.cuda.is_initialized()
 """

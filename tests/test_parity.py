@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from irnet import losses, parity
-from irnet.backbone import STRIDE
+from irnet import parity
 from irnet.config import LossConfig
-from irnet.predictions import CONV, PredictionKey
+from irnet.models import losses
+from irnet.models.backbone import STRIDE
+from irnet.models.predictions import CONV, PredictionKey
 from irnet_kernels.roi.reference import coverage
 
 ORACLE = Path(__file__).resolve().parents[2] / "shared" / "oracle"

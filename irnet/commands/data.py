@@ -31,11 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def generate_scenes(options: argparse.Namespace) -> None:
     """Write a set of scenes."""
-    from ..data import scenes
+    from ..scenes.generator import generate
 
-    facts = scenes.generate(
-        Path(options.output_dir), options.train_scenes, options.val_scenes, options.size, options.seed
-    )
+    facts = generate(Path(options.output_dir), options.train_scenes, options.val_scenes, options.size, options.seed)
     for split in ("train", "val"):
         bounds = facts[split]["bounds"]
         print(

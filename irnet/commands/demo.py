@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Make the page, or finish what an interrupted call has begun."""
-    from ..demo import demo
     from ..engine.build import choose_device
     from ..engine.run_folder import locked
+    from ..experiments.demo import demo
 
     config, output = shared.read_settings(options, small()), Path(options.output_dir)
     with locked(output):

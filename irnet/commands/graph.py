@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the edges, and write the graph where a file is named."""
-    from ..data.graphs import save_class_graph, some_edges
+    from ..class_graphs.format import save_class_graph, some_edges
     from ..engine.build import class_graph, open_dataset
 
     check_bounds("--show", options.show, 0)

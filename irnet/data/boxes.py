@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from irnet.data import coco_file
-from irnet.errors import InputError
+from ..errors import InputError
+from . import coco_file
 
 _FORMAT = "give a JSON list of [x1, y1, x2, y2] or of {'box': [...], 'name': ...}, or x1 y1 x2 y2 on each line"
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from irnet.data import coco_file, layouts
-from irnet.data.images import MAX_PIXELS, Header, ends_whole, read_header, read_image
-from irnet.data.sample import Sample
-from irnet.errors import InputError
+from ..errors import InputError
+from . import coco_file, layouts
+from .images import MAX_PIXELS, Header, ends_whole, read_header, read_image
+from .sample import Sample
 
 MIN_SIDE = 1e-3  # pixels; a box narrower than this has no area worth reading
 LOOKED_AT = 256  # headers that are read to warn of turned photographs; `irnet data check` reads all

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from irnet.errors import InputError
+from ..errors import InputError
 
 CURE = "fetch the annotation file again, or correct the program that wrote it"
 _FORMAT = "use an annotation file of COCO's instances format"

@@ -12,7 +12,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from irnet.errors import InputError
+from ..errors import InputError
 
 MAX_PIXELS = 178_956_970  # the size at which Pillow itself suspects an attack
 ORIENTATIONS = ("auto", "stored", "turned")

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from irnet.errors import InputError
+from ..errors import InputError
 
 # Names of splits, those that are preferred first; also behind a prefix, as in "lvis_v1_train".
 ROLES = {

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from irnet.data.sample import Batch, Sample, collate, left_right_swap, prepare, resized_size
-from irnet.data.workers import Parcel, received, start
-from irnet.errors import InputError
+from ..errors import InputError
+from .sample import Batch, Sample, collate, left_right_swap, prepare, resized_size
+from .workers import Parcel, received, start
 
 
 def batches(

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from irnet.errors import InputError
+from ..errors import InputError
 
 
 class Parcel:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from irnet_kernels import EdgeSet
 
+from ..class_graphs.annotations import derive_class_graph
+from ..class_graphs.format import ClassGraph, load_class_graph
 from ..config import Config, DataConfig, ModelConfig
 from ..data.coco import CocoDataset
-from ..data.graphs import ClassGraph, derive_class_graph, load_class_graph
 from ..data.layouts import Share, choose_split
 from ..errors import InputError
-from ..graph import EDGE_TENSORS
-from ..model import IRNet
+from ..models.global_module import EDGE_TENSORS
+from ..models.irnet import IRNet
 from ..progress import Progress
 
 CHANGED = "it is damaged or was changed by hand: take another one"

@@ -16,8 +16,8 @@ from ..config import Config
 from ..data.loader import batches
 from ..data.sample import Batch
 from ..errors import InputError
-from ..model import IRNet
-from ..predictions import FINAL, PredictionKey
+from ..models.irnet import IRNet
+from ..models.predictions import FINAL, PredictionKey
 from ..progress import Progress
 from .build import sizes
 from .score_file import ScoreFile

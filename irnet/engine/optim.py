@@ -7,7 +7,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..config import TrainConfig
-from ..model import IRNet
+from ..models.irnet import IRNet
 
 
 def make_optimizer(model: IRNet, config: TrainConfig) -> Optimizer:

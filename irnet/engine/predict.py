@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from .. import files
-from ..backbone import STRIDE
 from ..config import DataConfig
 from ..data.boxes import Boxes, check_boxes
 from ..data.images import read_header, read_image
 from ..data.sample import Sample, collate, prepare
 from ..errors import InputError
-from ..model import IRNet
+from ..models.backbone import STRIDE
+from ..models.irnet import IRNet
 from ..progress import tracked
 from ..report.draw import Reasoning, annotate_pages
 from .build import sizes

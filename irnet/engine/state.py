@@ -9,7 +9,7 @@ import torch
 from ..config import Config
 from ..data.coco import CocoDataset
 from ..errors import InputError
-from ..model import IRNet
+from ..models.irnet import IRNet
 from . import checkpoint
 from .build import build_model, compile_parts, open_splits, restore_model, take_weights
 from .checkpoint import BEST, LAST, Checkpoint

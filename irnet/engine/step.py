@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from .. import losses
 from ..config import Config, TrainConfig
 from ..data.sample import Batch
 from ..errors import InputError
-from ..model import IRNet
+from ..models import losses
+from ..models.irnet import IRNet
 
 LOWER = "lower train.lr or set train.clip_norm"
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
-from ..predictions import CONV, PredictionKey
+from ..models.predictions import CONV, PredictionKey
 from .fonts import Typeface, typeface
 
 Colour = tuple[int, int, int]

@@ -8,22 +8,12 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from irnet import files
-from irnet.predictions import FINAL, PredictionKey
-from irnet.report import parts
-from irnet.report.draw import (
-    CLUE,
-    QUESTION,
-    Reasoning,
-    attention_overlay,
-    chains,
-    highlight,
-    memory_overlay,
-    puzzle,
-    trail,
-)
-from irnet.report.parts import escape
-from irnet.report.table import KIND_MEANINGS, comparison, final_figures, legend, metrics_of, number, percent
+from .. import files
+from ..models.predictions import FINAL, PredictionKey
+from . import parts
+from .draw import CLUE, QUESTION, Reasoning, attention_overlay, chains, highlight, memory_overlay, puzzle, trail
+from .parts import escape
+from .table import KIND_MEANINGS, comparison, final_figures, legend, metrics_of, number, percent
 
 # Middle tones: at least 3 to 1 against the page's ground in its light and in its dark scheme.
 COLOURS = {"conv": "#868c94", "local": "#2f80dc", "global": "#d4720f", "full": "#1f9a5b"}

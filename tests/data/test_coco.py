@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from irnet.class_graphs.annotations import derive_class_graph
 from irnet.config import DataConfig
 from irnet.data import coco_file
 from irnet.data.coco import CocoDataset
-from irnet.data.graphs import derive_class_graph
 from irnet.engine.build import open_dataset
 from irnet.errors import InputError
 

@@ -6,16 +6,7 @@ import pytest
 import torch
 
 from irnet.data.boxes import check_boxes, read_boxes
-from irnet.data.sample import (
-    Sample,
-    collate,
-    flip,
-    left_right_swap,
-    normalise,
-    prepare,
-    resize,
-    resized_size,
-)
+from irnet.data.sample import Sample, collate, flip, left_right_swap, normalise, prepare, resize, resized_size
 from irnet.errors import InputError
 
 

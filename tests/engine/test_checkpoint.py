@@ -15,12 +15,12 @@ from torch import nn
 import irnet
 import irnet_kernels
 from irnet import config as settings
-from irnet.backbone import build, load_weights
 from irnet.engine import checkpoint
 from irnet.engine.build import restore_model
 from irnet.engine.checkpoint import BEST, LAST, PREVIOUS, Checkpoint
 from irnet.engine.optim import make_optimizer
 from irnet.errors import InputError
+from irnet.models.backbone import build, load_weights
 
 
 def made(step: int = 3) -> Checkpoint:

@@ -12,7 +12,7 @@ from irnet import metrics
 from irnet.cli import main
 from irnet.engine import checkpoint, evaluate
 from irnet.engine.build import open_dataset, restore_model
-from irnet.predictions import FINAL
+from irnet.models.predictions import FINAL
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from irnet.data.sample import Batch
 from irnet.engine import evaluate, score_file
 from irnet.engine.score_file import ScoreFile
 from irnet.errors import InputError
-from irnet.predictions import CONV, PredictionKey, Predictions
+from irnet.models.predictions import CONV, PredictionKey, Predictions
 
 CPU = torch.device("cpu")
 

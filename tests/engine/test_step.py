@@ -14,7 +14,7 @@ from irnet.engine.build import compile_parts, open_dataset, restore_model
 from irnet.engine.optim import make_optimizer, make_scheduler
 from irnet.engine.step import check_finite, gradients, make_scaler, update
 from irnet.errors import InputError
-from irnet.model import IRNet
+from irnet.models.irnet import IRNet
 from irnet_kernels import EdgeSet
 from tests.engine.tools import assert_same_tensors
 

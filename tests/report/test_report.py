@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageFont
 
 from irnet.errors import InputError
-from irnet.predictions import CONV, FINAL, PredictionKey
+from irnet.models.predictions import CONV, FINAL, PredictionKey
 from irnet.report.draw import (
     CLUE,
     LONGEST_SIDE,

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from irnet.data import scenes
-from irnet.data.graphs import derive_class_graph
+from irnet.class_graphs.annotations import derive_class_graph
 from irnet.data.loader import batches
 from irnet.data.sample import Batch
+from irnet.scenes.generator import generate
 
 from ..case import Contestant, Setup, Work, case
 
@@ -38,7 +38,7 @@ def load_batches(setup: Setup) -> Work:
 
     folder = tempfile.TemporaryDirectory(prefix="irnet-bench-")
     root = Path(folder.name) / "scenes"
-    scenes.generate(root, train=setup.images, val=2, size=setup.size, seed=setup.seed, progress=False)
+    generate(root, train=setup.images, val=2, size=setup.size, seed=setup.seed, progress=False)
     dataset = CocoDataset(root, "train")
 
     def contestant(count: int) -> Contestant:
@@ -59,7 +59,7 @@ def scene_generation(setup: Setup) -> Work:
     def generate() -> Tensor:
         with tempfile.TemporaryDirectory(prefix="irnet-bench-") as folder:
             root = Path(folder) / "scenes"
-            scenes.generate(root, train=setup.images, val=2, size=setup.size, seed=setup.seed, progress=False)
+            generate(root, train=setup.images, val=2, size=setup.size, seed=setup.seed, progress=False)
             return torch.tensor([zlib.crc32(path.read_bytes()) for path in sorted(root.rglob("*.*"))])
 
     return Work([], {"irnet": Contestant(generate)}, items=setup.images + 2, unit="images", reference="irnet")

@@ -7,7 +7,7 @@ products and the interpolation; b is an element's size. A step is forward and ba
 import torch
 
 import irnet_kernels
-from irnet.backbone import STRIDE
+from irnet.models.backbone import STRIDE
 from irnet_kernels import ConvGRUWeights, EdgeSet
 from irnet_kernels.aot.shipped import cuda_sources, triton_kernels  # noqa: F401 (compiled.py finds them here)
 from irnet_kernels.roi.reference import coverage

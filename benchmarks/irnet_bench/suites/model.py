@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import irnet_kernels
-from irnet.backbone import STRIDE
 from irnet.config import Config, ModelConfig, validate
 from irnet.data.sample import Batch
 from irnet.engine.build import compile_parts
-from irnet.model import IRNet
-from irnet.predictions import Predictions
+from irnet.models.backbone import STRIDE
+from irnet.models.irnet import IRNet
+from irnet.models.predictions import Predictions
 from irnet_kernels import EdgeSet, dispatch
 
 from .. import peers

@@ -12,7 +12,7 @@ from torch import Tensor
 from irnet.config import Config, TrainConfig
 from irnet.engine.optim import make_optimizer
 from irnet.engine.step import compute_loss
-from irnet.model import IRNet
+from irnet.models.irnet import IRNet
 
 from ..case import Contestant, Setup, Work, case
 from .model import ON_IMAGES, autocast_dtype, bind, build, contestants, in_dtype_of, random_batch, share, slack, weights

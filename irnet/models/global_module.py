@@ -12,7 +12,7 @@ from irnet_kernels import EdgeSet, propagate, propagate_regions, segment_matmul,
 from irnet_kernels.graph import REGION_TYPES
 from irnet_kernels.numerics import autocast, autocasting
 
-from .config import ModelConfig
+from ..config import ModelConfig
 from .regions import Regions
 
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from irnet import losses
-from irnet.backbone import STRIDE, ResNet
 from irnet.config import VARIANTS, LossConfig, ModelConfig
 from irnet.data.sample import Batch
-from irnet.graph import GlobalState
-from irnet.local import LocalState, resize_legacy
-from irnet.model import IRNet
-from irnet.predictions import CONV, PredictionKey, Predictions
-from irnet.regions import Regions
+from irnet.models import losses
+from irnet.models.backbone import STRIDE, ResNet
+from irnet.models.global_module import GlobalState
+from irnet.models.irnet import IRNet
+from irnet.models.local_module import LocalState, resize_legacy
+from irnet.models.predictions import CONV, PredictionKey, Predictions
+from irnet.models.regions import Regions
 from irnet_kernels import EdgeSet, conv_gru, crop_resize
 
 CLASSES = 5

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from irnet.data.scene_layout import LOOKALIKES, THEMES
+from .layout import LOOKALIKES, THEMES
 
 _EGGS, _FLOWERS, _BALLS = LOOKALIKES
 _PARTNERS = ("hen", "turtle")

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from irnet import losses
 from irnet.config import LossConfig
-from irnet.losses import hard_weights
-from irnet.predictions import CONV, PredictionKey, Predictions
+from irnet.models import losses
+from irnet.models.losses import hard_weights
+from irnet.models.predictions import CONV, PredictionKey, Predictions
 
 CLASSES = 5
 PTR = torch.tensor([0, 3, 3, 4, 9])  # four images, one with no regions

@@ -11,19 +11,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import __version__, files
-from .config import VARIANTS, Config, load
-from .data import scenes
-from .data.coco import CocoDataset
-from .data.scene_rules import RULES, clue
-from .engine import checkpoint, evaluate, predict
-from .engine.build import restore_model, sizes
-from .engine.train import train
-from .errors import InputError
-from .model import IRNet
-from .report.draw import Reasoning
-from .report.page import write_page
-from .report.table import table_text
+from .. import __version__, files
+from ..config import VARIANTS, Config, load
+from ..data.coco import CocoDataset
+from ..engine import checkpoint, evaluate, predict
+from ..engine.build import restore_model, sizes
+from ..engine.train import train
+from ..errors import InputError
+from ..models.irnet import IRNet
+from ..report.draw import Reasoning
+from ..report.page import write_page
+from ..report.table import table_text
+from ..scenes.generator import generate
+from ..scenes.rules import RULES, clue
 
 NO_EFFECT = ("data.root", "train.workers", "train.checkpoint_every", "train.vis")  # on what comes out
 
@@ -36,7 +36,7 @@ def demo(output: Path, config: Config, device: torch.device, train_scenes: int =
     """
     start = time.perf_counter()
     config.data.root = str(output / "scenes")
-    facts = scenes.generate(output / "scenes", train_scenes, val_scenes, seed=config.train.seed)
+    facts = generate(output / "scenes", train_scenes, val_scenes, seed=config.train.seed)
     runs = []
     for variant in VARIANTS:
         print(f"{variant}: training for {config.train.steps} steps of {config.train.batch_size} scenes", flush=True)

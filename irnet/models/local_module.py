@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from irnet_kernels import ConvGRUWeights, conv_gru, crop_resize, paste_mean
 from irnet_kernels.numerics import autocast
 
-from .config import ModelConfig
+from ..config import ModelConfig
 from .regions import Regions
 
 

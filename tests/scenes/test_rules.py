@@ -2,23 +2,23 @@
 
 import pytest
 
-from irnet.data import scenes
-from irnet.data.scene_layout import KINDS, LOOKALIKES
-from irnet.data.scene_rules import RULES, clue
+from irnet.scenes import generator
+from irnet.scenes.layout import KINDS, LOOKALIKES
+from irnet.scenes.rules import RULES, clue
 
 DECIDES = {"flower": "sun", "ball": "theme"}  # role of an object -> role of what decides its class
 
 
 def made(number: int, monkeypatch) -> tuple[dict, list]:
     """The objects of a pair of twins by role, as the generator keeps them, and in the order of the annotations."""
-    real, kept = scenes.make_slots, []
+    real, kept = generator.make_slots, []
 
     def make_slots(*arguments):
         kept.append(real(*arguments))
         return kept[-1]
 
-    monkeypatch.setattr(scenes, "make_slots", make_slots)
-    _, objects = scenes._make_pair(192, 16, 31, [3, number])
+    monkeypatch.setattr(generator, "make_slots", make_slots)
+    _, objects = generator._make_pair(192, 16, 31, [3, number])
     monkeypatch.undo()
     return kept[-1], objects
 

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from irnet.backbone import STRIDE, FrozenBatchNorm, ResNet, SmallBackbone, build, load_weights
 from irnet.config import ModelConfig
-from irnet.data.scene_layout import visible_region
 from irnet.errors import InputError
-from irnet.model import IRNet
-from irnet.predictions import CONV
+from irnet.models.backbone import STRIDE, FrozenBatchNorm, ResNet, SmallBackbone, build, load_weights
+from irnet.models.irnet import IRNet
+from irnet.models.predictions import CONV
+from irnet.scenes.layout import visible_region
 
 TINY = (1, 1, 1, 1)
 

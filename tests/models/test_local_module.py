@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from irnet.config import ModelConfig
-from irnet.local import LocalModule, LocalState, resize_legacy
-from irnet.regions import Regions
+from irnet.models.local_module import LocalModule, LocalState, resize_legacy
+from irnet.models.regions import Regions
 
 CLASSES, FEATURES, LOGITS_IN = 5, 6, 2
 

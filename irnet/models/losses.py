@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .config import LossConfig
+from ..config import LossConfig
 from .predictions import CONV, PredictionKey, Predictions
 
 

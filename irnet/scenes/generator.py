@@ -25,9 +25,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from irnet import files
-from irnet.data.scene_art import background
-from irnet.data.scene_layout import (
+from .. import files
+from ..errors import InputError
+from ..progress import Progress
+from .art import background
+from .layout import (
     HORIZON,
     KINDS,
     LOOKALIKES,
@@ -41,8 +43,6 @@ from irnet.data.scene_layout import (
     near_margin,
     visible_region,
 )
-from irnet.errors import InputError
-from irnet.progress import Progress
 
 VERSION = 1  # of what is drawn: one more whenever the same parameters give other files
 

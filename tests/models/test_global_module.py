@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from irnet.config import ModelConfig
-from irnet.graph import GlobalModule, GlobalState, to_classes, to_regions
-from irnet.regions import Regions
+from irnet.models.global_module import GlobalModule, GlobalState, to_classes, to_regions
+from irnet.models.regions import Regions
 from irnet_kernels import EdgeSet
 
 CLASSES, FEATURES, D, BANDWIDTH = 4, 5, 3, 40.0

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from irnet.data.scene_art import sprite
+from .art import sprite
 
 LOOKALIKES = [("hen_egg", "turtle_egg"), ("morning_flower", "evening_flower"), ("beach_ball", "snow_ball")]
 THEMES = (("parasol", "bucket", "starfish"), ("snowman", "sled", "mitten"))  # of beach_ball, of snow_ball

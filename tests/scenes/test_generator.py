@@ -14,10 +14,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.mask import area as mask_area
 
-from irnet.data import scenes
-from irnet.data.scene_layout import LOOKALIKES, THEMES, far_distance, near_margin, visible_region
-from irnet.data.scenes import bounds, class_graph, generate
 from irnet.errors import InputError
+from irnet.scenes import generator
+from irnet.scenes.generator import bounds, class_graph, generate
+from irnet.scenes.layout import LOOKALIKES, THEMES, far_distance, near_margin, visible_region
 
 STRIDE, FIELD = 16, 31
 AMBIGUOUS = ("near", "far", "presence")
@@ -42,7 +42,7 @@ def read(root: Path, split: str) -> list[dict]:
 
 
 def rebound(images: list[dict]) -> dict:
-    labels = [[scenes.NAMES.index(name) for name, _, _ in image["objects"]] for image in images]
+    labels = [[generator.NAMES.index(name) for name, _, _ in image["objects"]] for image in images]
     kinds = [[kind for _, kind, _ in image["objects"]] for image in images]
     boxes = [np.array([box for _, _, box in image["objects"]]) for image in images]
     return bounds([image["pixels"] for image in images], boxes, labels, kinds, STRIDE, FIELD)
@@ -78,7 +78,7 @@ def test_coco_loads_what_was_written(made):
             coco = COCO(str(root / "annotations" / f"instances_{split}.json"))
         assert len(coco.imgs) == count == facts[split]["images"] == len(list((root / "images" / split).iterdir()))
         assert len(coco.anns) == facts[split]["objects"] == sum(facts[split]["kinds"].values())
-        assert [coco.cats[k]["name"] for k in sorted(coco.cats)] == scenes.NAMES and min(coco.cats) == 1
+        assert [coco.cats[k]["name"] for k in sorted(coco.cats)] == generator.NAMES and min(coco.cats) == 1
         for a in coco.anns.values():
             x, y, w, h = a["bbox"]
             assert mask_area(coco.annToRLE(a)) == w * h == a["area"] and a["iscrowd"] == 0
@@ -247,7 +247,7 @@ def test_the_order_of_annotations_and_twins_tells_nothing(made):
 def test_class_graph(made):
     root, _, _ = made
     graph = json.loads((root / "class_graph.json").read_text())
-    assert graph == class_graph() and graph["classes"] == scenes.NAMES
+    assert graph == class_graph() and graph["classes"] == generator.NAMES
     edges = {
         r["name"]: {(graph["classes"][a], graph["classes"][b]) for a, b, _ in r["edges"]} for r in graph["relations"]
     }
@@ -310,7 +310,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     def stop() -> dict:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scenes, "class_graph", stop)
+    monkeypatch.setattr(generator, "class_graph", stop)
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path / "set", train=2, val=2, progress=False)
     assert not list(tmp_path.iterdir())

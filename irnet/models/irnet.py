@@ -1,4 +1,5 @@
-"""The model: the roll-out of both modules on one screen. Layers live in backbone.py, local.py and graph.py."""
+"""The model: the roll-out of both modules on one screen. Layers live in backbone.py, local_module.py and
+global_module.py."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +10,11 @@ from torch.utils.checkpoint import checkpoint
 
 from irnet_kernels import EdgeSet, crop_resize
 
+from ..config import ModelConfig
+from ..data.sample import Batch
 from . import backbone
-from .config import ModelConfig
-from .data.sample import Batch
-from .graph import GlobalModule
-from .local import LocalModule
+from .global_module import GlobalModule
+from .local_module import LocalModule
 from .predictions import CONV, PredictionKey, Predictions
 from .regions import Regions
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from irnet.predictions import CONV, FINAL, PredictionKey
+from irnet.models.predictions import CONV, FINAL, PredictionKey
 
 ORDER = ["conv", "local 1", "local 2", "local 10", "global 1", "global 2", "final"]
 

@@ -10,11 +10,11 @@ import pytest
 
 from irnet import config as settings
 from irnet.config import VARIANTS
-from irnet.data.scene_layout import THEMES
-from irnet.data.scene_rules import RULES
 from irnet.engine import checkpoint
 from irnet.engine.build import restore_model
 from irnet.engine.run_folder import locked
+from irnet.scenes.layout import THEMES
+from irnet.scenes.rules import RULES
 
 # Ten held-out scenes of seed 0 hold every kind of puzzle.
 SMALL = ["--train-scenes", "8", "--val-scenes", "10", "-b", "4", "-j", "0", "train.log_every=1"]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .config import ModelConfig
-from .errors import InputError
+from ..config import ModelConfig
+from ..errors import InputError
 
 STRIDE = 16
 # What torch.load raises for damaged files.

@@ -1,0 +1,1 @@
+"""Class graphs: their format, and one builder per source."""
