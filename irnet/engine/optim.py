@@ -33,8 +33,8 @@ def make_optimizer(model: IRNet, config: TrainConfig) -> Optimizer:
         {"params": biases, "weight_decay": 0.0, "initial_lr": 1.0},
     ]
     if config.optimizer == "sgd":
-        return SGD(groups, lr=config.lr, momentum=config.momentum)
-    return AdamW(groups, lr=config.lr)
+        return SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    return AdamW(groups, lr=config.lr, fused=True)
 
 
 def make_scheduler(optimizer: Optimizer, config: TrainConfig, steps_done: int = 0) -> LambdaLR:

@@ -52,6 +52,7 @@ class RunState:
         self.saved, self.updating = None, False
         self.model = make_model(config, self.data, resume).to(device)
         self.optimizer = make_optimizer(self.model, config.train)
+        self.optimizer.register_step_pre_hook(self._begin_update)  # in the backward pass or behind it: see train_step
         self.scaler = make_scaler(device, config.train)
         self.parameters = dict(self.model.named_parameters())
         if resume is not None:
@@ -60,6 +61,9 @@ class RunState:
         self.model.set_grad_checkpointing(config.train.grad_checkpointing)
         if config.train.compile:
             compile_parts(self.model)
+
+    def _begin_update(self, *_: object) -> None:
+        self.updating = True
 
     def _restore(self, resume: Checkpoint, same_run: bool) -> None:
         """Take over all of a checkpoint but its model."""

@@ -1,18 +1,18 @@
-"""One step of training: the gradients of a batch's loss, then the update. Needs a model, a batch and an optimiser.
+"""One step of training: the gradients of a batch's loss, and the update. Needs a model, a batch and an optimiser.
 
     config = Config(model.config, train=TrainConfig(lr=0.01, steps=100))
     optimizer, scaler = make_optimizer(model, config.train), make_scaler(device, config.train)
     scheduler = make_scheduler(optimizer, config.train)
-    for step, batch in enumerate(stream, 1):
-        metrics = gradients(model, batch, optimizer, scaler, config)
-        check_finite(metrics["loss"], step)
-        update(optimizer, scaler)
+    for number, batch in enumerate(stream, 1):
+        metrics = train_step(model, batch, optimizer, scaler, config, number)
         scheduler.step()
 
 Reads and writes no file, draws no random numbers, and knows nothing of runs.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -42,7 +42,40 @@ def make_scaler(device: torch.device, config: TrainConfig) -> GradScaler:
     return GradScaler(device.type, enabled=config.amp == "fp16")
 
 
-def gradients(model: IRNet, batch: Batch, optimizer: Optimizer, scaler: GradScaler, config: Config) -> dict[str, float]:
+def train_step(
+    model: IRNet, batch: Batch, optimizer: Optimizer, scaler: GradScaler, config: Config, number: int
+) -> dict[str, float]:
+    """Take one step: the gradients of a batch's loss, and the update of the weights.
+
+    Where nothing needs all gradients at once (no clipping, no accumulation, no loss scaler) every weight is updated as
+    soon as its gradient is complete, within the backward pass, and the gradient is freed: the weights come out the
+    same, and the gradients never exist together.
+
+    Args:
+        model: Model in training mode.
+        batch: Batch on any device; its parts are moved to the model's.
+        optimizer: Optimiser of the model's parameters.
+        scaler: Loss scaler of `make_scaler`.
+        config: Settings, of which `loss` and `train` are read.
+        number: Number of the step, for a message.
+
+    Returns:
+        Metrics to log, as `gradients` gives them.
+
+    Raises:
+        InputError: The loss is not finite; no weight has been changed.
+    """
+    if config.train.clip_norm or config.train.grad_accum_steps > 1 or scaler.is_enabled():
+        metrics = gradients(model, batch, optimizer, scaler, config, number)
+        update(optimizer, scaler)
+        return metrics
+    with _updating_in_backward(optimizer):
+        return gradients(model, batch, optimizer, scaler, config, number)
+
+
+def gradients(
+    model: IRNet, batch: Batch, optimizer: Optimizer, scaler: GradScaler, config: Config, number: int = 0
+) -> dict[str, float]:
     """Replace the gradients of the model's parameters by those of one batch's loss.
 
     The batch is split into `train.grad_accum_steps` parts of equally many images, whose gradients add up to the whole
@@ -54,10 +87,14 @@ def gradients(model: IRNet, batch: Batch, optimizer: Optimizer, scaler: GradScal
         optimizer: Optimiser of the model's parameters, which are left as they are.
         scaler: Loss scaler of `make_scaler`.
         config: Settings, of which `loss` and `train` are read.
+        number: Number of the step, for a message.
 
     Returns:
         Metrics to log: "loss", "loss_conv", "loss_final", one per module that runs, and "grad_norm" before clipping,
-        if it is clipped. They may be infinite or NaN: see `check_finite`.
+        if it is clipped.
+
+    Raises:
+        InputError: The loss of a part is not finite; its gradients were not made.
     """
     optimizer.zero_grad(set_to_none=True)
     device = next(model.parameters()).device
@@ -66,6 +103,7 @@ def gradients(model: IRNet, batch: Batch, optimizer: Optimizer, scaler: GradScal
     for part in batch.split(config.train.grad_accum_steps):
         part = part.to(device)
         loss = compute_loss(model, part, config)
+        check_finite(float(loss.total.detach()), number)
         weight = len(part.images) / images
         scaler.scale(loss.total * weight).backward()
         parts = {"loss": loss.total, "loss_conv": loss.conv, "loss_final": loss.final}
@@ -99,7 +137,7 @@ def check_finite(loss: float, step: int) -> None:
     """Refuse a loss that is infinite or NaN, before its gradients reach the weights.
 
     Args:
-        loss: Loss of the step, as `gradients` gives it.
+        loss: Loss of the step, or of a part of its batch.
         step: Number of the step, for the message.
 
     Raises:
@@ -118,3 +156,20 @@ def update(optimizer: Optimizer, scaler: GradScaler) -> None:
     """
     scaler.step(optimizer)
     scaler.update()
+
+
+@contextlib.contextmanager
+def _updating_in_backward(optimizer: Optimizer) -> Iterator[None]:
+    """Within it, a backward pass hands every gradient to the optimiser as soon as it is complete, and frees it."""
+
+    def update_one(parameter: Tensor) -> None:
+        optimizer.step()  # passes over all parameters without a gradient, that is, all others
+        parameter.grad = None
+
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    hooks = [p.register_post_accumulate_grad_hook(update_one) for p in parameters]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

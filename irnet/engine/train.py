@@ -20,7 +20,7 @@ from .endings import ending
 from .resume import check_folder
 from .run_folder import Meter, locked, log_file, write_settings
 from .state import RunState
-from .step import check_finite, gradients, update
+from .step import train_step
 
 log = logging.getLogger("irnet")
 
@@ -100,10 +100,7 @@ def _run(state: RunState, output: Path, stop: Request, hidden: bool) -> dict:
 def _take_step(state: RunState, batch: Batch, position: tuple[int, int]) -> tuple[float, dict[str, float]]:
     """Train on one batch, which ends at `position`; returns the step's learning rate and its metrics."""
     rate = state.scheduler.get_last_lr()[0]
-    metrics = gradients(state.model, batch, state.optimizer, state.scaler, state.config)
-    check_finite(metrics["loss"], state.step + 1)
-    state.updating = True
-    update(state.optimizer, state.scaler)
+    metrics = train_step(state.model, batch, state.optimizer, state.scaler, state.config, state.step + 1)
     state.scheduler.step()
     state.step, state.position = state.step + 1, position
     state.updating = False

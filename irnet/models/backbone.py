@@ -93,7 +93,7 @@ class ResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, 1024, ceil(H / 16), ceil(W / 16)]."""
         with torch.no_grad():
-            x = F.relu(self.bn1(self.conv1(images)))
+            x = conv_norm(self.conv1, self.bn1, images.contiguous(memory_format=torch.channels_last)).relu_()
             x = self.layer1(F.max_pool2d(x, 3, stride=2, padding=1))
         return self._run(self.layer3, self._run(self.layer2, x))
 
@@ -126,14 +126,14 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(shortcut, FrozenBatchNorm(4 * width))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+        out = conv_norm(self.conv1, self.bn1, x).relu_()
+        out = conv_norm(self.conv2, self.bn2, out).relu_()
+        out = conv_norm(self.conv3, self.bn3, out)
+        return out.add_(x if self.downsample is None else conv_norm(*self.downsample, x)).relu_()
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch-norm with fixed statistics and affine terms: one multiplication and one addition per channel."""
+    """Batch-norm with fixed statistics and affine terms, which `conv_norm` folds into the convolution before it."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -142,10 +142,16 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Factor and addend of every channel, [channels] each."""
         scale = self.weight * (self.running_var + 1e-5).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
+        return scale, self.bias - self.running_mean * scale
+
+
+def conv_norm(conv: nn.Conv2d, norm: FrozenBatchNorm, x: Tensor) -> Tensor:
+    """The convolution and the batch-norm behind it in one pass over the map: the norm's terms go into the weights."""
+    scale, shift = norm.affine()
+    return F.conv2d(x, conv.weight * scale[:, None, None, None], shift, conv.stride, conv.padding)
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:

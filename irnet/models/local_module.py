@@ -11,20 +11,23 @@ from irnet_kernels.numerics import autocast
 
 from ..config import ModelConfig
 from .regions import Regions
+from .shared_linear import SharedWeight, share, shared_linear
 
 
 class LocalState(NamedTuple):
-    """The spatial memory, and the weights that write it, which are cast once for a whole roll-out."""
+    """The spatial memory, and the weights that write and read it, which are cast once for a whole roll-out."""
 
     memory: Tensor  # [B, D, H, W]
     gru: ConvGRUWeights
+    read: tuple[SharedWeight, SharedWeight]
 
 
 class LocalModule(nn.Module):
     """Memory [B, D, H, W] on the feature map's cells; `logits_in` predictions of C classes are written into it.
 
     Results of layers are changed in place where no layer's gradient needs them: fewer passes, fewer maps at once.
-    Forward hooks on the layers see them before that; full backward hooks on them are refused by PyTorch.
+    Forward hooks on the layers see them before that; full backward hooks on them are refused by PyTorch. `read1` and
+    `read2` hold weights that all reads of a roll-out share (shared_linear.py); they are not called, so hooks see nothing.
     """
 
     def __init__(self, config: ModelConfig, features: int, classes: int, logits_in: int):
@@ -60,7 +63,11 @@ class LocalModule(nn.Module):
         """The state before the first iteration; the memory has the size of the maps and is the same for every image."""
         images, _, height, width = features.shape
         memory = resize_legacy(self.initial, height, width).expand(images, -1, -1, -1)
-        return LocalState(memory, self.gru_weights())
+        return self.state_of(memory)
+
+    def state_of(self, memory: Tensor) -> LocalState:
+        """A roll-out's state with this memory [B, D, H, W]."""
+        return LocalState(memory, self.gru_weights(), (share(self.read1), share(self.read2)))
 
     def first_read(self, state: LocalState, regions: Regions) -> Tensor:
         """What the ConvNet's prediction is judged by: what each region reads in the memory before any write."""
@@ -72,8 +79,10 @@ class LocalModule(nn.Module):
         x = first(state.memory)
         x = third(second(F.relu(x)).relu_()).add_(x)
         x = crop_resize(x, regions.cells, regions.ptr, self.patch_size)
-        x = self.read1(x.permute(0, 2, 3, 1).flatten(1)).relu_()  # row, column, channel: as the authors flatten
-        return self.read2(x).relu_()
+        x = x.permute(0, 2, 3, 1).flatten(1)  # row, column, channel: as the authors flatten
+        for weight in state.read:
+            x = shared_linear(x, weight).relu_()
+        return x
 
     def gru_weights(self) -> ConvGRUWeights:
         """The GRU's weights in the dtype of its products."""
@@ -86,7 +95,7 @@ class LocalModule(nn.Module):
         x = self.map_patch(regions.patches).add_(said[:, :, None, None]).relu_()
         x = self.input(x).relu_()
         before = crop_resize(memory, cells, ptr, self.patch_size)
-        return LocalState(paste_mean(memory, conv_gru(x, before, state.gru), cells, ptr), state.gru)
+        return state._replace(memory=paste_mean(memory, conv_gru(x, before, state.gru), cells, ptr))
 
     def _initialise(self) -> None:
         """As the authors: N(0, 0.01), but He for the context and input convolutions and the wide FC layers."""

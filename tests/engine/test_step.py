@@ -12,7 +12,7 @@ from irnet.data.sample import Batch
 from irnet.engine import checkpoint
 from irnet.engine.build import compile_parts, open_dataset, restore_model
 from irnet.engine.optim import make_optimizer, make_scheduler
-from irnet.engine.step import check_finite, gradients, make_scaler, update
+from irnet.engine.step import check_finite, gradients, make_scaler, train_step, update
 from irnet.errors import InputError
 from irnet.models.irnet import IRNet
 from irnet_kernels import EdgeSet
@@ -127,9 +127,7 @@ def test_training_needs_no_file(variant, tmp_path, monkeypatch):
     optimizer, scaler = make_optimizer(model, config.train), make_scaler(CPU, config.train)
     scheduler, history = make_scheduler(optimizer, config.train), []
     for step in range(1, config.train.steps + 1):
-        history.append(gradients(model, batch, optimizer, scaler, config)["loss"])
-        check_finite(history[-1], step)
-        update(optimizer, scaler)
+        history.append(train_step(model, batch, optimizer, scaler, config, step)["loss"])
         scheduler.step()
     assert history[-1] < 0.5 * history[0]
     assert not list(tmp_path.iterdir())
@@ -170,4 +168,52 @@ def test_a_float16_step_whose_gradients_overflow_is_left_out():
     model.classifier.weight.grad[0, 0] = math.inf
     update(optimizer, scaler)
     assert scaler.get_scale() < scale
+    assert_same_tensors(before, model.state_dict())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_updating_in_backward_is_the_step(optimizer, checkpointing):
+    """Same bits, over steps that have momenta."""
+    config, model, batch = tiny("full", optimizer=optimizer, lr=0.01, clip_norm=0.0)
+    config.train.grad_checkpointing = checkpointing
+    models, before = (model, copy.deepcopy(model)), model.classifier.weight.clone()
+    optimizers = [make_optimizer(m, config.train) for m in models]
+    scaler = make_scaler(CPU, config.train)
+    for number in range(1, 4):
+        metrics = train_step(models[0], batch, optimizers[0], scaler, config, number)
+        assert metrics == gradients(models[1], batch, optimizers[1], scaler, config, number)
+        update(optimizers[1], scaler)
+    assert_same_tensors(models[0].state_dict(), models[1].state_dict())
+    assert all(p.grad is None for p in models[0].parameters()) and not before.equal(model.classifier.weight)
+
+
+def gradients_at_once(config: Config, model: IRNet, batch: Batch) -> int:
+    """The most gradients that exist together in a step."""
+    optimizer, most = make_optimizer(model, config.train), 0
+
+    def count(*_):
+        nonlocal most
+        most = max(most, sum(p.grad is not None for p in model.parameters()))
+
+    optimizer.register_step_pre_hook(count)
+    train_step(model, batch, optimizer, make_scaler(CPU, config.train), config, 1)
+    return most
+
+
+@pytest.mark.parametrize(
+    ("settings", "at_once"), [({}, False), ({"clip_norm": 1.0}, True), ({"grad_accum_steps": 2}, True)], ids=str
+)
+def test_gradients_exist_together_only_where_they_must(settings, at_once):
+    found = gradients_at_once(*tiny(**({"clip_norm": 0.0} | settings)))
+    assert found > 10 if at_once else found == 1
+
+
+def test_a_step_whose_loss_is_not_finite_leaves_the_weights():
+    config, model, batch = tiny(clip_norm=0.0)
+    model.classifier.bias.data[0] = math.inf
+    before = copy.deepcopy(model.state_dict())
+    optimizer = make_optimizer(model, config.train)
+    with pytest.raises(InputError, match=r"training: the loss at step 5 is nan"):
+        train_step(model, batch, optimizer, make_scaler(CPU, config.train), config, 5)
     assert_same_tensors(before, model.state_dict())

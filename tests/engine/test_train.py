@@ -237,13 +237,13 @@ def test_a_long_first_step_is_reported(train_arguments, tmp_path, monkeypatch, c
     said = threading.Event()
     monkeypatch.setattr(progress, "SILENCE", 0.01)
     monkeypatch.setattr(state, "compile_parts", lambda model: None)
-    gradients = train.gradients
+    train_step = train.train_step
 
     def slow(*arguments):
         assert said.wait(60)
-        return gradients(*arguments)
+        return train_step(*arguments)
 
-    monkeypatch.setattr(train, "gradients", slow)
+    monkeypatch.setattr(train, "train_step", slow)
     info = progress.log.info
 
     def note(text, *values):

@@ -11,7 +11,7 @@ from torch import nn
 
 from irnet.config import ModelConfig
 from irnet.errors import InputError
-from irnet.models.backbone import STRIDE, FrozenBatchNorm, ResNet, SmallBackbone, build, load_weights
+from irnet.models.backbone import STRIDE, FrozenBatchNorm, ResNet, SmallBackbone, build, conv_norm, load_weights
 from irnet.models.irnet import IRNet
 from irnet.models.predictions import CONV
 from irnet.scenes.layout import visible_region
@@ -154,16 +154,23 @@ def test_the_stem_and_block_1_are_frozen_and_the_rest_learns():
     assert not [name for name, _ in model.named_parameters() if "bn" in name or "downsample.1" in name]
 
 
-def test_frozen_batch_norm_is_batch_norm_in_evaluation():
+def test_a_convolution_with_its_norm_folded_in_is_batch_norm_in_evaluation():
     torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False).double()
     theirs, ours = nn.BatchNorm2d(6).double().eval(), FrozenBatchNorm(6).double()
     state = {k: torch.rand(6, dtype=torch.float64) + 0.1 for k in ("weight", "bias", "running_mean", "running_var")}
     state["running_var"][0] = 1e-6  # where eps matters
     theirs.load_state_dict(state, strict=False)
     ours.load_state_dict(state)
-    x = torch.randn(3, 6, 4, 5, dtype=torch.float64)
-    torch.testing.assert_close(ours.train()(x), theirs(x))
-    assert ours(x.bfloat16()).dtype == torch.bfloat16
+    x = torch.randn(3, 4, 7, 5, dtype=torch.float64, requires_grad=True)
+    found, wanted = conv_norm(conv, ours.train(), x), theirs(conv(x))
+    torch.testing.assert_close(found, wanted)
+    for one, two in zip(
+        *(torch.autograd.grad(y.square().sum(), [x, conv.weight]) for y in (found, wanted)), strict=True
+    ):
+        torch.testing.assert_close(one, two)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv_norm(conv.float(), ours.float(), x.float()).dtype == torch.bfloat16
 
 
 def test_a_bottleneck_is_torchvisions():

@@ -1,0 +1,102 @@
+"""A weight that several uses share: the gradients are those of F.linear, whatever is asked of the graph."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from irnet.models.shared_linear import share, shared_linear
+
+
+@pytest.fixture
+def parts():
+    """Two layers with which outputs come back as inputs, inputs [3, 5], and what is differentiated."""
+    torch.manual_seed(0)
+    layer, back = nn.Linear(5, 4).double(), nn.Linear(4, 5).double()
+    x = torch.randn(3, 5, dtype=torch.double, requires_grad=True)
+    return layer, back, x, [layer.weight, layer.bias, x, back.weight]
+
+
+def roll_out(linear, back, x, uses=3):
+    for _ in range(uses - 1):
+        x = back(linear(x).relu())
+    return (linear(x) ** 2).sum()
+
+
+def shared(layer, back, x, **options):
+    weight = share(layer)
+    return roll_out(lambda rows: shared_linear(rows, weight), back, x, **options)
+
+
+def assert_close(found, wanted):
+    for one, two in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("uses", [1, 2, 4])
+def test_gradients_are_those_of_linear(parts, uses):
+    layer, back, x, leaves = parts
+    leaves = leaves if uses > 1 else leaves[:3]
+    wanted = torch.autograd.grad(roll_out(layer, back, x, uses), leaves)
+    assert_close(torch.autograd.grad(shared(layer, back, x, uses=uses), leaves), wanted)
+
+
+def test_the_weight_has_one_gradient_product(parts):
+    layer, back, x, _ = parts
+    loss = shared(layer, back, x)
+    with torch.profiler.profile(record_shapes=True) as profile:
+        loss.backward()
+    products = [e for e in profile.events() if e.name == "aten::mm" and e.input_shapes[0][0] == 4]
+    assert [e.input_shapes for e in products] == [[[4, 9], [9, 5]]]
+
+
+def test_a_backward_pass_that_stops_before_the_weight_leaves_nothing_behind(parts):
+    layer, back, x, leaves = parts
+    wanted = torch.autograd.grad(roll_out(layer, back, x), leaves)
+    loss = shared(layer, back, x)
+    assert_close(torch.autograd.grad(loss, [x], retain_graph=True), wanted[2:3])
+    assert_close(torch.autograd.grad(loss, leaves, retain_graph=True), wanted)
+    assert_close(torch.autograd.grad(loss, leaves), wanted)
+
+
+def test_uses_of_which_some_have_no_gradient(parts):
+    layer, _, x, _ = parts
+    weight = share(layer)
+    first, _unused = shared_linear(x, weight), shared_linear(2 * x, weight)
+    assert_close(torch.autograd.grad(first.sum(), [layer.weight]), torch.autograd.grad(layer(x).sum(), [layer.weight]))
+
+
+def test_uses_beside_others(parts):
+    """The gradient of what else uses the same weight is added."""
+    layer, _, x, _ = parts
+    weight = share(layer)
+    found = torch.autograd.grad(shared_linear(x, weight).sum() + weight.weight.square().sum(), [layer.weight])
+    assert_close(found, torch.autograd.grad(layer(x).sum() + layer.weight.square().sum(), [layer.weight]))
+
+
+def test_checkpointed_uses(parts):
+    layer, back, x, leaves = parts
+    weight = share(layer)
+    linear = lambda rows: checkpoint(shared_linear, rows, weight, use_reentrant=False)  # noqa: E731
+    found = torch.autograd.grad(roll_out(linear, back, x), leaves)
+    assert_close(found, torch.autograd.grad(roll_out(layer, back, x), leaves))
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_autocast_computes_in_its_dtype(rows):
+    layer, x = nn.Linear(5, 4), torch.randn(rows, 5, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = shared_linear(x, share(layer))
+        assert out.dtype == torch.bfloat16 and out.equal(F.linear(x, layer.weight, layer.bias))
+    out.float().sum().backward()
+    assert layer.weight.grad.dtype == x.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_without_a_gradient_it_is_linear(parts, frozen):
+    layer, _, x, _ = parts
+    layer.weight.requires_grad_(not frozen)
+    with torch.set_grad_enabled(frozen):
+        out = shared_linear(x, share(layer))
+    assert out.equal(layer(x)) and out.requires_grad == frozen
