@@ -27,7 +27,7 @@ class LocalModule(nn.Module):
 
     Results of layers are changed in place where no layer's gradient needs them: fewer passes, fewer maps at once.
     Forward hooks on the layers see them before that; full backward hooks on them are refused by PyTorch. `read1` and
-    `read2` hold weights that all reads of a roll-out share (shared_linear.py); they are not called, so hooks see nothing.
+    `read2` hold weights that all reads of a roll-out share (shared_linear.py); hooks on them are not called.
     """
 
     def __init__(self, config: ModelConfig, features: int, classes: int, logits_in: int):

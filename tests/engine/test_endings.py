@@ -21,6 +21,7 @@ from irnet.cli import main
 from irnet.commands import info
 from irnet.data.loader import batches
 from irnet.engine import checkpoint, train
+from irnet.engine import step as step_module
 from irnet.engine.build import open_dataset
 from irnet.errors import InputError
 from irnet.interrupts import Stopped
@@ -109,13 +110,13 @@ def test_signal_while_a_batch_is_waited_for_and_a_worker_dies(train_arguments, i
 
 
 SLOW_STEP = """
-import time, irnet.engine.train as train
-real = train.gradients
+import time, irnet.engine.step as step
+real = step.gradients
 def gradients(*arguments):
     print("in a step", flush=True)
     time.sleep({seconds})
     return real(*arguments)
-train.gradients = gradients
+step.gradients = gradients
 """
 
 
@@ -160,7 +161,7 @@ def test_ignored_signals_stay_ignored(train_arguments, irnet, tmp_path):
 
 def test_signal_during_evaluation(trained, train_arguments, irnet, tmp_path):
     output = shutil.copytree(trained, tmp_path / "run")
-    slow = SLOW_STEP.replace("irnet.engine.train as train", "irnet.engine.evaluate as train")
+    slow = SLOW_STEP.replace("irnet.engine.step as train", "irnet.engine.evaluate as train")
     slow = slow.replace("gradients", "held_out").format(seconds=1).replace("in a step", "evaluates")
     process = irnet.start(train_arguments(output, "--resume", steps=5), slow)
     process.signal_when(lambda: said(process, "evaluates"), signal.SIGTERM)
@@ -262,9 +263,9 @@ def test_worker_killed_in_a_step_does_not_tear_it(train_arguments, irnet, tmp_pa
     """PyTorch's handler raises wherever the program is: in the midst of an optimiser's step, too."""
     output = tmp_path / "run"
     kill = """
-import os, signal, irnet.engine.train as train
+import os, signal, irnet.engine.step as step
 from pathlib import Path
-real, steps = train.update, 0
+real, steps = step.update, 0
 def update(optimizer, scaler):
     global steps
     steps += 1
@@ -273,7 +274,7 @@ def update(optimizer, scaler):
         os.kill(int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]), signal.SIGKILL)
         __import__("time").sleep(0.5)
     real(optimizer, scaler)
-train.update = update
+step.update = update
 """
     process = irnet.start(train_arguments(output, NEVER, "train.workers=1", steps=LONG, batch=1), kill)
     assert "a loader process ended before its time" in ended(process, 2)
@@ -286,15 +287,15 @@ train.update = update
 
 
 STOP = """
-import os, signal, irnet.engine.train as train
-real, count = train.update, 0
+import os, signal, irnet.engine.step as step
+real, count = step.update, 0
 def update(optimizer, scaler):
     global count
     count += 1
     real(optimizer, scaler)
     if count == {}:
         os.kill(os.getpid(), signal.SIGINT)
-train.update = update
+step.update = update
 """
 
 SEND_FAILS = """
@@ -321,15 +322,15 @@ def test_worker_that_cannot_send(error, train_arguments, refused_process, tmp_pa
 
 
 MEMORY = """
-import irnet.engine.train as train
-real, count = train.{name}, 0
+import irnet.engine.step as step
+real, count = step.{name}, 0
 def {name}(*arguments):
     global count
     count += 1
     if count == 3:
         raise {error}
     return real(*arguments)
-train.{name} = {name}
+step.{name} = {name}
 """
 ALLOCATOR = 'RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can\'t allocate memory: 9 bytes")'
 
@@ -351,10 +352,15 @@ def test_too_little_memory(error, train_arguments, refused_process, tmp_path):
     assert checkpoint.find(tmp_path / "run").step == 2
 
 
-def test_memory_that_ends_within_the_optimiser_saves_no_torn_weights(train_arguments, refused_process, tmp_path):
-    arguments = train_arguments(tmp_path / "run", "train.checkpoint_every=1", steps=9)
-    refused_process(arguments, "step 2 is saved", first=MEMORY.format(name="update", error="MemoryError()"))
-    assert checkpoint.find(tmp_path / "run").step == 2
+@pytest.mark.parametrize("clip_norm", [0, 1], ids=["in the backward pass", "behind it"])
+def test_memory_that_ends_within_the_optimiser_saves_no_torn_weights(
+    clip_norm, train_arguments, refused_process, tmp_path
+):
+    """The third step's update is done in part; the last whole step is not saved, since its weights are gone."""
+    first = MEMORY.format(name="update" if clip_norm else "gradients", error="(real(*arguments), MemoryError())[1]")
+    arguments = train_arguments(tmp_path / "run", NEVER, f"train.clip_norm={clip_norm}", steps=9)
+    refused_process(arguments, "memory", "there is too little", "no step is saved", first=first)
+    assert not checkpoint.exists(tmp_path / "run")
 
 
 def test_little_memory_for_real(train_arguments, refused_process, tmp_path):
@@ -369,7 +375,7 @@ resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + 2**28,) * 2)
 
 
 def test_memory_for_other_commands(trained, refused_process):
-    first = MEMORY.replace("irnet.engine.train", "irnet.engine.evaluate").replace("count == 3", "True")
+    first = MEMORY.replace("irnet.engine.step", "irnet.engine.evaluate").replace("count == 3", "True")
     arguments = ["eval", "--checkpoint", trained, "-j", "0"]
     refused_process(arguments, "memory", "smaller -b", first=first.format(name="held_out", error=ALLOCATOR))
 
@@ -424,13 +430,13 @@ def test_predict_refuses_scores_that_are_not_finite(weight, more, trained, scene
 
 def test_diverged_weights_are_never_saved(trained, train_arguments, refused, monkeypatch, tmp_path):
     output = shutil.copytree(trained, tmp_path / "run")
-    real = train.update
+    real = step_module.update
 
     def update(optimizer, scaler):
         real(optimizer, scaler)
         optimizer.param_groups[0]["params"][0].data.view(-1)[0] = float("nan")
 
-    monkeypatch.setattr(train, "update", update)
+    monkeypatch.setattr(step_module, "update", update)
     line = refused(train_arguments(output, "--resume", steps=6), "training", "lower train.lr", "step 4 is saved")
     assert re.search(r"the loss at step 6 is nan|after step 6 the weights are not finite", line)
     assert checkpoint.load(output / "checkpoints" / checkpoint.LAST).step == 4

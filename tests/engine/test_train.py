@@ -161,13 +161,13 @@ def test_damaged_last_checkpoint_is_replaced_by_the_previous(whole, train_argume
 def seen(monkeypatch) -> list[list[str]]:
     """The names of every batch that is trained on from now on."""
     names = []
-    real = train.gradients
+    real = train.train_step
 
-    def gradients(model, batch, *more):
+    def train_step(model, batch, *more):
         names.append(batch.names)
         return real(model, batch, *more)
 
-    monkeypatch.setattr(train, "gradients", gradients)
+    monkeypatch.setattr(train, "train_step", train_step)
     return names
 
 
