@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections import Counter
 from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ..errors import InputError
 from .images import Header, ambiguity, ends_whole, read_header, read_image
+from .layouts import Share
 from .sample import Sample
 
 MIN_SIDE = 1e-3  # pixels; a box narrower than this has no area worth reading
@@ -24,19 +26,26 @@ class AnnotatedImages(Dataset):
     """The images of one split with a region for every usable annotated box.
 
     A box partly outside its image is clipped; one that cannot be a region is skipped and counted. An image that keeps
-    no box stays, with R = 0. A reader sets what stands here down to `max_pixels`, then calls `keep_usable`.
+    no box stays, with R = 0. A reader sets the fields below (see also `RegionDataset`), then calls `keep_usable`.
 
-    classes, supercategories, root, path, split: see `RegionDataset`
-    share                    the `layouts.Share` of the file's images that the split takes; None: all
-    folder, file_names       where the images lie, and their names in there
-    sizes                    int64 [N, 2], every image's (height, width) as annotated
-    missing                  the names of images that are not there
-    orientation, max_pixels  see `images.read_image`
-    skipped                  how many annotations were left out, by reason: those of the reader, "not finite", "zero
-                             area", "outside the image", "over max_regions"
-    clipped                  how many boxes were cut to their image (by more than rounding, 1e-3 pixels)
-    without_boxes            how many images have no region
+    skipped        how many annotations were left out, by reason: those of the reader, "not finite", "zero area",
+                   "outside the image", "over max_regions"
+    clipped        how many boxes were cut to their image (by more than rounding, 1e-3 pixels)
+    without_boxes  how many images have no region
     """
+
+    classes: list[str]
+    supercategories: list[str]
+    root: Path
+    path: Path
+    split: str
+    share: Share | None  # of the file's images, that the split takes; None: all
+    folder: Path  # where the images lie
+    file_names: list[str]  # the images' names in there
+    sizes: np.ndarray  # int64 [N, 2], every image's (height, width) as annotated
+    missing: set[str]  # the names of images that are not there
+    orientation: str  # see `images.read_image`
+    max_pixels: int
 
     def keep_usable(
         self,
@@ -116,9 +125,8 @@ class AnnotatedImages(Dataset):
     def __getitem__(self, i: int) -> Sample:
         """Image `i` with its regions. InputError where the file cannot be decoded or has not the size annotated."""
         i = range(len(self))[i]
-        path = self.folder / self.file_names[i]
-        annotated, rules = self._annotated(i), {"orientation": self.orientation, "max_pixels": self.max_pixels}
-        image = read_image(path, annotated=annotated, **rules)
+        path, annotated = self.folder / self.file_names[i], self._annotated(i)
+        image = read_image(path, annotated=annotated, orientation=self.orientation, max_pixels=self.max_pixels)
         if (image.shape[2], image.shape[1]) != annotated:
             raise self._misfit(i, self._header(i))
         part = slice(self._ptr[i], self._ptr[i + 1])

@@ -26,7 +26,9 @@ class RegionDataset(Protocol):
     root: Path
     path: Path
     split: str
-    skipped: Mapping[str, int]
+
+    @property
+    def skipped(self) -> Mapping[str, int]: ...
 
     def __len__(self) -> int: ...
 
