@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from .data.registry import DATASETS
 from .errors import InputError
 
 VARIANTS = ("conv", "local", "global", "full")
@@ -125,12 +126,15 @@ class DataConfig:
 
     name: str = setting(
         "coco",
-        "the kind of data set: coco, or scenes (a generated one in the same layout)",
-        choices=("coco", "scenes"),
+        "the data set: coco is any in COCO's format, scenes a generated one; see irnet/data/registry.py",
+        choices=DATASETS,
         flags=("--data",),
     )
     root: str = setting(
-        "", "the folder of the data set, with its images and annotations", flags=("--data-root",), metavar="DIR"
+        "",
+        "the folder of the data set, with its images and annotations; empty: the registry's, such as data/scenes",
+        flags=("--data-root",),
+        metavar="DIR",
     )
     train_split: str = setting(
         "", "a name, or a JSON file within ROOT; empty: the one that is there, see irnet/data/layouts.py"

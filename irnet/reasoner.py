@@ -13,9 +13,10 @@ from torch import Tensor
 from .config import DataConfig
 from .data.boxes import check_boxes
 from .data.images import as_tensor, read_image
-from .data.sample import Sample, collate, prepare
+from .data.sample import Sample, collate
+from .data.transforms import prepare
 from .engine import checkpoint
-from .engine.build import choose_device, restore_model, sizes
+from .engine.build import choose_device, restore_model
 from .errors import InputError
 from .models.irnet import IRNet
 
@@ -74,7 +75,7 @@ class Reasoner:
         if not images:
             return []
         samples = [self._sample(*pair, index) for index, pair in enumerate(zip(images, boxes, strict=True))]
-        batch = collate([prepare(sample, **sizes(self.config)) for sample in samples])
+        batch = collate([prepare(sample, self.config.short_side, self.config.long_side) for sample in samples])
         predictions = self.model(batch.to(next(self.model.parameters()).device))
         final = predictions.final.float().cpu().split(batch.ptr.diff().tolist())
         attention = predictions.attention.float().cpu().T.split(batch.ptr.diff().tolist())

@@ -17,8 +17,9 @@ from irnet import __version__
 from irnet import config as settings
 from irnet.class_graphs.format import load_class_graph
 from irnet.cli import main
+from irnet.data.registry import open_dataset
 from irnet.engine import checkpoint
-from irnet.engine.build import open_dataset, restore_model
+from irnet.engine.build import restore_model
 from irnet.engine.check import check as check_data
 from irnet.errors import InputError
 from tests.conftest import ROOT

@@ -1,24 +1,14 @@
 """A class graph from a data set's annotations: common supercategories, and classes that occur in one image."""
 
-from typing import Protocol
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.dataset import RegionDataset
 from .format import ClassGraph, some_edges
 
 
-class LabelledImages(Protocol):
-    """What `derive_class_graph` needs of a data set."""
-
-    classes: list[str]
-    supercategories: list[str]
-
-    def image_labels(self) -> list[Tensor]: ...
-
-
-def derive_class_graph(dataset: LabelledImages, refuse: bool = True) -> ClassGraph:
+def derive_class_graph(dataset: RegionDataset, refuse: bool = True) -> ClassGraph:
     """A graph for a data set that brings none, from its annotations alone; no image is opened.
 
     - ``same_supercategory``: both ways between any two classes of one (named) supercategory, weight 1; a supercategory

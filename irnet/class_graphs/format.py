@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,7 +100,7 @@ def save_class_graph(graph: ClassGraph, path: str | os.PathLike) -> None:
     relations = []
     for name, (src, dst, weight) in graph.relations.items():
         # The shortest decimal that gives the float32 back, instead of the digits of its float64 neighbour.
-        short = [float(str(value)) for value in weight.numpy()]
+        short = [float(str(value)) for value in np.asarray(weight)]
         relations.append(
             {"name": name, "edges": [list(edge) for edge in zip(src.tolist(), dst.tolist(), short, strict=True)]}
         )

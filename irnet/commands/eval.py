@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate, write the files, and print the table of results."""
+    from ..data.registry import open_dataset
     from ..engine import checkpoint, evaluate, predict
-    from ..engine.build import choose_device, open_dataset, restore_model, same_classes, some_regions
+    from ..engine.build import choose_device, restore_model, same_classes, some_regions
 
     check_bounds("--vis", options.vis, 0)
     saved = checkpoint.find(options.checkpoint, checkpoint.BEST if options.best else checkpoint.LAST)

@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the edges, and write the graph where a file is named."""
     from ..class_graphs.format import save_class_graph, some_edges
-    from ..engine.build import class_graph, open_dataset
+    from ..data.registry import open_dataset
+    from ..engine.build import class_graph
 
     check_bounds("--show", options.show, 0)
     config = shared.read_settings(options)

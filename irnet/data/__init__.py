@@ -1,1 +1,1 @@
-"""Data sets: one file each, all giving `Sample`s; `sample.py` holds what they have in common."""
+"""Data sets: one file each, named in `registry.py`, all of them `RegionDataset`s (`dataset.py`) that give `Sample`s."""

@@ -64,6 +64,14 @@ class Header:
         return self.orientation != 1 and self.size(True) == annotated == self.size(False)
 
 
+def ambiguity(count: int, images: int) -> str:
+    """The warning about images whose orientation their size does not settle."""
+    return (
+        f"{count} of {images} images looked at carry an EXIF orientation and have the annotated size turned and not "
+        "turned; they are read as stored; set data.orientation=turned if they were annotated as viewers show them"
+    )
+
+
 def read_header(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Header:
     """What the file's header says, without decoding the image. InputError where it is no image."""
     with _opened(path, max_pixels) as image:

@@ -8,63 +8,55 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..config import Config, DataConfig
 from ..errors import InputError
-from .sample import Batch, Sample, collate, left_right_swap, prepare, resized_size
+from .dataset import RegionDataset
+from .sample import Batch, Sample, collate
+from .transforms import left_right_swap, prepare, resized_size
 from .workers import Parcel, received, start
 
 
 def batches(
-    dataset: Dataset,
-    batch_size: int,
+    dataset: RegionDataset,
+    config: Config,
     *,
-    seed: int,
-    epoch: int,
     train: bool,
-    workers: int,
-    short: int | None,
-    long: int | None,
-    flip: bool,
+    epoch: int = 0,
     start_batch: int = 0,
-    limit: int | None = None,
-    group_by_size: bool | None = None,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """The batches of one epoch: ceil(N / batch_size) of them, of which only the last may be smaller.
 
-    dataset        gives `Sample`s; has `classes` and, for grouping, `image_sizes()` -> int64 [N, 2] (height, width)
-    train          shuffled; otherwise in the data set's order
-    workers        processes that decode; 0 decodes here. Never changes what comes out
-    short, long    see `sample.resize`
-    flip           mirror each image with probability 1/2 (classes by `left_right_swap`), whether or not `train`
-    start_batch    leave out the batches before this one, without decoding them (for a run that resumes)
-    limit          end the epoch after its batch number `limit`, counted from its beginning and not from `start_batch`
-    group_by_size  put images of one resized size in a batch, for they share a ConvNet pass; by default on in
-                   training where the data set tells its sizes
-    pin_memory     page-locked host memory; only useful where a CUDA device is the target
+    config       train.batch_size; train.workers, the processes that decode (0 decodes here), which never change what
+                 comes out; data.short_side and data.long_side, see `transforms.resize`
+    train        shuffled by train.seed, images of one resized size in a batch, for they share a ConvNet pass, and with
+                 data.flip each mirrored with probability 1/2 (classes by `left_right_swap`); otherwise in the data
+                 set's order, as they are, and no more than train.limit_batches
+    start_batch  leave out the batches before this one, without decoding them (for a run that resumes)
+    pin_memory   page-locked host memory; only useful where a CUDA device is the target
 
     Order and flips follow from (seed, epoch, index) alone; the global random state is neither read nor changed.
     InputError as the data set raises it, from workers too, when the batch's turn comes, and for a batch that a worker
     cannot send; RuntimeError for a worker that was killed.
     """
+    batch_size, workers, count = config.train.batch_size, config.train.workers, len(dataset)
     if batch_size < 1:
         raise InputError("--batch-size", f"{batch_size} images are no batch", "give 1 or more")
     if workers < 0:
         raise InputError("--workers", f"{workers} is not a number of processes", "give 0 or more")
-    if group_by_size is None:
-        group_by_size = train and hasattr(dataset, "image_sizes")
-    generator = _generator(seed, epoch)
-    count = len(dataset)
-    flips = (torch.rand(count, generator=generator) < 0.5) & flip
-    order = torch.randperm(count, generator=generator).tolist() if train else list(range(count))
-    if group_by_size:
-        sizes = [resized_size(height, width, short, long) for height, width in dataset.image_sizes().tolist()]
+    generator = _generator(config.train.seed, epoch)
+    flips = torch.rand(count, generator=generator) < 0.5
+    if train:
+        order = torch.randperm(count, generator=generator).tolist()
+        sides = config.data.short_side, config.data.long_side
+        sizes = [resized_size(height, width, *sides) for height, width in dataset.image_sizes().tolist()]
         plan = _group(order, sizes, batch_size, generator)
     else:
-        plan = _chunks(order, batch_size)
-    swap = left_right_swap(dataset.classes) if flip else None
+        plan = _chunks(list(range(count)), batch_size)[: config.train.limit_batches or None]
+    swap = left_right_swap(dataset.classes) if train and config.data.flip else None
     loader = DataLoader(
-        _Prepared(dataset, short, long, flips, swap),
-        batch_sampler=plan[:limit][start_batch:],
+        _Prepared(dataset, config.data, flips, swap),
+        batch_sampler=plan[start_batch:],
         num_workers=workers,
         collate_fn=_parcel if workers else _pack,
         worker_init_fn=start if workers else None,
@@ -106,12 +98,12 @@ def _group(
 class _Prepared(Dataset):
     """Prepared samples. Gives an InputError back in place of raising it: DataLoader re-raises by its own rules."""
 
-    def __init__(self, dataset: Dataset, short: int | None, long: int | None, flips: Tensor, swap: Tensor | None):
-        self.dataset, self.short, self.long, self.flips, self.swap = dataset, short, long, flips, swap
+    def __init__(self, dataset: RegionDataset, config: DataConfig, flips: Tensor, swap: Tensor | None):
+        self.dataset, self.sides, self.flips, self.swap = dataset, (config.short_side, config.long_side), flips, swap
 
     def __getitem__(self, i: int) -> Sample | InputError:
         try:
-            return prepare(self.dataset[i], self.short, self.long, bool(self.flips[i]), self.swap)
+            return prepare(self.dataset[i], *self.sides, self.swap if self.flips[i] else None)
         except InputError as error:
             return error
 
@@ -124,7 +116,7 @@ def _pack(samples: list[Sample | InputError]) -> tuple | InputError:
     batch = collate(samples)
     shapes = [tuple(image.shape) for image in batch.images]
     pixels = torch.cat([image.flatten() for image in batch.images])
-    return pixels, shapes, batch.boxes, batch.ptr, batch.labels, batch.names, batch.kinds
+    return pixels, shapes, batch.boxes, batch.ptr, batch.labels, batch.names, batch.attributes
 
 
 def _parcel(samples: list[Sample | InputError]) -> Parcel:

@@ -1,4 +1,4 @@
-"""From a config to a data set, a class graph and a model. The only place that knows data sets by name."""
+"""From a config to both parts of a data set, a class graph and a model."""
 
 import dataclasses
 import logging
@@ -15,8 +15,8 @@ from irnet_kernels import EdgeSet
 from ..class_graphs.annotations import derive_class_graph
 from ..class_graphs.format import ClassGraph, load_class_graph
 from ..config import Config, DataConfig, ModelConfig
-from ..data.coco import CocoDataset
-from ..data.layouts import Share, choose_split
+from ..data.dataset import RegionDataset
+from ..data.registry import open_dataset
 from ..errors import InputError
 from ..models.global_module import EDGE_TENSORS
 from ..models.irnet import IRNet
@@ -29,39 +29,7 @@ DATA_TENSORS = (*("graph." + name for name in EDGE_TENSORS), "graph.word_vectors
 log = logging.getLogger("irnet")
 
 
-def open_dataset(config: DataConfig, part: str, require_images: bool = True) -> CocoDataset:
-    """Open one part of the configured data set.
-
-    Args:
-        config: Settings of the data.
-        part: "train" for the training part, "val" for the held-out part.
-        require_images: Whether every image must be there; without, the annotations alone are read.
-
-    Returns:
-        The data set.
-
-    Raises:
-        InputError: It cannot be found or read.
-    """
-    if not config.root:
-        raise InputError("--data-root", "is not given", "name the folder of the data set")
-    split, shared = choose_split(Path(config.root), part, config.train_split, config.val_split)
-    with Progress(f"opening {config.root}, {split}"):
-        data = CocoDataset(
-            config.root,
-            split,
-            max_regions=(config.max_regions or None) if part == "train" else None,
-            share=Share(part == "val", config.val_share, config.split_seed) if shared else None,
-            orientation=config.orientation,
-            max_pixels=config.max_pixels,
-            require_images=require_images,
-        )
-        if require_images:
-            data.warn_of_turned_images()
-        return data
-
-
-def open_splits(config: DataConfig) -> tuple[CocoDataset, CocoDataset]:
+def open_splits(config: DataConfig) -> tuple[RegionDataset, RegionDataset]:
     """Open the training and the held-out part of the configured data set.
 
     Args:
@@ -80,12 +48,7 @@ def open_splits(config: DataConfig) -> tuple[CocoDataset, CocoDataset]:
     return train, held_out
 
 
-def sizes(config: DataConfig) -> dict[str, int | None]:
-    """Give the resizing arguments of the loader."""
-    return {"short": config.short_side or None, "long": config.long_side or None}
-
-
-def class_graph(config: DataConfig, train: CocoDataset, refuse: bool = True) -> ClassGraph:
+def class_graph(config: DataConfig, train: RegionDataset, refuse: bool = True) -> ClassGraph:
     """Read the named class graph, else the data set's own, else derive one from its training annotations.
 
     Args:
@@ -99,14 +62,14 @@ def class_graph(config: DataConfig, train: CocoDataset, refuse: bool = True) -> 
     Raises:
         InputError: The file cannot be used, or the derived class graph has no edge.
     """
-    path = Path(config.class_graph or Path(config.root) / "class_graph.json")
+    path = Path(config.class_graph or train.root / "class_graph.json")
     if config.class_graph or path.exists():
         return load_class_graph(path, train.classes)
     with Progress(f"class graph of {train.split}"):
         return derive_class_graph(train, refuse)
 
 
-def build_model(config: Config, train: CocoDataset, pretrained: bool = True) -> IRNet:
+def build_model(config: Config, train: RegionDataset, pretrained: bool = True) -> IRNet:
     """Make a fresh model for the training set's classes; its initial weights follow from train.seed alone.
 
     Args:
@@ -260,7 +223,7 @@ def same_classes(
     raise InputError(where, trouble, cure)
 
 
-def some_regions(data: CocoDataset) -> None:
+def some_regions(data: RegionDataset) -> None:
     """Raise InputError for a split that holds no region to learn or to judge."""
     if not sum(map(len, data.image_labels())):
         trouble = f"its {len(data)} images hold no region"
@@ -294,7 +257,7 @@ def read_word_vectors(path: str, classes: Sequence[str]) -> Tensor | None:
     return vectors
 
 
-def describe(model: IRNet, data: CocoDataset) -> str:
+def describe(model: IRNet, data: RegionDataset) -> str:
     """Describe a model and its training data in one line."""
     weights = sum(p.numel() for p in model.parameters())
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)

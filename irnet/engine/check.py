@@ -10,14 +10,16 @@ from multiprocessing import get_context
 import torch
 
 from ..config import Config
-from ..data.coco import CocoDataset, ambiguity
+from ..data.dataset import RegionDataset
+from ..data.images import ambiguity
+from ..data.registry import open_dataset
 from ..errors import InputError
 from ..progress import Progress
-from .build import class_graph, open_dataset, read_word_vectors, same_classes, some_regions
+from .build import class_graph, read_word_vectors, same_classes, some_regions
 
 CHUNK = 64  # images that a process is handed at once
 
-_looked_at: tuple[CocoDataset, bool] | None = None  # by the processes of the pool
+_looked_at: tuple[RegionDataset, bool] | None = None  # by the processes of the pool
 
 
 def check(config: Config, decode: bool, say: Callable[[str], None]) -> list[InputError]:
@@ -26,7 +28,7 @@ def check(config: Config, decode: bool, say: Callable[[str], None]) -> list[Inpu
     decode  decode every image in full; otherwise only its header is read
     """
     findings: list[InputError] = []
-    opened: dict[str, CocoDataset] = {}
+    opened: dict[str, RegionDataset] = {}
     for part in ("train", "val"):
         with _noted(findings):
             data = opened[part] = open_dataset(config.data, part, require_images=False)
@@ -60,17 +62,15 @@ def _noted(findings: list[InputError]) -> Iterator[None]:
         findings.append(error)
 
 
-def _examine_images(data: CocoDataset, decode: bool, workers: int) -> tuple[list[InputError], int]:
+def _examine_images(data: RegionDataset, decode: bool, workers: int) -> tuple[list[InputError], int]:
     """What is wrong with the images, in their order, and how many have an orientation that their size does not settle.
 
     workers  processes; 0 works here
     """
-    findings = [InputError(data.folder / name, "no such image file", "unpack it there") for name in data.missing]
-    missing = set(data.missing)
-    indices = [i for i, name in enumerate(data.file_names) if name not in missing]
-    chunks = [indices[i : i + CHUNK] for i in range(0, len(indices), CHUNK)]
+    findings: list[InputError] = []
+    chunks = [range(len(data))[i : i + CHUNK] for i in range(0, len(data), CHUNK)]
     ambiguous = 0
-    with Progress(f"check of {data.split}", len(indices), "image") as progress:
+    with Progress(f"check of {data.split}", len(data), "image") as progress:
         for errors, count, images in _results(data, decode, workers, chunks):
             findings += errors
             ambiguous += count
@@ -78,7 +78,7 @@ def _examine_images(data: CocoDataset, decode: bool, workers: int) -> tuple[list
     return findings, ambiguous
 
 
-def _results(data: CocoDataset, decode: bool, workers: int, chunks: list[list[int]]) -> Iterator[tuple]:
+def _results(data: RegionDataset, decode: bool, workers: int, chunks: list[range]) -> Iterator[tuple]:
     if workers == 0 or len(chunks) < 2:
         _look_at(data, decode)
         yield from map(_examine, chunks)
@@ -94,7 +94,7 @@ def _results(data: CocoDataset, decode: bool, workers: int, chunks: list[list[in
         pool.shutdown(cancel_futures=True)
 
 
-def _start(data: CocoDataset, decode: bool) -> None:
+def _start(data: RegionDataset, decode: bool) -> None:
     torch.set_num_threads(1)  # OpenMP's threads were not forked; work for several would wait for them without end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the program's handler, which was inherited
@@ -103,12 +103,12 @@ def _start(data: CocoDataset, decode: bool) -> None:
     _look_at(data, decode)
 
 
-def _look_at(data: CocoDataset, decode: bool) -> None:
+def _look_at(data: RegionDataset, decode: bool) -> None:
     global _looked_at
     _looked_at = data, decode
 
 
-def _examine(indices: list[int]) -> tuple[list[InputError], int, int]:
+def _examine(indices: range) -> tuple[list[InputError], int, int]:
     data, decode = _looked_at
     results = [data.examine(i, decode) for i in indices]
     return [error for error, _ in results if error], sum(ambiguous for _, ambiguous in results), len(indices)

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,13 @@ from torch import Tensor
 
 from .. import files, metrics
 from ..config import Config
+from ..data.dataset import RegionDataset
 from ..data.loader import batches
 from ..data.sample import Batch
 from ..errors import InputError
 from ..models.irnet import IRNet
 from ..models.predictions import FINAL, PredictionKey
 from ..progress import Progress
-from .build import sizes
 from .score_file import ScoreFile
 
 
@@ -27,19 +28,19 @@ from .score_file import ScoreFile
 class Scores:
     """What is kept of a model's predictions for the R regions of a data set.
 
-    metrics    all of metrics.METRICS for every prediction, the final one first
-    per_class  the table of metrics.per_class for the final prediction
-    right      bool [R], whether the final prediction is the true class
-    labels     int64 [R]
-    kinds      R strings, or empty
-    images     their number
+    metrics     all of metrics.METRICS for every prediction, the final one first
+    per_class   the table of metrics.per_class for the final prediction
+    right       bool [R], whether the final prediction is the true class
+    labels      int64 [R]
+    attributes  by name, R values
+    images      their number
     """
 
     metrics: dict[PredictionKey, dict[str, float]]
     per_class: dict[int, dict[str, float]]
     right: Tensor
     labels: Tensor
-    kinds: list[str]
+    attributes: dict[str, list[str]]
     images: int
 
 
@@ -47,23 +48,12 @@ class NotFinite(InputError):
     """A model's scores are infinite or NaN."""
 
 
-def held_out(dataset, config: Config, device: torch.device) -> Iterable[Batch]:
+def held_out(dataset: RegionDataset, config: Config, device: torch.device) -> Iterable[Batch]:
     """The data set's batches in order, at the size that the run was trained at."""
-    return batches(
-        dataset,
-        config.train.batch_size,
-        seed=0,
-        epoch=0,
-        train=False,
-        workers=config.train.workers,
-        flip=False,
-        limit=config.train.limit_batches or None,
-        pin_memory=device.type == "cuda",
-        **sizes(config.data),
-    )
+    return batches(dataset, config, train=False, pin_memory=device.type == "cuda")
 
 
-def progress_of(dataset, config: Config, hidden: bool = False) -> Progress:
+def progress_of(dataset: RegionDataset, config: Config, hidden: bool = False) -> Progress:
     """The progress over the images that `held_out` gives."""
     images = len(dataset)
     if config.train.limit_batches:
@@ -93,7 +83,8 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
     """
     was_training = model.training
     model.eval()
-    labels, kinds, images, begin = [], [], 0, time.perf_counter()
+    labels, images, begin = [], 0, time.perf_counter()
+    attributes: defaultdict[str, list[str]] = defaultdict(list)
     with contextlib.ExitStack() as stack:
         score_files: dict[PredictionKey, ScoreFile] = {}
         for batch in batches:
@@ -102,7 +93,8 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
                     score_files[key] = stack.enter_context(ScoreFile(logits.shape[1]))
                 score_files[key].append(finite_scores(key, logits, batch.names, "evaluation"))
             labels.append(batch.labels)
-            kinds += batch.kinds
+            for name, values in batch.attributes.items():
+                attributes[name] += values
             images += len(batch.images)
             if progress is not None:
                 progress.update(len(batch.images))
@@ -111,10 +103,12 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
         model.train(was_training)
         if not sum(map(len, labels)):
             raise InputError("evaluation", f"{images} images hold no region", "choose a split with annotated boxes")
-        return _measure(score_files, torch.cat(labels), kinds, images)
+        return _measure(score_files, torch.cat(labels), attributes, images)
 
 
-def _measure(score_files: dict[PredictionKey, ScoreFile], labels: Tensor, kinds: list[str], images: int) -> Scores:
+def _measure(
+    score_files: dict[PredictionKey, ScoreFile], labels: Tensor, attributes: dict[str, list[str]], images: int
+) -> Scores:
     """Compute the metrics of one prediction after the other."""
     figures = {}
     with Progress(f"figures of {len(labels)} regions"):
@@ -125,7 +119,7 @@ def _measure(score_files: dict[PredictionKey, ScoreFile], labels: Tensor, kinds:
             figures[key] = metrics.means(regions, table)
             if key == FINAL:
                 per_class, right = table, regions.hit
-    return Scores(figures, per_class, right, labels, kinds, images)
+    return Scores(figures, per_class, right, labels, attributes, images)
 
 
 def results(model: IRNet, step: int, split: str, scores: Scores) -> dict:
@@ -135,16 +129,17 @@ def results(model: IRNet, step: int, split: str, scores: Scores) -> dict:
 
 
 def summarise(scores: Scores) -> dict:
-    """The metrics of metrics.METRICS for every prediction, and the accuracy by kind of region."""
+    """The metrics of metrics.METRICS for every prediction, and the accuracy for every value of each attribute."""
     results = {
         "images": scores.images,
         "regions": len(scores.labels),
         "metrics": {str(key): figures for key, figures in scores.metrics.items()},
     }
-    if scores.kinds:
-        kinds = sorted(set(scores.kinds))
-        rows = {kind: torch.tensor([k == kind for k in scores.kinds]) for kind in kinds}
-        results["accuracy_by_kind"] = {kind: scores.right[rows[kind]].double().mean().item() for kind in kinds}
+    for name, values in scores.attributes.items():
+        hits = defaultdict(list)
+        for value, hit in zip(values, scores.right.tolist(), strict=True):
+            hits[value].append(hit)
+        results[f"accuracy_by_{name}"] = {value: sum(found) / len(found) for value, found in sorted(hits.items())}
     return results
 
 

@@ -9,14 +9,15 @@ import torch
 from .. import files
 from ..config import DataConfig
 from ..data.boxes import Boxes, check_boxes
+from ..data.dataset import RegionDataset
 from ..data.images import read_header, read_image
-from ..data.sample import Sample, collate, prepare
+from ..data.sample import Sample, collate
+from ..data.transforms import prepare
 from ..errors import InputError
 from ..models.backbone import STRIDE
 from ..models.irnet import IRNet
 from ..progress import tracked
 from ..report.draw import Reasoning, annotate_pages
-from .build import sizes
 from .evaluate import finite_scores
 
 log = logging.getLogger("irnet")
@@ -24,11 +25,11 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}  # of pictures, by th
 TAIL = 100  # bytes of an image's name in that of its picture: folders and names in CJK outgrow a file's name
 
 
-def draw(folder: Path, model: IRNet, dataset, config: DataConfig, count: int) -> None:
+def draw(folder: Path, model: IRNet, dataset: RegionDataset, config: DataConfig, count: int) -> None:
     """Annotated PNGs of each of the data set's first `count` images, named after the image."""
     for index in tracked(range(min(count, len(dataset))), "pictures", "image"):
         sample = dataset[index]
-        reasoning = explain(model, sample, dataset.classes, **sizes(config))
+        reasoning = explain(model, sample, dataset.classes, config)
         save_pages(folder / picture_name(index, sample.name), reasoning)
 
 
@@ -78,7 +79,7 @@ def explain_given(model: IRNet, image: Path, given: Boxes, classes: list[str], c
         raise InputError(image, trouble, cure if header.orientation == 1 else f"{cure}, or choose data.orientation")
     boxes = check_boxes(given.boxes, pixels.shape[1], pixels.shape[2], given.where)
     sample = Sample(pixels, boxes, torch.zeros(len(boxes), dtype=torch.int64), image.name)
-    reasoning = explain(model, sample, classes, **sizes(config))
+    reasoning = explain(model, sample, classes, config)
     reasoning.labels, reasoning.given = None, given.names
     return reasoning
 
@@ -124,14 +125,14 @@ def as_plain(reasoning: Reasoning) -> list[dict]:
 
 
 @torch.no_grad()
-def explain(model: IRNet, sample: Sample, classes: list[str], short: int | None, long: int | None) -> Reasoning:
+def explain(model: IRNet, sample: Sample, classes: list[str], config: DataConfig) -> Reasoning:
     """Run the model on one sample (labels may be meaningless) and keep every prediction.
 
-    short, long  the sides to which the image is resized, as in training; boxes stay in pixels of `sample.image`
+    config  how the image is resized, as in training; boxes stay in pixels of `sample.image`
     InputError where the model has diverged: its scores are not finite.
     """
     device = next(model.parameters()).device
-    batch = collate([prepare(sample, short, long)])
+    batch = collate([prepare(sample, config.short_side, config.long_side)])
     predictions = model.eval()(batch.to(device))
     final, *scores = (
         finite_scores(key, logits, [sample.name], "prediction") for key, logits in predictions.with_final().items()
@@ -151,6 +152,5 @@ def explain(model: IRNet, sample: Sample, classes: list[str], short: int | None,
         memory=memory,
         stride=STRIDE * ratio,
         labels=sample.labels.numpy(),
-        kinds=sample.kinds,
         variant=model.config.variant,
     )

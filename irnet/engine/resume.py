@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..config import Config
-from ..data.coco import CocoDataset
+from ..data.dataset import RegionDataset
 from ..errors import InputError
 from . import checkpoint
 from .build import same_classes
@@ -66,7 +66,7 @@ def check_settings(resume: Checkpoint, config: Config, classes: list[str]) -> No
         raise InputError(resume.source, f"has a damaged header (no {min(missing)})", "take an earlier checkpoint")
 
 
-def fingerprint(data: CocoDataset) -> dict[str, str | int]:
+def fingerprint(data: RegionDataset) -> dict[str, str | int]:
     """Describe a split by plain values that differ where its images or annotations do."""
     regions = sum(map(len, data.image_labels()))
     return {"file": str(data.path), "images": len(data), "regions": regions, "hash": data.fingerprint()}

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..config import Config
-from ..data.coco import CocoDataset
+from ..data.dataset import RegionDataset
 from ..errors import InputError
 from ..models.irnet import IRNet
 from . import checkpoint
@@ -115,7 +115,7 @@ class RunState:
         checkpoint.save(output / "checkpoints" / BEST, self.to_checkpoint(with_optimizer=False))
 
 
-def make_model(config: Config, data: CocoDataset, resume: Checkpoint | None = None) -> IRNet:
+def make_model(config: Config, data: RegionDataset, resume: Checkpoint | None = None) -> IRNet:
     """Make the model with which a run starts, on the CPU.
 
     Args:

@@ -14,7 +14,7 @@ from ..data.sample import Batch
 from ..interrupts import Request, Stopped, deferred
 from ..progress import Progress
 from . import evaluate, predict
-from .build import describe, sizes
+from .build import describe
 from .checkpoint import Checkpoint
 from .endings import ending
 from .resume import check_folder
@@ -133,18 +133,8 @@ def _stream(state: RunState) -> Iterator[tuple[Batch, tuple[int, int]]]:
     data, config, size = state.data, state.config, state.config.train.batch_size
     epoch, seen = state.position
     while True:
-        for batch in batches(
-            data,
-            size,
-            seed=config.train.seed,
-            epoch=epoch,
-            train=True,
-            workers=config.train.workers,
-            flip=config.data.flip,
-            start_batch=seen // size,
-            pin_memory=state.device.type == "cuda",
-            **sizes(config.data),
-        ):
+        pinned = state.device.type == "cuda"
+        for batch in batches(data, config, train=True, epoch=epoch, start_batch=seen // size, pin_memory=pinned):
             seen = (seen // size + 1) * size
             yield batch, (epoch, seen) if seen < len(data) else (epoch + 1, 0)
         epoch, seen = epoch + 1, 0

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from .. import __version__, files
 from ..config import VARIANTS, Config, load
-from ..data.coco import CocoDataset
+from ..data.dataset import RegionDataset
+from ..data.registry import open_dataset
 from ..engine import checkpoint, evaluate, predict
-from ..engine.build import restore_model, sizes
+from ..engine.build import restore_model
 from ..engine.train import train
 from ..errors import InputError
 from ..models.irnet import IRNet
@@ -35,7 +36,7 @@ def demo(output: Path, config: Config, device: torch.device, train_scenes: int =
     `output` holds runs or scenes made with other settings.
     """
     start = time.perf_counter()
-    config.data.root = str(output / "scenes")
+    config.data.name, config.data.root = "scenes", str(output / "scenes")
     facts = generate(output / "scenes", train_scenes, val_scenes, seed=config.train.seed)
     runs = []
     for variant in VARIANTS:
@@ -99,7 +100,7 @@ class Answers:
     owner   N pairs, the image of every box and its place among that image's boxes
     """
 
-    data: CocoDataset
+    data: RegionDataset
     config: Config
     models: dict[str, IRNet]
     right: dict[str, Tensor]
@@ -111,15 +112,17 @@ class Answers:
         image, region = self.owner[row]
         sample = self.data[image]
         reasonings: dict[str, Reasoning] = {
-            name: predict.explain(model, sample, self.data.classes, **sizes(self.config.data))
+            name: predict.explain(model, sample, self.data.classes, self.config.data)
             for name, model in self.models.items()
         }
+        for reasoning in reasonings.values():
+            reasoning.kinds = sample.attributes["kind"]
         return {"reasonings": reasonings, "region": region}
 
 
 def held_out_answers(output: Path, config: Config, runs: list[dict]) -> Answers:
     """Let every variant whose run is in `output` answer all held-out boxes."""
-    data, device = CocoDataset(config.data.root, "val"), torch.device("cpu")
+    data, device = open_dataset(config.data, "val"), torch.device("cpu")
     models, right, kinds = {}, {}, []
     for run in runs:
         saved = checkpoint.find(output / run["variant"])
@@ -127,7 +130,7 @@ def held_out_answers(output: Path, config: Config, runs: list[dict]) -> Answers:
         with evaluate.progress_of(data, config) as progress:
             scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, progress)
         right[run["variant"]] = scores.right
-        kinds = scores.kinds
+        kinds = scores.attributes["kind"]
     owner = [(image, region) for image, labels in enumerate(data.image_labels()) for region in range(len(labels))]
     return Answers(data, config, models, right, kinds, owner)
 

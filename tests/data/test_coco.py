@@ -1,59 +1,22 @@
-"""COCO: both layouts, what is skipped and counted, and every way the files can be wrong."""
+"""COCO: order, layouts, attributes, missing files, and agreement with a real annotation file."""
 
 import json
-import logging
-import math
 import pickle
 import shutil
-import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from irnet.class_graphs.annotations import derive_class_graph
-from irnet.config import DataConfig
-from irnet.data import coco_file
 from irnet.data.coco import CocoDataset
-from irnet.engine.build import open_dataset
+from irnet.data.scenes import Scenes
 from irnet.errors import InputError
+from tests.data.tools import box_row, image_row, make, refused, tables
 
 TINY = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "coco_tiny"
 needs_tiny = pytest.mark.skipif(not TINY.is_dir(), reason=f"sample data absent: {TINY}")
-
-
-def image_row(number, width=60, height=40, name=None):
-    return {"id": number, "file_name": name or f"{number:06d}.png", "width": width, "height": height}
-
-
-def box_row(number, image, box, category=1, **more):
-    return {"id": number, "image_id": image, "category_id": category, "bbox": box, "iscrowd": 0, **more}
-
-
-def tables(annotations=(), images=None, categories=None):
-    categories = [(7, "dog", "animal"), (1, "cup", "kitchen")] if categories is None else categories
-    return {
-        "images": [image_row(1)] if images is None else images,
-        "annotations": list(annotations),
-        "categories": [{"id": n, "name": name, "supercategory": group} for n, name, group in categories],
-    }
-
-
-def make(root, data, split="train", folder=None):
-    """Writes an annotation file and its images under `root`, and returns the annotation file's path."""
-    path = root / "annotations" / f"instances_{split}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(data if isinstance(data, str) else json.dumps(data))
-    folder = root / (folder or f"images/{split}")
-    folder.mkdir(parents=True, exist_ok=True)
-    for row in data["images"] if isinstance(data, dict) else []:
-        if isinstance(row.get("file_name"), str) and row.get("width", 0) > 0 and row.get("height", 0) > 0:
-            (folder / row["file_name"]).parent.mkdir(parents=True, exist_ok=True)
-            pixels = np.full((row["height"], row["width"], 3), int(row["id"]) % 256, dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / row["file_name"])
-    return path
 
 
 def test_reads_sorts_and_maps(tmp_path):
@@ -65,7 +28,6 @@ def test_reads_sorts_and_maps(tmp_path):
     dataset = CocoDataset(tmp_path, "train")
     assert dataset.classes == ["cup", "dog"]
     assert dataset.supercategories == ["kitchen", "animal"]
-    assert dataset.index_of_category == {1: 0, 7: 1}
     assert [dataset[i].name for i in range(3)] == ["000002.png", "000005.png", "000009.png"]
     sample = dataset[2]
     assert sample.boxes.tolist() == [[3, 4, 8, 10], [1, 2, 11, 22]]
@@ -73,7 +35,7 @@ def test_reads_sorts_and_maps(tmp_path):
     assert (sample.boxes.dtype, sample.labels.dtype, sample.image.dtype) == (torch.float32, torch.int64, torch.uint8)
     assert sample.image.shape == (3, 40, 60)
     assert (sample.image == 9).all()
-    assert sample.kinds == []
+    assert sample.attributes == {}
     empty = dataset[1]
     assert (empty.boxes.shape, empty.labels.shape, empty.labels.dtype) == ((0, 4), (0,), torch.int64)
     assert dataset.without_boxes == 1
@@ -84,59 +46,14 @@ def test_reads_sorts_and_maps(tmp_path):
     assert dataset[-1].boxes.tolist() == [[3, 4, 8, 10], [1, 2, 11, 22]]
 
 
-def test_skips_and_clips_are_counted_and_logged_once(tmp_path, caplog, capsys):
-    boxes = [
-        [10, 10, 20, 20],
-        [-5, -5, 20, 20],  # clipped
-        [50, 30, 20, 20],  # clipped
-        [0, 0, 60.0005, 40],  # rounding, neither clipped nor outside
-        [10, 10, 0, 5],
-        [10, 10, 5, -3],
-        [10, 10, 5, 0.0005],
-        [59.9999, 10, 5, 5],  # next to nothing of it is left inside
-        [math.nan, 10, 5, 5],
-        [10, 10, math.inf, 5],
-        [None, 10, 5, 5],
-        [60, 10, 5, 5],
-        [10, -8, 5, 8],
-        [10, 99, 5, 8],
-    ]
-    annotations = [box_row(i, 1, box) for i, box in enumerate(boxes)]
-    annotations.append(box_row(50, 1, [math.nan, 0, 1, 1], iscrowd=1))  # a crowd first of all
-    make(tmp_path, tables(annotations))
-    with caplog.at_level(logging.INFO, logger="irnet"):
-        dataset = CocoDataset(tmp_path, "train")
-    assert dataset.skipped == {"iscrowd": 1, "not finite": 3, "zero area": 4, "outside the image": 3}
-    assert dataset.clipped == 2
-    assert dataset[0].boxes.tolist() == [[10, 10, 30, 30], [0, 0, 15, 15], [50, 30, 60, 40], [0, 0, 60, 40]]
-    assert len(caplog.records) == 1
-    line = caplog.records[0].getMessage()
-    assert "1 images (0 without boxes), 4 boxes in 2 classes; 2 clipped to the image; skipped: 1 iscrowd, 3 not" in line
-    assert "\n" not in line
-    assert capsys.readouterr() == ("", "")
-
-
-def test_max_regions_keeps_the_first_usable_ones_of_each_image(tmp_path):
-    crowd = box_row(1, 1, [0, 0, 9, 9], iscrowd=1)
-    rows = [
-        crowd,
-        crowd | {"id": 99},
-        *(box_row(n, 1, [n, 0, 5, 5]) for n in (4, 3, 2, 5)),
-        box_row(9, 3, [9, 0, 5, 5]),
-    ]
-    make(tmp_path, tables(rows, [image_row(1), image_row(2), image_row(3)]))
-    dataset = CocoDataset(tmp_path, "train", max_regions=2)
-    assert [dataset[i].boxes[:, 0].tolist() for i in range(3)] == [[2, 3], [], [9]]
-    assert dataset.skipped == {"iscrowd": 2, "over max_regions": 2}
-    with pytest.raises(InputError, match="--max-regions: 0 is not a number of regions; give 1 or more"):
-        CocoDataset(tmp_path, "train", max_regions=0)
-
-
-def test_kinds_follow_their_boxes(tmp_path):
+def test_attributes_follow_their_boxes(tmp_path):
     rows = [box_row(2, 1, [2, 0, 5, 5], kind="b"), box_row(1, 1, [1, 0, 5, 5], kind="a"), box_row(3, 1, [3, 0, 5, 5])]
     rows.insert(0, box_row(0, 1, [3, 0, 0, 5], kind="skipped"))
     make(tmp_path, tables(rows))
-    assert CocoDataset(tmp_path, "train")[0].kinds == ["a", "b", ""]
+    assert CocoDataset(tmp_path, "train")[0].attributes == {}  # nobody has named one
+    assert Scenes(tmp_path, "train")[0].attributes == {"kind": ["a", "b", ""]}
+    make(tmp_path, tables(rows[-1:]))
+    assert Scenes(tmp_path, "train")[0].attributes == {}  # as of scenes in whose annotations none is written
 
 
 def test_no_annotations_at_all(tmp_path):
@@ -187,13 +104,6 @@ def test_pickles_small(tmp_path):
     assert pickle.loads(data)[0].boxes.tolist() == [[1, 2, 4, 6]]
 
 
-def refused(root, split="train"):
-    with pytest.raises(InputError) as caught:
-        CocoDataset(root, split)[0]
-    assert "\n" not in str(caught.value)
-    return caught.value
-
-
 def test_refuses_a_missing_folder(tmp_path):
     error = refused(tmp_path / "none")
     assert (error.where, error.trouble) == (str(tmp_path / "none"), "no such folder")
@@ -209,77 +119,6 @@ def test_refuses_a_missing_annotation_file_and_lists_the_splits(tmp_path):
     assert error.cure == "choose one of the splits there by data.train_split and data.val_split: minival, val2017"
     (tmp_path / "empty").mkdir()
     assert "ROOT/annotations/instances_SPLIT.json" in refused(tmp_path / "empty").cure
-
-
-no_area = image_row(3, 0, 5)
-BAD_FILES = {
-    "cut short": ('{"images": [', "not valid JSON", "fetch the file again"),
-    "a list": ("[]", "holds a JSON list, not COCO's tables", "instances format"),
-    "list of numbers": ('{"images": [], "annotations": [1]}', "lists no images", "instances format"),
-    "numbers for annotations": (tables() | {"annotations": [1]}, "has no list of annotations", "instances format"),
-    "no categories key": ({"images": [image_row(1)], "annotations": []}, "has no list of categories", "instances"),
-    "no annotations key": (
-        {"images": [image_row(1)], "categories": [{"id": 1, "name": "a"}]},
-        "has no list of annotations",
-        "instances format",
-    ),
-    "no images": (tables(images=[]), "lists no images", "instances format"),
-    "no class": (tables(categories=[]), "lists no categories", "instances format"),
-    "no image_id": (
-        tables([{"id": 3, "category_id": 1, "bbox": [1, 1, 1, 1]}]),
-        "annotation 3 has no image_id",
-        "fetch",
-    ),
-    "no bbox": (
-        tables([{"id": 3, "category_id": 1, "image_id": 1}]),
-        "annotation 3 has no bbox",
-        "remove the annotation",
-    ),
-    "short bbox": (tables([box_row(3, 1, [1, 2, 3, 4]), box_row(4, 1, [1, 2, 3])]), "annotation 4 has bbox", "fetch"),
-    "text bbox": (tables([box_row(3, 1, [1, 2, 3, "wide"])]), 'annotation 3 has bbox = [1, 2, 3, "wide"]', "fetch"),
-    "huge bbox": (tables([box_row(3, 1, [1, 2, 3, 10**400])]), "annotation 3 has bbox = [1, 2, 3, 1000", "fetch"),
-    "text id": (
-        tables([box_row("x", 1, [1, 2, 3, 4])]),
-        'annotation 0 (of 1) has id = "x", not an integer',
-        "fetch",
-    ),
-    "huge id": (tables([box_row(2**70, 1, [1, 2, 3, 4])]), f"has id = {2**70}, not an integer", "fetch"),
-    "missing image": (
-        tables([box_row(3, 1, [1, 2, 3, 4]), box_row(4, 77, [1, 2, 3, 4]), box_row(5, 78, [1, 2, 3, 4])]),
-        "annotation 4 refers to image 77, which is not in the file (2 such annotations)",
-        "add the image or remove its annotations",
-    ),
-    "missing category": (
-        tables([box_row(4, 1, [1, 2, 3, 4], 99)]),
-        "annotation 4 refers to category 99, which is not in the file",
-        "add the category or remove its annotations",
-    ),
-    "same image id": (tables(images=[image_row(1), image_row(1)]), "more than one image has the id 1", "its own id"),
-    "same class id": (
-        tables(categories=[(1, "a", ""), (1, "b", "")]),
-        "more than one category has the id 1",
-        "its own id",
-    ),
-    "same class name": (
-        tables(categories=[(1, "a", ""), (2, "a", "")]),
-        "more than one category has the name 'a'",
-        "its own",
-    ),
-    "nameless class": (tables(categories=[(1, None, "")]), "category 1 has no name", "fetch"),
-    "no size": (tables(images=[{"id": 1, "file_name": "a.png"}]), "image 1 has no height", "fetch"),
-    "empty size": (tables(images=[no_area]), "image 3 has the size 0 x 5", "fetch"),
-    "no file name": (tables(images=[{"id": 1, "width": 5, "height": 5}]), "image 1 has no file_name", "fetch"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_FILES)
-def test_refuses_annotation_files(tmp_path, case):
-    data, trouble, cure = BAD_FILES[case]
-    path = make(tmp_path, data)
-    error = refused(tmp_path)
-    assert error.where == str(path)
-    assert trouble in error.trouble
-    assert cure in error.cure
 
 
 def test_refuses_missing_images_before_the_first_is_read(tmp_path):
@@ -300,27 +139,6 @@ def test_refuses_where_no_image_folder_exists(tmp_path):
     error = refused(tmp_path)
     assert error.where == str(tmp_path / "000001.png")
     assert "no such image file (1 of the 1 in instances_train.json are missing)" in error.trouble
-
-
-def test_refuses_unreadable_images(tmp_path):
-    make(tmp_path, tables())
-    path = tmp_path / "images/train/000001.png"
-    path.write_bytes(b"no image")
-    error = refused(tmp_path)
-    assert (error.where, error.cure) == (str(path), "fetch the file again or leave it out")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:3000])
-    assert "not a readable image" in refused(tmp_path).trouble
-
-
-def test_refuses_an_image_of_another_size(tmp_path):
-    make(tmp_path, tables())
-    path = tmp_path / "images/train/000001.png"
-    Image.new("RGB", (40, 60)).save(path)
-    error = refused(tmp_path)
-    assert error.where == str(path)
-    assert error.trouble == "is 40 x 60, but instances_train.json says 60 x 40"
-    assert "neither resized nor turned" in error.cure
 
 
 @needs_tiny
@@ -352,63 +170,6 @@ def test_tiny_agrees_with_its_annotation_file(split, images, crowds, empty):
     assert (src != dst).all()
 
 
-# ------------------------------------------------------------------------------- photographs with an EXIF orientation
-
-
-def photo(path, orientation):
-    """Stored lying, 60 x 40, the left half white."""
-    pixels = np.zeros((40, 60, 3), np.uint8)
-    pixels[:, :30] = 255
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(pixels).save(path, exif=exif, quality=95)
-
-
-def photos(root, orientation, width, height, suffix="jpg"):
-    """Two such photographs annotated as `width` x `height`; the box covers the white half as stored."""
-    rows = [image_row(i, width, height, f"{i}.{suffix}") for i in (1, 2)]
-    path = make(root, tables([box_row(i, i, [0, 0, 30, 40]) for i in (1, 2)], rows))
-    for i in (1, 2):
-        photo(root / f"images/train/{i}.{suffix}", orientation)
-    return path
-
-
-def open_train(root, **more):
-    return open_dataset(DataConfig(root=str(root), train_split="train", val_split="train", **more), "train")
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
-@pytest.mark.parametrize("orientation", [2, 3, 4, 6, 8])
-def test_photographs_annotated_as_stored_are_read_as_stored(tmp_path, orientation, suffix, caplog):
-    photos(tmp_path, orientation, 60, 40, suffix)
-    image = open_train(tmp_path)[0].image
-    assert image.shape == (3, 40, 60) and image[:, :, :29].float().mean() > 254
-    settled = orientation in (6, 8)  # the turned image would have another size
-    assert ("2 of 2 images looked at carry an EXIF orientation" in caplog.text) == (not settled)
-    assert "data.orientation=turned" in caplog.text or settled
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
-@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_photographs_annotated_as_viewers_show_them_are_turned(tmp_path, orientation, suffix, caplog):
-    path = photos(tmp_path, orientation, 40, 60, suffix)
-    image = open_train(tmp_path)[0].image
-    assert image.shape == (3, 60, 40)
-    assert (image[:, :29] if orientation in (5, 6) else image[:, 31:]).float().mean() > 254
-    assert "EXIF" not in caplog.text
-    with pytest.raises(InputError) as caught:
-        open_train(tmp_path, orientation="stored")[0]
-    assert f"is 60 x 40, but {path.name} says 40 x 60, and it carries the EXIF orientation" in caught.value.trouble
-    assert "choose data.orientation, which is stored" in caught.value.cure
-
-
-def test_upside_down_photographs_can_be_turned_on_purpose(tmp_path, caplog):
-    photos(tmp_path, 3, 60, 40)
-    data = open_train(tmp_path, orientation="turned")
-    assert data[0].image[:, :, 31:].float().mean() > 254 and "EXIF" not in caplog.text
-    assert [data.examine(i, True) for i in (0, 1)] == [(None, False)] * 2
-
-
 @pytest.mark.parametrize("group", ["none", "None", " none ", "", None, "null", "N/A", "undefined"])
 def test_no_supercategory_is_no_group(tmp_path, group):
     rows = [box_row(i, 1, [1, 2, 3, 4], category=i) for i in (1, 2)]
@@ -417,44 +178,3 @@ def test_no_supercategory_is_no_group(tmp_path, group):
     assert data.supercategories == ["", "", ""]
     graph = derive_class_graph(data)
     assert len(graph.relations["same_supercategory"][0]) == 0 and len(graph.relations["co_occurs"][0]) == 2
-
-
-def test_a_mark_of_utf_8_is_read_over(tmp_path):
-    path = make(tmp_path, tables([box_row(1, 1, [1, 2, 3, 4])]))
-    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
-        path.write_bytes(json.dumps(json.loads(path.read_bytes())).encode(encoding))
-        assert len(CocoDataset(tmp_path, "train")) == 1
-
-
-def test_the_first_row_that_cannot_be_read_is_named(tmp_path):
-    images = [image_row(1), image_row(2) | {"id": 2.0}, image_row(3)]
-    make(tmp_path, tables(images=images) | {"annotations": [{"bbox": [1] * 4}] * 6})
-    assert refused(tmp_path).trouble == "annotation 0 (of 6) has no id"
-
-
-def test_other_threads_have_their_turn_while_a_large_file_is_parsed(tmp_path, monkeypatch):
-    """Else neither a line about it nor Ctrl-C would come through for as long as that takes."""
-    row = '{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1.5, 2.5, 3.5, 4.5], "iscrowd": 0}'
-    path = tmp_path / "large.json"
-    path.write_text('{"images": [{}], "categories": [{}], "annotations": [' + ", ".join([row] * 200_000) + "]}")
-    turns, ended, loads, during = [], threading.Event(), json.loads, []
-
-    def count() -> None:
-        while not ended.wait(0.001):
-            turns.append(None)
-
-    def watched(*arguments, **options):
-        before = len(turns)
-        tables = loads(*arguments, **options)
-        during.append(len(turns) - before)
-        return tables
-
-    monkeypatch.setattr(coco_file.json, "loads", watched)
-    thread = threading.Thread(target=count)
-    thread.start()
-    try:
-        coco_file.read_tables(path)
-    finally:
-        ended.set()
-        thread.join()
-    assert during[0] > 5

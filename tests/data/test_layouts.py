@@ -13,7 +13,7 @@ from PIL import Image
 from irnet.config import DataConfig
 from irnet.data.coco import CocoDataset
 from irnet.data.layouts import Share, annotation_files
-from irnet.engine.build import open_dataset
+from irnet.data.registry import open_dataset
 from irnet.errors import InputError
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from irnet.config import Config, DataConfig, TrainConfig
 from irnet.data.coco import CocoDataset
 from irnet.data.loader import batches
 from irnet.data.sample import Sample
@@ -41,12 +42,13 @@ class Shapes(torch.utils.data.Dataset):
         image = torch.full((3, *self.size(i)), i, dtype=torch.uint8)
         image[:, :, 0] = 255  # tells a mirrored image
         boxes = torch.tensor([[1.0, 2.0, 5.0, 9.0]]).repeat(i % 3, 1)
-        return Sample(image, boxes, torch.arange(i % 3), f"{i}.png", [f"k{i}"] * (i % 3))
+        return Sample(image, boxes, torch.arange(i % 3), f"{i}.png", {"kind": [f"k{i}"] * (i % 3)})
 
 
-def run(dataset, batch_size=4, **changes):
-    options = {"seed": 1, "epoch": 0, "train": True, "workers": 0, "short": None, "long": None, "flip": True}
-    return list(batches(dataset, batch_size, **(options | changes)))
+def run(dataset, batch_size=4, short=0, long=0, flip=True, train=True, epoch=0, start_batch=0, **changes):
+    data = DataConfig(short_side=short, long_side=long, flip=flip)
+    config = Config(data=data, train=TrainConfig(batch_size=batch_size, **{"seed": 1, "workers": 0, **changes}))
+    return list(batches(dataset, config, train=train, epoch=epoch, start_batch=start_batch))
 
 
 def names(found):
@@ -60,13 +62,13 @@ def assert_same(one, two):
         assert torch.equal(a.boxes, b.boxes)
         assert torch.equal(a.labels, b.labels)
         assert torch.equal(a.ptr, b.ptr)
-        assert a.kinds == b.kinds
+        assert a.attributes == b.attributes
 
 
-@pytest.mark.parametrize("group", [True, False])
+@pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("count", [1, 4, 21, 22])
-def test_every_image_once_and_only_the_last_batch_smaller(count, group):
-    found = run(Shapes(count), group_by_size=group)
+def test_every_image_once_and_only_the_last_batch_smaller(count, train):
+    found = run(Shapes(count), train=train)
     assert Counter(name for batch in found for name in batch.names) == Counter(f"{i}.png" for i in range(count))
     sizes = [len(batch.names) for batch in found]
     assert sizes == [4] * (count // 4) + [count % 4] * (count % 4 > 0)
@@ -86,16 +88,16 @@ def test_order_follows_from_seed_and_epoch_alone():
 
 
 def test_evaluation_keeps_the_order_and_mirrors_nothing():
-    found = run(Shapes(10), train=False, flip=False)
+    found = run(Shapes(10), train=False)
     assert names(found) == [
         ["0.png", "1.png", "2.png", "3.png"],
         ["4.png", "5.png", "6.png", "7.png"],
         ["8.png", "9.png"],
     ]
     assert found[0].ptr.tolist() == [0, 0, 1, 3, 3]
-    assert found[0].kinds == ["k1", "k2", "k2"]
+    assert found[0].attributes == {"kind": ["k1", "k2", "k2"]}
     assert (found[0].boxes[:, 0] == 1).all()
-    assert run(Shapes(0), train=False, flip=False) == []
+    assert run(Shapes(0), train=False) == []
 
 
 def test_half_the_images_are_mirrored_with_boxes_and_labels():
@@ -113,8 +115,8 @@ def test_half_the_images_are_mirrored_with_boxes_and_labels():
     for batch in run(Shapes(200), epoch=1):
         flips |= {n: bool(im[0, 0, -1] > im[0, 0, 0]) for n, im in zip(batch.names, batch.images, strict=True)}
     assert flips != mirrored
-    ungrouped = run(Shapes(200), group_by_size=False)  # an image's mirroring does not hang on its place in the order
-    for batch in ungrouped:
+    assert not any(bool(im[0, 0, -1] > im[0, 0, 0]) for batch in run(Shapes(200), flip=False) for im in batch.images)
+    for batch in run(Shapes(200), batch_size=7):  # an image's mirroring does not hang on its place in the order
         for name, image in zip(batch.names, batch.images, strict=True):
             assert bool(image[0, 0, -1] > image[0, 0, 0]) == mirrored[name]
 
@@ -131,21 +133,22 @@ def test_resume_sees_the_same_batches_and_decodes_no_others():
     dataset = Shapes(30)
     assert_same(run(dataset, start_batch=5), whole[5:])
     assert sorted(f"{i}.png" for i in dataset.decoded) == sorted(name for batch in whole[5:] for name in batch.names)
-    assert_same(run(Shapes(30), start_batch=2, limit=4), whole[2:4])
-    assert_same(run(Shapes(30), limit=100), whole)
-    assert run(Shapes(30), start_batch=8) == run(Shapes(30), limit=0) == []
+    assert run(Shapes(30), start_batch=8) == []
 
 
-def test_groups_by_size():
-    dataset = Shapes(60)
-    grouped = run(dataset)
-    alike = [len({image.shape for image in batch.images}) == 1 for batch in grouped]
+def test_the_limit_is_of_evaluations():
+    whole = run(Shapes(30), train=False)
+    assert_same(run(Shapes(30), train=False, limit_batches=3), whole[:3])
+    assert_same(run(Shapes(30), train=False, limit_batches=100), whole)
+    assert_same(run(Shapes(30), train=False, limit_batches=4, start_batch=2), whole[2:4])
+    assert_same(run(Shapes(30), limit_batches=3), run(Shapes(30)))
+
+
+def test_training_groups_by_size():
+    alike = [len({image.shape for image in batch.images}) == 1 for batch in run(Shapes(60))]
     assert sum(not one for one in alike) <= len(SIZES)  # at most the batches made of what is left over
-    mixed = [len({image.shape for image in batch.images}) == 1 for batch in run(dataset, group_by_size=False)]
+    mixed = [len({image.shape for image in batch.images}) == 1 for batch in run(Shapes(60), train=False)]
     assert sum(mixed) < len(mixed) / 2
-    assert names(run(Shapes(8), train=False, group_by_size=None)) == names(
-        run(Shapes(8), train=False, group_by_size=False)
-    )
 
 
 def test_rare_sizes_do_not_gather_at_the_end():
@@ -162,9 +165,8 @@ def test_rare_sizes_do_not_gather_at_the_end():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_input_error_reaches_the_caller_as_itself(workers):
-    stream = batches(
-        Shapes(12, bad=6), 2, seed=0, epoch=0, train=False, workers=workers, short=None, long=None, flip=False
-    )
+    config = Config(data=DataConfig(short_side=0), train=TrainConfig(batch_size=2, workers=workers))
+    stream = batches(Shapes(12, bad=6), config, train=False)
     assert [next(stream).names for _ in range(3)] == [["0.png", "1.png"], ["2.png", "3.png"], ["4.png", "5.png"]]
     with pytest.raises(InputError) as caught:
         next(stream)

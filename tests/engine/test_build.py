@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from irnet.cli import main
+from irnet.data.registry import open_dataset
 from irnet.engine import checkpoint
-from irnet.engine.build import DATA_TENSORS, build_model, open_dataset
+from irnet.engine.build import DATA_TENSORS, build_model
 from tests.engine.tools import assert_same_tensors, edit
 
 

@@ -20,9 +20,9 @@ from irnet import config as settings
 from irnet.cli import main
 from irnet.commands import info
 from irnet.data.loader import batches
+from irnet.data.registry import open_dataset
 from irnet.engine import checkpoint, train
 from irnet.engine import step as step_module
-from irnet.engine.build import open_dataset
 from irnet.errors import InputError
 from irnet.interrupts import Stopped
 from tests.engine.tools import LIMIT, lines
@@ -471,20 +471,8 @@ def test_unreadable_image_met_in_training(workers, damage, scenes_root, train_ar
     )
     # The image that the third step meets first: two steps are done by then, and saved.
     config = settings.small()
-    config.data.root = str(root)
-    order = list(
-        batches(
-            open_dataset(config.data, "train"),
-            2,
-            seed=0,
-            epoch=0,
-            train=True,
-            workers=0,
-            short=None,
-            long=None,
-            flip=False,
-        )
-    )
+    config.data.root, config.train.batch_size = str(root), 2
+    order = list(batches(open_dataset(config.data, "train"), config, train=True))
     bad = root / "train" / order[2].names[0]
     bad = bad if bad.exists() else next(root.rglob(f"*train/{order[2].names[0]}"))
     bad.write_bytes(b"not an image" if damage == "garbage" else bad.read_bytes()[:2000])

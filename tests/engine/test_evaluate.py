@@ -10,8 +10,9 @@ from PIL import Image
 
 from irnet import metrics
 from irnet.cli import main
+from irnet.data.registry import open_dataset
 from irnet.engine import checkpoint, evaluate
-from irnet.engine.build import open_dataset, restore_model
+from irnet.engine.build import restore_model
 from irnet.models.predictions import FINAL
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -106,11 +107,12 @@ def test_collected_scores_are_those_in_memory(scores, trained):
     assert found.per_class == metrics.per_class(whole[FINAL], labels)
     assert torch.equal(found.right, whole[FINAL].argmax(1) == labels)
     summary = evaluate.summarise(found)
-    assert summary["regions"] == len(found.labels) == len(found.kinds)
-    assert set(summary["accuracy_by_kind"]) == set(found.kinds)
-    shares = [found.kinds.count(kind) * value for kind, value in summary["accuracy_by_kind"].items()]
+    kinds = found.attributes["kind"]
+    assert summary["regions"] == len(found.labels) == len(kinds) and list(found.attributes) == ["kind"]
+    assert set(summary["accuracy_by_kind"]) == set(kinds)
+    shares = [kinds.count(kind) * value for kind, value in summary["accuracy_by_kind"].items()]
     accuracy = summary["metrics"]["final"]["instance_accuracy"]
-    assert sum(shares) / len(found.kinds) == pytest.approx(accuracy, abs=1e-12)
+    assert sum(shares) / len(kinds) == pytest.approx(accuracy, abs=1e-12)
 
 
 def test_per_class_table(scores, trained):

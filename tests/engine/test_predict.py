@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 
 from irnet.cli import main
+from irnet.config import DataConfig
 from irnet.data.images import read_image
+from irnet.data.registry import open_dataset
 from irnet.data.sample import Sample
 from irnet.engine import checkpoint, predict
-from irnet.engine.build import open_dataset, restore_model
+from irnet.engine.build import restore_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -108,7 +110,7 @@ def test_explanation(model, image):
     model, saved = model
     sample = open_dataset(saved.config.data, "val")[0]
     assert torch.equal(sample.image, read_image(image))
-    found = predict.explain(model, sample, saved.classes, None, None)
+    found = predict.explain(model, sample, saved.classes, DataConfig(short_side=0))
     regions = len(sample.labels)
     assert [str(key) for key in found.keys] == ["conv", "local 1", "global 1"] and found.scores.shape == (
         3,
@@ -125,7 +127,7 @@ def test_resized_image_keeps_its_boxes_and_scales_the_memory(model, image):
     model, saved = model
     picture = read_image(image)
     sample = Sample(picture, torch.tensor([[5.0, 6.0, 70.0, 80.0]]), torch.zeros(1, dtype=torch.int64), "x.png")
-    found = predict.explain(model, sample, saved.classes, 320, None)
+    found = predict.explain(model, sample, saved.classes, DataConfig(short_side=320, long_side=0))
     assert found.image.shape == (160, 160, 3) and found.boxes.tolist() == [[5, 6, 70, 80]]
     assert found.memory.shape == (1, 20, 20) and found.stride == 8
 

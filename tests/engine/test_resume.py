@@ -9,8 +9,9 @@ import torch
 
 from irnet import config as settings
 from irnet.cli import main
+from irnet.data.registry import open_dataset
 from irnet.engine import checkpoint
-from irnet.engine.build import DATA_TENSORS, build_model, open_dataset
+from irnet.engine.build import DATA_TENSORS, build_model
 from irnet.engine.optim import learning_rate
 from tests.engine.tools import DIE_RENAMING, assert_same_tensors, edit, lines, losses_of
 

@@ -8,9 +8,10 @@ import torch
 
 from irnet.config import Config, ModelConfig, TrainConfig
 from irnet.data.loader import batches
+from irnet.data.registry import open_dataset
 from irnet.data.sample import Batch
 from irnet.engine import checkpoint
-from irnet.engine.build import compile_parts, open_dataset, restore_model
+from irnet.engine.build import compile_parts, restore_model
 from irnet.engine.optim import make_optimizer, make_scheduler
 from irnet.engine.step import check_finite, gradients, make_scaler, train_step, update
 from irnet.errors import InputError
@@ -41,7 +42,8 @@ def step_parts(trained, scenes_root):
     config.train.optimizer, config.train.lr, config.train.clip_norm, config.train.cosine = "sgd", 0.5, 0.0, False
     data = open_dataset(config.data, "train")
     model = restore_model(config.model, len(saved.classes), saved.model)
-    batch = next(batches(data, 4, seed=1, epoch=0, train=True, workers=0, short=None, long=None, flip=False))
+    config.train.seed = 1
+    batch = next(batches(data, config, train=True))
     assert len(set(batch.ptr.diff().tolist())) > 1  # unequal numbers of regions
     return config, model, batch
 

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from irnet.class_graphs.annotations import derive_class_graph
+from irnet.config import Config, DataConfig, TrainConfig
 from irnet.data.loader import batches
+from irnet.data.registry import open_dataset
 from irnet.data.sample import Batch
 from irnet.scenes.generator import generate
 
@@ -34,17 +36,15 @@ def load_batches(setup: Setup) -> Work:
     if importlib.util.find_spec("pycocotools") is None:
         absent = Contestant(None, missing="pycocotools is not installed: pip install pycocotools")
         return Work([], dict.fromkeys(workers, absent), reference="workers=0")
-    from irnet.data.coco import CocoDataset
-
     folder = tempfile.TemporaryDirectory(prefix="irnet-bench-")
     root = Path(folder.name) / "scenes"
     generate(root, train=setup.images, val=2, size=setup.size, seed=setup.seed, progress=False)
-    dataset = CocoDataset(root, "train")
+    dataset = open_dataset(DataConfig(name="scenes", root=str(root)), "train")
 
     def contestant(count: int) -> Contestant:
-        sizes = {"short": setup.short or None, "long": None}
-        order = {"seed": setup.seed, "epoch": 0, "train": True, "flip": True}
-        return Contestant(lambda: checksum(batches(dataset, setup.batch, workers=count, **order, **sizes)))
+        train = TrainConfig(batch_size=setup.batch, workers=count, seed=setup.seed)
+        config = Config(data=DataConfig(short_side=setup.short, long_side=0, flip=True), train=train)
+        return Contestant(lambda: checksum(batches(dataset, config, train=True)))
 
     found = {name: contestant(count) for name, count in workers.items()}
     work = Work([], found, items=setup.images, unit="images", reference="workers=0")
@@ -56,13 +56,13 @@ def load_batches(setup: Setup) -> Work:
 def scene_generation(setup: Setup) -> Work:
     """Generated training scenes, and two held-out ones, written as image files and annotations."""
 
-    def generate() -> Tensor:
+    def write() -> Tensor:
         with tempfile.TemporaryDirectory(prefix="irnet-bench-") as folder:
             root = Path(folder) / "scenes"
             generate(root, train=setup.images, val=2, size=setup.size, seed=setup.seed, progress=False)
             return torch.tensor([zlib.crc32(path.read_bytes()) for path in sorted(root.rglob("*.*"))])
 
-    return Work([], {"irnet": Contestant(generate)}, items=setup.images + 2, unit="images", reference="irnet")
+    return Work([], {"irnet": Contestant(write)}, items=setup.images + 2, unit="images", reference="irnet")
 
 
 @case(
