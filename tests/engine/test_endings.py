@@ -161,7 +161,7 @@ def test_ignored_signals_stay_ignored(train_arguments, irnet, tmp_path):
 
 def test_signal_during_evaluation(trained, train_arguments, irnet, tmp_path):
     output = shutil.copytree(trained, tmp_path / "run")
-    slow = SLOW_STEP.replace("irnet.engine.step as train", "irnet.engine.evaluate as train")
+    slow = SLOW_STEP.replace("irnet.engine.step as step", "irnet.engine.evaluate as step")
     slow = slow.replace("gradients", "held_out").format(seconds=1).replace("in a step", "evaluates")
     process = irnet.start(train_arguments(output, "--resume", steps=5), slow)
     process.signal_when(lambda: said(process, "evaluates"), signal.SIGTERM)
