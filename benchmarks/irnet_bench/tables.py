@@ -4,18 +4,25 @@ A figure stands only where a record has it. Where none does, a word says why: sk
 outside its error budget, so its speed means nothing), or a dash where nobody asked.
 """
 
+import functools
 import math
 import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from irnet import files
 from irnet.errors import InputError
+from irnet.report import html
 from irnet_kernels.dispatch import IMPLEMENTATIONS
 
+from .case import MODES
 from .records import STATUSES, Record, read
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 NONE = "-"
@@ -43,14 +50,7 @@ class Table:
     rows: list[list[str]]
 
     def markdown(self) -> str:
-        ends = ["---"] * self.names + ["---:"] * (len(self.head) - self.names)
-        lines = [[plain(cell) for cell in row] for row in (self.head, *self.rows)]
-        lines.insert(1, ends)
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{plain(self.caption)}\n"
-
-
-# Per case and dtype: implementation -> mode -> record.
-Contests = dict[tuple[str, str], dict[str, dict[str, Record]]]
+        return html.render("table.md", __package__, table=self, plain=plain)
 
 
 # ------------------------------------------------------------------------------------------------------------ records
@@ -99,13 +99,34 @@ def verdict(record: Record) -> str:
     return record.status
 
 
-def contests(records: list[Record]) -> Contests:
-    """The records at their cases' own shapes, not at those of a sweep. Of several such shapes or seeds the last one."""
-    own = {r.case: _shape(r) for r in records if not r.swept}
-    result: Contests = {}
-    for r in records:
-        if not r.swept and _shape(r) == own[r.case]:
-            result.setdefault((r.case, r.dtype), {}).setdefault(r.implementation, {})[r.mode] = r
+def _frame(records: Iterable[Record], **more: Callable[[Record], object]) -> "DataFrame":
+    """A row per record: itself as `record`, its fields and what the functions `more` say of it."""
+    import pandas as pd
+
+    says = {"who": lambda r: _who(r.implementation, r.peer), **more, "record": lambda r: r}
+    rows = [vars(r) | {name: say(r) for name, say in says.items()} for r in records]
+    return pd.DataFrame(rows, columns=[*Record.__dataclass_fields__, *says], dtype=object)
+
+
+def _by(frame: "DataFrame", rows: str | list[str], columns: str, of: Iterable | None = None) -> "DataFrame":
+    """The last records by two of a frame's columns, rows in the order in which they first appear; None for none."""
+    wide = frame.pivot_table("record", rows, columns, aggfunc="last", sort=False).reindex(columns=of)
+    return wide.astype(object).where(wide.notna(), None)
+
+
+def contests(records: list[Record]) -> "dict[tuple[str, str], DataFrame]":
+    """The records at their cases' own shapes, not at those of a sweep. Of several such shapes or seeds the last one.
+
+    By case and dtype, a row per implementation: its records in the modes forward, backward and step or None; `full`,
+    the one in the mode that says most about the case; and whether it is a `peer`.
+    """
+    own = {r.case: r.shape for r in records if not r.swept}
+    frame = _frame(r for r in records if not r.swept and r.shape == own[r.case])
+    result = {}
+    for names, rows in frame.groupby(["case", "dtype"], sort=False):
+        contest = _by(rows, "implementation", "mode", MODES)
+        peers = rows.groupby("implementation")["peer"].any()
+        result[names] = contest.assign(full=contest[fullest(rows["mode"])], peer=peers.astype(bool))
     return result
 
 
@@ -114,28 +135,25 @@ def fullest(modes: Iterable[str]) -> str:
     return min(modes, key=lambda mode: {"step": 0, "forward": 1}.get(mode, 2))
 
 
-def modes_of(contest: dict[str, dict[str, Record]]) -> list[str]:
-    return list(dict.fromkeys(mode for by_mode in contest.values() for mode in by_mode))
-
-
-def is_peer(by_mode: dict[str, Record]) -> bool:
-    return any(r.peer for r in by_mode.values())
-
-
-def chosen(contest: dict[str, dict[str, Record]]) -> str | None:
+def chosen(contest: "DataFrame") -> str | None:
     """irnet's implementation in a contest that peers are compared with: the one that impl="auto" takes first.
 
     Where names say nothing of that order (a model's variants), it is the fastest; one that did not run comes last.
     """
-    mode = fullest(modes_of(contest))
 
     def rank(name: str) -> tuple:
-        record = contest[name].get(mode)
+        record = contest.full[name]
         ran = record is not None and verdict(record) == "ok" and record.median is not None
         order = ("auto", *IMPLEMENTATIONS)  # then ways to run a model, such as grad checkpointing
         return not ran, order.index(name) if name in order else len(order), record.median if ran else 0.0
 
-    return min((name for name, by_mode in contest.items() if not is_peer(by_mode)), key=rank, default=None)
+    return min(contest.index[~contest.peer], key=rank, default=None)
+
+
+def _mine(contest: "DataFrame") -> "Series":
+    """The row of the implementation that peers are compared with; `name` and records are None where there is none."""
+    ours = chosen(contest)
+    return contest.loc[ours] if ours else contest.iloc[0].map(lambda _: None).rename(None)
 
 
 # -------------------------------------------------------------------------------------------------------------- cells
@@ -148,27 +166,45 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:.{decimals}f}"
 
 
-def figure(record: Record | None, text: Callable[[Record], str | None]) -> str:
+def figure(text: Callable[[Record], str | None]) -> Callable[[Record | None], str]:
     """What `text` makes of a record, or the word that stands in its place."""
-    if record is None:
-        return NONE
-    word = verdict(record)
-    return (text(record) or NONE) if word == "ok" else word
+
+    @functools.wraps(text)
+    def cell(record: Record | None) -> str:
+        word = NONE if record is None else verdict(record)
+        return (text(record) or NONE) if word == "ok" else word
+
+    return cell
 
 
+@figure
 def milliseconds(record: Record) -> str | None:
     return None if record.median is None else significant(1e3 * record.median)
 
 
-def mebibytes(value: float | None) -> str | None:
-    return None if value is None else significant(value / 2**20)
+@figure
+def peak(record: Record) -> str | None:
+    return _mebibytes(record.peak_allocated_bytes)
 
 
+@figure
+def saved(record: Record) -> str | None:
+    return _mebibytes(record.saved_bytes)
+
+
+@figure
 def of_limit(record: Record) -> str | None:
     """The share of the limit that was measured in the same run."""
     if record.limit_fraction is None:
         return None
     return f"{significant(100 * record.limit_fraction, 2)} % of {record.limit or 'the limit'}"
+
+
+@figure
+def rate(record: Record) -> str | None:
+    if not record.median or record.items is None:
+        return None
+    return f"{significant(record.items / record.median)} {record.unit or 'calls'}/s"
 
 
 def ratio(
@@ -212,15 +248,12 @@ def memory_ratio(ours: Record | None, theirs: Record | None) -> str:
 def operators(device: Device) -> Table:
     """Every implementation of every operator at its default shape."""
     records = [r for r in device.records if r.suite == "kernels"]
-    found, rows = contests(records), []
+    found = contests(records)
+    rows = []
     for (case, dtype), contest in found.items():
-        mode = fullest(modes_of(contest))
-        for name, by_mode in contest.items():
-            full = by_mode.get(mode)
-            times = [figure(by_mode.get(m), milliseconds) for m in ("forward", "backward", "step")]
-            peak = figure(full, lambda r: mebibytes(r.peak_allocated_bytes))
-            saved = figure(full, lambda r: mebibytes(r.saved_bytes))
-            rows.append([case, dtype, _who(name, by_mode), *times, figure(full, of_limit), peak, saved])
+        for name, row in contest.iterrows():
+            limits = of_limit(row.full), peak(row.full), saved(row.full)
+            rows.append([case, dtype, _who(name, row.peer), *map(milliseconds, row[list(MODES)]), *limits])
     head = ["operator", "dtype", "implementation", "forward, ms", "backward, ms", "step, ms", "of the limit"]
     head += ["peak, MiB", "saved, MiB"]
     caption = (
@@ -236,19 +269,15 @@ def ratios(device: Device) -> Table:
     rows, used = [], []
     left_out: dict[str, dict[str, list[str]]] = {}
     for (case, dtype), contest in contests(device.records).items():
-        ours = chosen(contest)
-        mode, mine = fullest(modes_of(contest)), contest.get(ours, {})
-        for name, by_mode in contest.items():
-            if not is_peer(by_mode):
-                continue
-            times = [time_ratio(mine.get(m), by_mode.get(m)) for m in ("forward", "backward", "step")]
-            cells = [*times, memory_ratio(mine.get(mode), by_mode.get(mode))]
+        mine = _mine(contest)
+        for name, row in contest[contest.peer].iterrows():
+            cells = [time_ratio(mine[mode], row[mode]) for mode in MODES] + [memory_ratio(mine.full, row.full)]
             reason = _no_figure(cells)
             if reason:
                 left_out.setdefault(reason, {}).setdefault(name, []).append(f"{case} {dtype}")
                 continue
-            used += [*mine.values(), *by_mode.values()]
-            rows.append([case, dtype, ours or NONE, name, *cells])
+            used += filter(None, [*mine[list(MODES)], *row[list(MODES)]])
+            rows.append([case, dtype, mine.name or NONE, name, *cells])
     head = ["case", "dtype", "irnet", "peer", "forward", "backward", "step", "memory"]
     caption = (
         "irnet against each peer, measured in the same run: 2.00 x faster is half the peer's median time, 2.00 x less "
@@ -273,13 +302,11 @@ def throughput(device: Device) -> Table:
     records = [r for r in device.records if r.suite != "kernels"]
     found, rows = contests(records), []
     for (case, dtype), contest in found.items():
-        for name, by_mode in contest.items():
-            for mode, r in by_mode.items():
-                if mode == "backward" and "step" in by_mode:
-                    continue
-                cells = [figure(r, milliseconds), figure(r, _rate), figure(r, of_limit)]
-                cells += [figure(r, lambda r: mebibytes(r.peak_allocated_bytes))]
-                rows.append([case, dtype, _who(name, by_mode), mode, *cells])
+        for name, row in contest.iterrows():
+            for mode, r in row[list(MODES)].dropna().items():
+                if mode != "backward" or row.step is None:
+                    cells = [milliseconds(r), rate(r), of_limit(r), peak(r)]
+                    rows.append([case, dtype, _who(name, row.peer), mode, *cells])
     head = ["case", "dtype", "implementation", "mode", "time, ms", "throughput", "of the limit", "peak, MiB"]
     caption = f"Medians; peak is above what was there before the call. {_shapes(found)}"
     return _table("Model, training and data", caption, head, 4, rows, records)
@@ -300,25 +327,24 @@ class Sweep:
 
 def sweeps(device: Device, name: str) -> list[Sweep]:
     """The cases that were measured for two values of `name` or more, all else equal, each in its fullest mode."""
-    groups: dict[tuple, dict[str, dict[int, Record]]] = {}
-    modes: dict[str, set[str]] = {}
-    for r in device.records:
-        if name in r.shape:
-            rest = _words({k: v for k, v in _shape(r) if k != name})
-            group = groups.setdefault((r.case, r.dtype, r.mode, rest), {})
-            group.setdefault(r.implementation, {})[r.shape[name]] = r
-            modes.setdefault(r.case, set()).add(r.mode)
+
+    def rest(r: Record) -> str:
+        return _words({k: v for k, v in sorted(r.shape.items()) if k != name})
+
+    frame = _frame((r for r in device.records if name in r.shape), value=lambda r: r.shape[name], rest=rest)
+    full = frame.groupby("case")["mode"].agg(fullest)
     found = []
-    for (case, dtype, mode, rest), lines in groups.items():
-        single = [implementation for implementation, line in lines.items() if len(line) < 2]
-        lines = {implementation: line for implementation, line in lines.items() if len(line) > 1}
-        values = sorted({value for line in lines.values() for value in line})
-        if lines and mode == fullest(modes[case]):
-            found.append(Sweep(case, dtype, mode, rest, values, lines, single))
+    for (case, dtype, mode, others), rows in frame.groupby(["case", "dtype", "mode", "rest"], sort=False):
+        measured = rows.groupby("implementation", sort=False)[["value", "record"]]
+        lines = {who: dict(line.itertuples(index=False)) for who, line in measured}
+        single = [who for who, line in lines.items() if len(line) < 2]
+        lines = {who: line for who, line in lines.items() if len(line) > 1}
+        if lines and mode == full[case]:
+            found.append(Sweep(case, dtype, mode, others, sorted(set().union(*lines.values())), lines, single))
     return found
 
 
-def swept(device: Device, name: str, title: str, text: Callable[[Record], str | None]) -> Table:
+def swept(device: Device, name: str, title: str, text: Callable[[Record | None], str]) -> Table:
     """The sweeps over `name` as one table, a row per implementation."""
     rows, used = [], []
     found = sweeps(device, name)
@@ -327,8 +353,8 @@ def swept(device: Device, name: str, title: str, text: Callable[[Record], str | 
         twice = [(other.case, other.dtype) for other in found].count((sweep.case, sweep.dtype)) > 1
         case = f"{sweep.case} {sweep.rest}" if twice else sweep.case
         for implementation, line in sweep.lines.items():
-            cells = [figure(line.get(value), text) for value in columns]
-            rows.append([case, sweep.dtype, _who(implementation, line), *cells])
+            peer = any(r.peer for r in line.values())
+            rows.append([case, sweep.dtype, _who(implementation, peer), *(text(line.get(value)) for value in columns)])
             used += line.values()
     head = ["case", "dtype", "implementation", *(f"{name}={value}" for value in columns)]
     caption = "Of the step, or of the forward pass where there is no step."
@@ -339,8 +365,7 @@ def swept(device: Device, name: str, title: str, text: Callable[[Record], str | 
 
 
 def memory_by_images(device: Device) -> Table:
-    title = "Memory against batch, peak in MiB"
-    return swept(device, "images", title, lambda r: mebibytes(r.peak_allocated_bytes))
+    return swept(device, "images", "Memory against batch, peak in MiB", peak)
 
 
 def time_by_regions(device: Device) -> Table:
@@ -349,14 +374,12 @@ def time_by_regions(device: Device) -> Table:
 
 def correctness(device: Device) -> Table:
     """The largest error that was met, over all shapes, against what it may be."""
-    worst: dict[tuple, dict[bool, Record]] = {}
     used = [r for r in device.records if r.error is not None and r.budget is not None]
-    for r in used:
-        of = worst.setdefault((r.case, r.dtype, _who(r.implementation, {r.mode: r})), {})
-        forward = r.mode == "forward"
-        if forward not in of or _share(r) > _share(of[forward]):
-            of[forward] = r
-    rows = [[*names, *(_judged(of.get(forward)) for forward in (True, False))] for names, of in worst.items()]
+    frame = _frame(used, share=_share, of=lambda r: "result" if r.mode == "forward" else "gradients")
+    rows = []
+    for names, group in frame.astype({"share": float}).groupby(["case", "dtype", "who"], sort=False):
+        worst = group.loc[group.groupby("of")["share"].idxmax()].set_index("of")["record"]
+        rows.append([*names, _judged(worst.get("result")), _judged(worst.get("gradients"))])
     head = ["case", "dtype", "implementation", "result", "gradients"]
     caption = "Largest absolute error against float64 over all shapes, and the budget that it must keep within."
     return _table("Correctness", caption, head, 3, rows, used)
@@ -364,19 +387,19 @@ def correctness(device: Device) -> Table:
 
 def missing(device: Device) -> Table:
     """Whatever was not measured, and why."""
-    groups: dict[tuple, list[Record]] = {}
-    for r in device.records:
-        if verdict(r) != "ok":
-            reason = r.reason or ("the result is outside its error budget" if verdict(r) == "wrong" else NONE)
-            groups.setdefault((_who(r.implementation, {r.mode: r}), verdict(r), reason), []).append(r)
+
+    def reason(r: Record) -> str:
+        return r.reason or ("the result is outside its error budget" if verdict(r) == "wrong" else NONE)
+
+    used = [r for r in device.records if verdict(r) != "ok"]
+    frame = _frame(used, word=verdict, why=reason, shown=lambda r: _words(r.shape))
     rows = []
-    for (name, word, reason), records in groups.items():
-        shapes = list(dict.fromkeys(_words(r.shape) for r in records))
+    for (who, word, why), group in frame.groupby(["who", "word", "why"], sort=False):
+        shapes = group["shown"].unique()
         shape = "; ".join(shapes) if len(shapes) < 3 else f"{len(shapes)} shapes"
-        where = [_each((getattr(r, what) for r in records), ", ") for what in ("case", "dtype", "mode")]
-        rows.append([name, word, *where, shape or NONE, reason])
+        where = [", ".join(group[name].unique()) for name in ("case", "dtype", "mode")]
+        rows.append([who, word, *where, shape or NONE, why])
     head = ["implementation", "status", "cases", "dtypes", "modes", "shapes", "reason"]
-    used = [r for records in groups.values() for r in records]
     return _table("Not measured", "oom: out of memory.", head, 7, rows, used)
 
 
@@ -385,14 +408,11 @@ def summary(device: Device) -> Table:
     records = [r for r in device.records if r.suite == "kernels"]
     found, rows = contests(records), []
     for (case, dtype), contest in found.items():
-        ours = chosen(contest)
-        mode, mine = fullest(modes_of(contest)), contest.get(ours, {})
-        peers = {name: by_mode.get(mode) for name, by_mode in contest.items() if is_peer(by_mode)}
-        faster = {name: time_ratio(mine.get(mode), theirs).removesuffix(" faster") for name, theirs in peers.items()}
-        against = "; ".join(f"{name} {text}" for name, text in faster.items() if text != OTHER_RUN)
-        times = [figure(mine.get(m), milliseconds) for m in ("forward", "step")]
-        peak = figure(mine.get(mode), lambda r: mebibytes(r.peak_allocated_bytes))
-        rows.append([case, dtype, ours or NONE, *times, peak, against or NONE])
+        mine = _mine(contest)
+        faster = {name: time_ratio(mine.full, theirs) for name, theirs in contest.full[contest.peer].items()}
+        against = [f"{name} {text.removesuffix(' faster')}" for name, text in faster.items() if text != OTHER_RUN]
+        times = [milliseconds(mine.forward), milliseconds(mine.step)]
+        rows.append([case, dtype, mine.name or NONE, *times, peak(mine.full), "; ".join(against) or NONE])
     head = ["operator", "dtype", "irnet", "forward, ms", "step, ms", "peak, MiB", "step: faster than peers by"]
     caption = (
         'irnet: the implementation that impl="auto" takes. Medians; a step is forward and backward, and without '
@@ -413,11 +433,8 @@ def readme_block(found: list[Device], folder: str = "") -> str:
 
     folder  of the results, as the README's reader reaches it
     """
-    tables = [table for table in map(summary, found) if table.rows]
-    parts = [f"**{plain(table.title)}**\n\n{table.markdown()}" for table in tables] or [f"{NOTHING}\n"]
-    if folder:
-        parts.append(f"All records and tables: [{plain(folder)}](<{folder}>).\n")
-    return "\n".join(parts)
+    shown = [table for table in map(summary, found) if table.rows]
+    return html.render("readme.md", __package__, tables=shown, folder=folder, plain=plain, nothing=NOTHING)
 
 
 def block_of(readme: str | os.PathLike, paths: list[str | os.PathLike]) -> str:
@@ -455,13 +472,15 @@ def _framed(block: str) -> str:
 def _split(path: str | os.PathLike) -> tuple[str, str, str]:
     """A README up to the end of the first marker, up to the second marker, and the rest."""
     text = text_of(path)
-    begins, ends = ([m.span() for m in re.finditer(f"^{re.escape(s)}$", text, re.MULTILINE)] for s in (BEGIN, END))
-    if len(begins) != 1 or len(ends) != 1 or ends[0][0] < begins[0][1]:
-        trouble = f"has {len(begins)} lines {BEGIN} and {len(ends)} lines {END}"
-        if len(begins) == len(ends) == 1:
+    parts = re.split(f"^({re.escape(BEGIN)}|{re.escape(END)})$", text, flags=re.MULTILINE)
+    markers = parts[1::2]
+    if markers != [BEGIN, END]:
+        trouble = f"has {markers.count(BEGIN)} lines {BEGIN} and {markers.count(END)} lines {END}"
+        if markers == [END, BEGIN]:
             trouble = f"has {END} before {BEGIN}"
         raise InputError(path, trouble, "put each on a line of its own, once and in this order")
-    return text[: begins[0][1]], text[begins[0][1] : ends[0][0]], text[ends[0][0] :]
+    before, _, block, _, after = parts
+    return before + BEGIN, block, END + after
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
@@ -471,12 +490,11 @@ def _table(title: str, caption: str, head: list[str], names: int, rows: list, re
     return Table(title, f"{caption} {measured_on(records)}" if records else caption, head, names, rows)
 
 
-def _shapes(found: Contests) -> str:
+def _shapes(found: "dict[tuple[str, str], DataFrame]") -> str:
     """One sentence: which cases were measured at which shape."""
     cases: dict[str, dict[str, None]] = {}
     for (case, _), contest in found.items():
-        shape = next(r.shape for by_mode in contest.values() for r in by_mode.values())
-        cases.setdefault(_words(shape), {})[case] = None
+        cases.setdefault(_words(contest.full.dropna().iloc[0].shape), {})[case] = None
     return "Shapes: " + "; ".join(f"{_each(names, ', ')} at {shape}" for shape, names in cases.items()) + "."
 
 
@@ -489,18 +507,12 @@ def _each(values: Iterable, by: str = " and ") -> str:
     return by.join(dict.fromkeys(str(value) for value in values if value is not None))
 
 
-def _who(name: str, records: dict[object, Record]) -> str:
-    return f"{name} (peer)" if is_peer(records) else name
+def _who(name: str, peer: bool) -> str:
+    return f"{name} (peer)" if peer else name
 
 
-def _shape(record: Record) -> tuple:
-    return tuple(sorted(record.shape.items()))
-
-
-def _rate(record: Record) -> str | None:
-    if not record.median or record.items is None:
-        return None
-    return f"{significant(record.items / record.median)} {record.unit or 'calls'}/s"
+def _mebibytes(size: float | None) -> str | None:
+    return None if size is None else significant(size / 2**20)
 
 
 def _share(record: Record) -> float:
