@@ -131,12 +131,12 @@ def text(comparison: Comparison) -> str:
     """The comparison for terminals: a line per key, then what was found in detail, the failures last."""
     from tabulate import tabulate
 
-    varying = _varying([row.record for row in comparison.rows])
+    every = [row.record for row in comparison.rows]
     table = [["case", "implementation", "mode", "dtype", "", "A", "B", "B/A", "peak memory", ""]]
     for row in comparison.rows:
         r, memory = row.record, row.memory.get("peak_allocated_bytes")
         ratio = "-" if row.time is None else f"{row.time.value:.3f} {_brackets(row.time)}"
-        names = [r.case, r.implementation, r.mode, r.dtype, varying[_facts(r)]]
+        names = [r.case, r.implementation, r.mode, r.dtype, _varying(r, every)]
         table.append([*names, *_times(row), ratio, "-" if memory is None else f"{memory:.3f}", row.verdict])
     sides = ["left"] * len(names) + ["right"] * 4 + ["left"]
     drawn = tabulate(table, tablefmt="plain", disable_numparse=True, colalign=sides)
@@ -312,23 +312,15 @@ def _status(record: Record) -> str:
     return f"{record.status} ({record.reason})" if record.reason else record.status
 
 
-def _facts(record: Record) -> tuple:
-    """What may tell two rows of one case apart, beyond the columns that every row has."""
-    machine = record.machine.get("device")
-    return record.case, (("device", machine), *record.shape.items(), ("seed", record.seed))
+def _varying(record: Record, some: list[Record]) -> str:
+    """What may tell rows of one case apart, beyond the columns that every row has: what is not the same in all."""
 
+    def facts(r: Record) -> dict:
+        return {"device": r.machine.get("device"), **r.shape, "seed": r.seed}
 
-def _varying(some: list[Record]) -> dict[tuple, str]:
-    """By `_facts`: those of them that are not the same in all records of the case."""
-    values: dict[tuple, set] = {}
-    facts = {_facts(r) for r in some}
-    for case, pairs in facts:
-        for name, value in pairs:
-            values.setdefault((case, name), set()).add(value)
-    return {
-        (case, pairs): " ".join(f"{name}={value}" for name, value in pairs if len(values[case, name]) > 1)
-        for case, pairs in facts
-    }
+    others = [facts(r) for r in some if r.case == record.case]
+    mine = facts(record).items()
+    return " ".join(f"{name}={value}" for name, value in mine if any(o.get(name, value) != value for o in others))
 
 
 def _name(record: Record) -> str:

@@ -5,6 +5,7 @@ outside its error budget, so its speed means nothing), or a dash where nobody as
 """
 
 import functools
+import importlib.resources
 import math
 import os
 import re
@@ -169,7 +170,6 @@ def significant(value: float, digits: int = 3) -> str:
 def figure(text: Callable[[Record], str | None]) -> Callable[[Record | None], str]:
     """What `text` makes of a record, or the word that stands in its place."""
 
-    @functools.wraps(text)
     def cell(record: Record | None) -> str:
         word = NONE if record is None else verdict(record)
         return (text(record) or NONE) if word == "ok" else word
@@ -177,19 +177,13 @@ def figure(text: Callable[[Record], str | None]) -> Callable[[Record | None], st
     return cell
 
 
-@figure
-def milliseconds(record: Record) -> str | None:
-    return None if record.median is None else significant(1e3 * record.median)
+def _scaled(name: str, factor: float) -> Callable[[Record | None], str]:
+    """A field of a record times a factor, as `figure` shows it."""
+    return figure(lambda r: None if getattr(r, name) is None else significant(factor * getattr(r, name)))
 
 
-@figure
-def peak(record: Record) -> str | None:
-    return _mebibytes(record.peak_allocated_bytes)
-
-
-@figure
-def saved(record: Record) -> str | None:
-    return _mebibytes(record.saved_bytes)
+milliseconds = _scaled("median", 1e3)
+peak, saved = _scaled("peak_allocated_bytes", 2**-20), _scaled("saved_bytes", 2**-20)
 
 
 @figure
@@ -254,14 +248,7 @@ def operators(device: Device) -> Table:
         for name, row in contest.iterrows():
             limits = of_limit(row.full), peak(row.full), saved(row.full)
             rows.append([case, dtype, _who(name, row.peer), *map(milliseconds, row[list(MODES)]), *limits])
-    head = ["operator", "dtype", "implementation", "forward, ms", "backward, ms", "step, ms", "of the limit"]
-    head += ["peak, MiB", "saved, MiB"]
-    caption = (
-        "Medians. A step is forward and backward; the limit and the memory are those of the step, or of the forward "
-        "pass where there is no other. Peak is above what was there before the call; saved is kept for the backward "
-        f"pass beyond the inputs. {_shapes(found)}"
-    )
-    return _table("Operators", caption, head, 3, rows, records)
+    return _table("operators", rows, records, _shapes(found))
 
 
 def ratios(device: Device) -> Table:
@@ -278,15 +265,11 @@ def ratios(device: Device) -> Table:
                 continue
             used += filter(None, [*mine[list(MODES)], *row[list(MODES)]])
             rows.append([case, dtype, mine.name or NONE, name, *cells])
-    head = ["case", "dtype", "irnet", "peer", "forward", "backward", "step", "memory"]
-    caption = (
-        "irnet against each peer, measured in the same run: 2.00 x faster is half the peer's median time, 2.00 x less "
-        "half its peak memory. ≈: the bands from the 20th to the 80th percentile overlap."
-    )
+    told = []
     for reason, names in left_out.items():
-        told = "; ".join(f"{name} of {_each(cases, ', ')}" for name, cases in names.items())
-        caption += f" Left out ({reason}): {told}."
-    return _table("Against peers", caption, head, 4, rows, used)
+        of = "; ".join(f"{name} of {_each(cases, ', ')}" for name, cases in names.items())
+        told.append(f"Left out ({reason}): {of}.")
+    return _table("ratios", rows, used, " ".join(told))
 
 
 def _no_figure(cells: list[str]) -> str | None:
@@ -307,9 +290,7 @@ def throughput(device: Device) -> Table:
                 if mode != "backward" or row.step is None:
                     cells = [milliseconds(r), rate(r), of_limit(r), peak(r)]
                     rows.append([case, dtype, _who(name, row.peer), mode, *cells])
-    head = ["case", "dtype", "implementation", "mode", "time, ms", "throughput", "of the limit", "peak, MiB"]
-    caption = f"Medians; peak is above what was there before the call. {_shapes(found)}"
-    return _table("Model, training and data", caption, head, 4, rows, records)
+    return _table("throughput", rows, records, _shapes(found))
 
 
 @dataclass(frozen=True)
@@ -344,7 +325,7 @@ def sweeps(device: Device, name: str) -> list[Sweep]:
     return found
 
 
-def swept(device: Device, name: str, title: str, text: Callable[[Record | None], str]) -> Table:
+def swept(device: Device, name: str, text: Callable[[Record | None], str]) -> Table:
     """The sweeps over `name` as one table, a row per implementation."""
     rows, used = [], []
     found = sweeps(device, name)
@@ -356,20 +337,17 @@ def swept(device: Device, name: str, title: str, text: Callable[[Record | None],
             peer = any(r.peer for r in line.values())
             rows.append([case, sweep.dtype, _who(implementation, peer), *(text(line.get(value)) for value in columns)])
             used += line.values()
-    head = ["case", "dtype", "implementation", *(f"{name}={value}" for value in columns)]
-    caption = "Of the step, or of the forward pass where there is no step."
     single = "; ".join(f"{_each(sweep.single, ', ')} of {sweep.case}" for sweep in found if sweep.single)
-    if single:
-        caption += f" Left out (measured at one value only): {single}."
-    return _table(title, caption, head, 3, rows, used)
+    left_out = f"Left out (measured at one value only): {single}." if single else ""
+    return _table(name, rows, used, left_out, [f"{name}={value}" for value in columns])
 
 
 def memory_by_images(device: Device) -> Table:
-    return swept(device, "images", "Memory against batch, peak in MiB", peak)
+    return swept(device, "images", peak)
 
 
 def time_by_regions(device: Device) -> Table:
-    return swept(device, "regions", "Time against regions, median in ms", milliseconds)
+    return swept(device, "regions", milliseconds)
 
 
 def correctness(device: Device) -> Table:
@@ -380,9 +358,7 @@ def correctness(device: Device) -> Table:
     for names, group in frame.astype({"share": float}).groupby(["case", "dtype", "who"], sort=False):
         worst = group.loc[group.groupby("of")["share"].idxmax()].set_index("of")["record"]
         rows.append([*names, _judged(worst.get("result")), _judged(worst.get("gradients"))])
-    head = ["case", "dtype", "implementation", "result", "gradients"]
-    caption = "Largest absolute error against float64 over all shapes, and the budget that it must keep within."
-    return _table("Correctness", caption, head, 3, rows, used)
+    return _table("correctness", rows, used)
 
 
 def missing(device: Device) -> Table:
@@ -399,8 +375,7 @@ def missing(device: Device) -> Table:
         shape = "; ".join(shapes) if len(shapes) < 3 else f"{len(shapes)} shapes"
         where = [", ".join(group[name].unique()) for name in ("case", "dtype", "mode")]
         rows.append([who, word, *where, shape or NONE, why])
-    head = ["implementation", "status", "cases", "dtypes", "modes", "shapes", "reason"]
-    return _table("Not measured", "oom: out of memory.", head, 7, rows, used)
+    return _table("missing", rows, used)
 
 
 def summary(device: Device) -> Table:
@@ -413,13 +388,7 @@ def summary(device: Device) -> Table:
         against = [f"{name} {text.removesuffix(' faster')}" for name, text in faster.items() if text != OTHER_RUN]
         times = [milliseconds(mine.forward), milliseconds(mine.step)]
         rows.append([case, dtype, mine.name or NONE, *times, peak(mine.full), "; ".join(against) or NONE])
-    head = ["operator", "dtype", "irnet", "forward, ms", "step, ms", "peak, MiB", "step: faster than peers by"]
-    caption = (
-        'irnet: the implementation that impl="auto" takes. Medians; a step is forward and backward, and without '
-        "gradients the forward pass is compared. Peak is above what was there before the call. "
-        f"≈: the bands from the 20th to the 80th percentile overlap. {_shapes(found)}"
-    )
-    return _table(f"Operators, {device.name}", caption, head, 3, rows, records)
+    return _table("summary", rows, records, _shapes(found))
 
 
 TABLES = (operators, ratios, throughput, memory_by_images, time_by_regions, correctness, missing)
@@ -433,7 +402,7 @@ def readme_block(found: list[Device], folder: str = "") -> str:
 
     folder  of the results, as the README's reader reaches it
     """
-    shown = [table for table in map(summary, found) if table.rows]
+    shown = {device.name: table for device in found if (table := summary(device)).rows}
     return html.render("readme.md", __package__, tables=shown, folder=folder, plain=plain, nothing=NOTHING)
 
 
@@ -486,8 +455,18 @@ def _split(path: str | os.PathLike) -> tuple[str, str, str]:
 # ------------------------------------------------------------------------------------------------------------- helpers
 
 
-def _table(title: str, caption: str, head: list[str], names: int, rows: list, records: list[Record]) -> Table:
-    return Table(title, f"{caption} {measured_on(records)}" if records else caption, head, names, rows)
+def _table(name: str, rows: list, records: list[Record], told: str = "", columns: Iterable[str] = ()) -> Table:
+    """The table that `tables.yaml` describes: `told` completes its caption, `columns` its head."""
+    spec = _tables()[name]
+    caption = " ".join(filter(None, [spec["caption"].format(told).strip(), measured_on(records) if records else ""]))
+    return Table(spec["title"], caption, [*spec["head"], *columns], spec["names"], rows)
+
+
+@functools.cache
+def _tables() -> dict:
+    import yaml
+
+    return yaml.safe_load(importlib.resources.files(__package__).joinpath("templates/tables.yaml").read_text("utf-8"))
 
 
 def _shapes(found: "dict[tuple[str, str], DataFrame]") -> str:
@@ -509,10 +488,6 @@ def _each(values: Iterable, by: str = " and ") -> str:
 
 def _who(name: str, peer: bool) -> str:
     return f"{name} (peer)" if peer else name
-
-
-def _mebibytes(size: float | None) -> str | None:
-    return None if size is None else significant(size / 2**20)
 
 
 def _share(record: Record) -> float:
