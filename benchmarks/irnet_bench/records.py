@@ -1,4 +1,7 @@
-"""Records: the schema of a measurement and its JSONL file, to which lines are only appended. Judges nothing."""
+"""Records: the schema of a measurement and its JSONL file, to which lines are only appended. Judges nothing.
+
+Read and written with the standard library alone, since they are written where pandas is not installed.
+"""
 
 import dataclasses
 import json

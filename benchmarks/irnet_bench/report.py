@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from irnet import files
 from irnet.errors import InputError
@@ -12,6 +12,9 @@ from . import charts, tables
 from .findings import sentences
 from .records import read
 from .tables import MODIFIED, NONE, NOTHING, Device, plain
+
+if TYPE_CHECKING:
+    from pandas import Series
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,25 +91,22 @@ def page(devices: list[Device]) -> str:
 
 def _machine(device: Device) -> dict:
     """Every fact of a machine; where records differ, all that was met."""
-    machines = _different(r.machine for r in device.records)
-    names = dict.fromkeys(name for machine in machines for name in machine if name != "dirty")
-    facts = {name: _fact(_different(machine.get(name) for machine in machines)) for name in names}
-    days = sorted({r.time[:10] for r in device.records})
+    import pandas as pd
+
+    met = pd.DataFrame([r.machine | {"measured": r.time[:10], "records": r.run} for r in device.records], dtype=object)
+    facts = {name: _fact(column.dropna()) for name, column in met.items() if name != "dirty"}
+    days, runs = sorted(met["measured"].unique()), ", ".join(met["records"].unique())
     facts["measured"] = f"{days[0]} to {days[-1]}" if len(days) > 1 else days[0]
-    facts["records"] = f"{len(device.records)}, of runs {', '.join(dict.fromkeys(r.run for r in device.records))}"
-    return {"name": device.name, "modified": any(machine.get("dirty") for machine in machines), "facts": facts}
+    facts["records"] = f"{len(met)}, of runs {runs}"
+    return {"name": device.name, "modified": "dirty" in met and any(met["dirty"]), "facts": facts}
 
 
-def _different(values: Iterable) -> list:
-    """The different values, None left out, in their order."""
-    return list({repr(value): value for value in values if value is not None}.values())
-
-
-def _fact(met: list) -> str | None:
-    """One fact in words: its values, the range of many numbers, or None."""
-    if len(met) > 3 and all(isinstance(value, (int, float)) for value in met):
-        return f"{_words(min(met))} to {_words(max(met))}"
-    return "; ".join(map(_words, met[:3])) + (f" and {len(met) - 3} others" if len(met) > 3 else "") or None
+def _fact(values: "Series") -> str | None:
+    """One fact in words: its different values, the range of many numbers, or None."""
+    words = values.map(_words).unique()
+    if len(words) > 3 and values.map(type).isin([int, float]).all():
+        return f"{_words(values.min())} to {_words(values.max())}"
+    return "; ".join(words[:3]) + (f" and {len(words) - 3} others" if len(words) > 3 else "") or None
 
 
 def _words(value: object) -> str:

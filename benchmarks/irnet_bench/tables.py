@@ -417,13 +417,13 @@ def write_readme(path: str | os.PathLike, block: str) -> None:
 
     Raises InputError where the two markers are not there once each, in their order, on lines of their own.
     """
-    before, _, after = _split(path)
-    files.write(path, before + _framed(block) + after)
+    files.write(path, _with_block(text_of(path), block, path))
 
 
 def is_current(readme: str | os.PathLike, paths: list[str | os.PathLike]) -> bool:
     """Whether what stands between the README's markers is what the records give; InputError where there are none."""
-    return _split(readme)[1] == _framed(block_of(readme, paths))
+    text = text_of(readme)
+    return text == _with_block(text, block_of(readme, paths), readme)
 
 
 def text_of(path: str | os.PathLike) -> str:
@@ -434,13 +434,8 @@ def text_of(path: str | os.PathLike) -> str:
         raise InputError(path, f"cannot be read ({error})", "give a text file") from error
 
 
-def _framed(block: str) -> str:
-    return f"\n\n{block.strip()}\n\n"
-
-
-def _split(path: str | os.PathLike) -> tuple[str, str, str]:
-    """A README up to the end of the first marker, up to the second marker, and the rest."""
-    text = text_of(path)
+def _with_block(text: str, block: str, path: str | os.PathLike) -> str:
+    """The text of a README with this block between its markers."""
     parts = re.split(f"^({re.escape(BEGIN)}|{re.escape(END)})$", text, flags=re.MULTILINE)
     markers = parts[1::2]
     if markers != [BEGIN, END]:
@@ -448,8 +443,7 @@ def _split(path: str | os.PathLike) -> tuple[str, str, str]:
         if markers == [END, BEGIN]:
             trouble = f"has {END} before {BEGIN}"
         raise InputError(path, trouble, "put each on a line of its own, once and in this order")
-    before, _, block, _, after = parts
-    return before + BEGIN, block, END + after
+    return f"{parts[0]}{BEGIN}\n\n{block.strip()}\n\n{END}{parts[-1]}"
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers

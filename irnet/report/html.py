@@ -6,6 +6,7 @@ import io
 import math
 import re
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 INK = "#010203"  # stands for the text colour in a chart, which the page replaces by currentColor
+_STYLE = Path(__file__).parent / "templates/chart.mplstyle"
 
 
 def render(template: str, package: str = __package__, **values) -> str:
@@ -49,25 +51,18 @@ def _png(picture: "Image") -> str:
 
 def chart(width: float = 4.4) -> "tuple[Figure, Axes]":
     """An empty chart in the pages' look; its width in inches."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, 3.1), layout="constrained")
-    axes = figure.subplots()
-    figure.patch.set_alpha(0)
-    axes.patch.set_alpha(0)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set(color=INK, alpha=0.5)
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.xaxis.label.set(color=INK, size=10)
-    axes.yaxis.label.set(color=INK, size=10)
-    axes.grid(color=INK, alpha=0.12, linewidth=0.7)
-    return figure, axes
+    with matplotlib.rc_context(fname=_STYLE):
+        figure = Figure(figsize=(width, 3.1))
+        return figure, figure.subplots()
 
 
 def legend_above(figure: "Figure", axes: "Axes") -> int:
     """The legend over the plot, where no line can run through it; returns its number of rows."""
+    import matplotlib
+
     names = axes.get_legend_handles_labels()[1]
     columns = len(names) if len(names) <= 4 else 3
 
@@ -77,7 +72,8 @@ def legend_above(figure: "Figure", axes: "Axes") -> int:
 
     while columns > 1 and points(columns) > 72 * figure.get_figwidth():
         columns -= 1
-    figure.legend(loc="outside upper left", ncols=columns, fontsize=9, frameon=False, labelcolor=INK, columnspacing=1.2)
+    with matplotlib.rc_context(fname=_STYLE):
+        figure.legend(loc="outside upper left", ncols=columns)
     return math.ceil(len(names) / max(columns, 1))
 
 
@@ -87,7 +83,7 @@ def svg(figure: "Figure", name: str, description: str) -> "Markup":
     from markupsafe import Markup
 
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.hashsalt": name}, _STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
