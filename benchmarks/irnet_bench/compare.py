@@ -138,7 +138,7 @@ def text(comparison: Comparison) -> str:
         ratio = "-" if row.time is None else f"{row.time.value:.3f} {_brackets(row.time)}"
         names = [r.case, r.implementation, r.mode, r.dtype, _varying(r, every)]
         table.append([*names, *_times(row), ratio, "-" if memory is None else f"{memory:.3f}", row.verdict])
-    sides = ["left"] * len(names) + ["right"] * 4 + ["left"]
+    sides = ["left"] * 5 + ["right"] * 4 + ["left"]
     drawn = tabulate(table, tablefmt="plain", disable_numparse=True, colalign=sides)
     found = [(row, finding) for row in comparison.rows for finding in row.findings]
     found.sort(key=lambda one: one[1].fails)

@@ -13,13 +13,6 @@ from .table import KIND_MEANINGS, comparison, final_figures, legend, metrics_of,
 # Middle tones: at least 3 to 1 against the page's ground in its light and in its dark scheme.
 COLOURS = {"conv": "#868c94", "local": "#2f80dc", "global": "#d4720f", "full": "#1f9a5b"}
 _DASHES = {"conv": (0, (1, 1.4)), "local": (0, (5, 1.6)), "global": (0, (5, 1.4, 1, 1.4)), "full": "solid"}
-_DESCRIPTIONS = {
-    "local": "local adds a spatial memory that all boxes read and write.",
-    "global": "global adds a graph that joins boxes and classes.",
-    "full": "full adds a spatial memory that all boxes read and write (local) and a graph that joins boxes and "
-    "classes (global).",
-}
-_ASKED = {"near": "The clue is near", "far": "The clue is far away", "presence": "The clue is anywhere"}
 
 
 def page(
@@ -47,7 +40,6 @@ def page(
         "comparison.html",
         title=title,
         finding=_finding(runs, limit),
-        descriptions=_DESCRIPTIONS,
         table=table,
         legend=legend(table),
         gains={row.variant: row.cells for row in table.rows if row.kind == "gain"},
@@ -58,16 +50,13 @@ def page(
         iterations_chart=_iterations_chart(measured, limit),
         percent=percent,
         puzzles=puzzles,
-        asked=_ASKED,
         gallery=gallery,
         alone=sum(map(_only_full, gallery)),
-        shown_of=lambda entry: entry["reasonings"].get("full") or next(iter(entry["reasonings"].values())),
         draw=draw,
         scenes=_first_scenes(gallery) if scenes is None else scenes,
         losses=[_loss_chart(name, lines) for name, (lines, _) in losses.items()],
         binned=max((size for _, size in losses.values()), default=1),
         facts={name: value for name, value in facts.items() if name != "bounds" and value is not None},
-        data=facts.get("data"),
     )
 
 
