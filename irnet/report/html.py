@@ -59,8 +59,8 @@ def chart(width: float = 4.4) -> "tuple[Figure, Axes]":
         return figure, figure.subplots()
 
 
-def legend_above(figure: "Figure", axes: "Axes") -> int:
-    """The legend over the plot, where no line can run through it; returns its number of rows."""
+def legend_above(figure: "Figure", axes: "Axes") -> None:
+    """The legend over the plot, where no line can run through it."""
     import matplotlib
 
     names = axes.get_legend_handles_labels()[1]
@@ -74,7 +74,6 @@ def legend_above(figure: "Figure", axes: "Axes") -> int:
         columns -= 1
     with matplotlib.rc_context(fname=_STYLE):
         figure.legend(loc="outside upper left", ncols=columns)
-    return math.ceil(len(names) / max(columns, 1))
 
 
 def svg(figure: "Figure", name: str, description: str) -> "Markup":
