@@ -37,7 +37,7 @@ assert not torch.cuda.is_initialized()
     assert done.returncode == 0, done.stderr
 
 
-HEAVY = ("torch", "matplotlib", "pandas", "jinja2", "pycocotools", "triton", "irnet_bench")
+HEAVY = ("torch", "matplotlib", "pandas", "scipy", "jinja2", "tabulate", "pycocotools", "triton", "irnet_bench")
 
 
 @pytest.mark.parametrize("work", ["", "from irnet.cli import main; main(['--help'])"], ids=["import", "help"])

@@ -319,6 +319,9 @@ def test_install_without_a_compiler_is_pure_python_and_works(tree, tmp_path):
 import importlib.metadata, irnet, irnet_kernels
 from irnet_kernels import extension
 assert extension.native() is None
+from irnet.report.page import page
+from irnet_bench import report
+assert "<h1>A title</h1>" in page("A title", [], [], {}) and "<h1>" in report.page([])  # their templates are there
 print(irnet.__file__, irnet_kernels.__file__, importlib.metadata.version("irnet"), sep="\\n")
 print(extension.native_reason())
 """

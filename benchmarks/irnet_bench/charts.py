@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from irnet.report import parts
+from irnet.report import html
 
 from . import tables
+from .case import MODES
 from .records import Record
 from .tables import Device, Sweep, significant
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
@@ -22,8 +24,10 @@ _OWN = {"cuda": ("#1f9a5b", "^"), "triton": ("#2f80dc", "s"), "cpp": ("#d4720f",
 _OTHER = ("#9a5fc0", "#d6455d", "#1295a3", "#8a7a1f", "#c2559b")  # five of these and eight of those: 40 looks
 _MARKERS = ("v", "p", "P", "X", "h", "<", ">", "*")
 
-MODES = ("forward", "backward", "step")  # of rooflines
-AXES = ("images", "regions")  # of sweeps
+AXES: dict[str, tuple] = {  # of sweeps: table, figure, unit
+    "images": (tables.memory_by_images, lambda r: _over(r.peak_allocated_bytes, 2**20), "MiB"),
+    "regions": (tables.time_by_regions, lambda r: _over(r.median, 1e-3), "ms"),
+}
 
 Style = tuple[str, str, bool]  # colour, marker, whether it is hollow
 
@@ -49,22 +53,18 @@ def styles(devices: Iterable[Device]) -> dict[str, Style]:
 
 def points(device: Device, dtype: str, mode: str) -> tuple[list[Point], float | None, float | None]:
     """The operators whose operations, bytes and time are known, and the ceilings: operations and bytes per second."""
-    records = [
-        by_mode[mode]
-        for (_, found), contest in tables.contests([r for r in device.records if r.suite == "kernels"]).items()
-        for by_mode in contest.values()
-        if found == dtype and mode in by_mode and tables.verdict(by_mode[mode]) == "ok" and by_mode[mode].median
-    ]
+    found = tables.contests([r for r in device.records if r.suite == "kernels" and r.dtype == dtype])
+    records = [r for contest in found.values() for r in contest[mode] if r and tables.verdict(r) == "ok" and r.median]
     matmul, copy = (
         median(rates) if (rates := [getattr(r, name) for r in records if getattr(r, name)]) else None
         for name in ("matmul_rate", "copy_rate")
     )
-    found = [
+    reached = [
         Point(r.case, r.implementation, r.fewest_flops / r.fewest_bytes, r.fewest_flops / r.median)
         for r in records
         if r.fewest_flops and r.fewest_bytes
     ]
-    return found, matmul, copy
+    return reached, matmul, copy
 
 
 def drawn(devices: Iterable[Device]) -> set[str]:
@@ -81,12 +81,12 @@ def drawn(devices: Iterable[Device]) -> set[str]:
 def roofline(found: list[Point], matmul: float, copy: float, look: dict[str, Style], name: str, what: str) -> str:
     """Achieved operations per second over operations per byte, below the two ceilings."""
     cases = sorted({p.case: p.intensity for p in found}.items(), key=lambda item: item[1])
-    figure, axes = parts.chart(max(4.4, 1.2 + 0.17 * len(cases)))
+    figure, axes = html.chart(max(4.4, 1.2 + 0.17 * len(cases)))
     ridge = matmul / copy
     left, right = min(ridge, cases[0][1]) / 3, max(ridge, cases[-1][1]) * 3
     unit, size = ("TFLOP/s", 1e12) if matmul >= 1e13 else ("GFLOP/s", 1e9)
     ceiling = [(x, min(matmul, x * copy) / size) for x in (left, ridge, right)]
-    axes.loglog(*zip(*ceiling, strict=True), color=parts.INK, linewidth=1.4)
+    axes.loglog(*zip(*ceiling, strict=True), color=html.INK, linewidth=1.4)
     for implementation, style in look.items():
         mine = [(p.intensity, p.rate / size) for p in found if p.implementation == implementation]
         if mine:
@@ -101,11 +101,64 @@ def roofline(found: list[Point], matmul: float, copy: float, look: dict[str, Sty
     figure.set_figheight(3 + 0.075 * max(len(case) for case, _ in cases))  # room for the names
     told = "; ".join(f"{p.case} {p.implementation} {rate(p.rate, 'FLOP/s')}" for p in found)
     ceilings = f"matrix product {rate(matmul, 'FLOP/s')}, copy {rate(copy, 'B/s')}"
-    return parts.svg(figure, name, f"Roofline of {what}. Ceilings: {ceilings}. {told}.")
+    return html.svg(figure, name, f"Roofline of {what}. Ceilings: {ceilings}. {told}.")
 
 
-def mark(style: Style) -> str:
+def rooflines(devices: Iterable[Device], look: dict[str, Style]) -> list[dict]:
+    """The rooflines of every device that has some, with captions: in forward, and in backward or else in step."""
+    blocks = []
+    for d, device in enumerate(devices):
+        figures = []
+        for n, dtype in enumerate(dict.fromkeys(r.dtype for r in device.records)):
+            modes = []
+            for mode in MODES:
+                found, matmul, copy = points(device, dtype, mode)
+                if found and matmul and copy and not (mode == "step" and modes):
+                    modes.append(mode)
+                    drawn = roofline(
+                        found, matmul, copy, look, f"roofline-{d}-{n}-{mode}", f"{dtype} {mode} on {device.name}"
+                    )
+                    ceilings = f"copy {rate(copy, 'B/s')}, matrix product {rate(matmul, 'FLOP/s')}"
+                    figures.append((drawn, f"{dtype}, {mode}. Ceilings: {ceilings}."))
+        if figures:
+            blocks.append({"name": device.name, "figures": figures, "table": None})
+    return blocks
+
+
+def sweeps(devices: Iterable[Device], axis: str, look: dict[str, Style]) -> list[dict]:
+    """The sweeps of every device that has some, with captions, and their table."""
+    make, value, unit = AXES[axis]
+    blocks = []
+    for d, device in enumerate(devices):
+        figures = []
+        for i, found in enumerate(tables.sweeps(device, axis)):
+            drawn = sweep(found, value, unit, look, f"{axis}-{d}-{i}", axis)
+            rest = f", {found.rest}" if found.rest else ""
+            if drawn:
+                figures.append((drawn, f"{found.case}, {found.dtype}, {found.mode}{rest}. {_stopped(found)}".strip()))
+        if (table := make(device)).rows:
+            blocks.append({"name": device.name, "figures": figures, "table": table})
+    return blocks
+
+
+def _over(value: float | None, unit: float) -> float | None:
+    return None if value is None else value / unit
+
+
+def _stopped(found: Sweep) -> str:
+    """Where lines end because something went wrong."""
+    ends = []
+    for implementation, line in found.lines.items():
+        bad = [
+            f"{tables.verdict(r)} at {x}" for x, r in sorted(line.items()) if tables.verdict(r) not in ("ok", "skipped")
+        ]
+        ends += [f"{implementation}: {end}" for end in bad[:1]]
+    return f"{'; '.join(ends)}." if ends else ""
+
+
+def mark(style: Style) -> "Markup":
     """The mark of an implementation as a small drawing, to stand beside its name."""
+    from markupsafe import Markup
     from matplotlib.markers import MarkerStyle
 
     colour, marker, hollow = style
@@ -113,7 +166,7 @@ def mark(style: Style) -> str:
     polygons = shape.get_path().transformed(shape.get_transform()).to_polygons()
     moves = "".join(f"M{' '.join(f'{x:.2f},{-y:.2f}' for x, y in corners)}Z" for corners in polygons)
     fill = "none" if hollow else colour
-    return (
+    return Markup(
         f'<svg viewBox="-0.75 -0.75 1.5 1.5" aria-hidden="true"><path d="{moves}" fill="{fill}" stroke="{colour}" '
         'stroke-width="0.17" stroke-linejoin="round"/></svg>'
     )
@@ -136,9 +189,9 @@ def _name_columns(axes: "Axes", cases: list[tuple[str, float]], tops: list[float
     wanted = [(math.log(x) - left) / (right - left) for _, x in cases]
     gap = min(0.05, 1 / len(cases))
     placed = _spread(wanted, gap)
-    thin = {"color": parts.INK, "alpha": 0.3, "linewidth": 0.7}
+    thin = {"color": html.INK, "alpha": 0.3, "linewidth": 0.7}
     leader = {"arrowstyle": "-", "shrinkA": 0, "shrinkB": 0, "relpos": (0.5, 0)} | thin
-    look = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": 9, "color": parts.INK, "arrowprops": leader}
+    look = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": 9, "color": html.INK, "arrowprops": leader}
     frames = {"xycoords": axes.get_xaxis_transform(), "textcoords": "axes fraction"}
     for (case, x), place, highest in zip(cases, placed, tops, strict=True):
         axes.plot([x, x], [highest, axes.get_ylim()[1]], **thin)
@@ -170,7 +223,7 @@ def sweep(
         lines[implementation] = [(x, value(r), r) for x, r in measured if value(r) is not None]
     if all(len(line) < 2 for line in lines.values()):
         return ""
-    figure, axes = parts.chart()
+    figure, axes = html.chart()
     for implementation, line in lines.items():
         if not line:
             continue
@@ -197,7 +250,7 @@ def sweep(
         for implementation, line in lines.items()
         if line
     )
-    return parts.svg(figure, name, f"{unit} over {axis}, {found.case} {found.dtype}: {told}.")
+    return html.svg(figure, name, f"{unit} over {axis}, {found.case} {found.dtype}: {told}.")
 
 
 def _apart(values: list[int], scale: Callable[[float], float]) -> list[int]:

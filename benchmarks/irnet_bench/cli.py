@@ -1,6 +1,7 @@
 """The options of `irnet bench`: reads them, calls the room that does the work, prints. Measures nothing itself."""
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -36,9 +37,19 @@ def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
         "machine-code": (machine_code, "read what compiled kernels consist of"),
     }
     for name, (module, about) in others.items():
-        sub = command(name, module.run, about)
+        sub = command(name, functools.partial(_run, module.run), about)
         module.add_arguments(sub)
         tell_defaults(sub)
+
+
+def _run(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """Run a subcommand that may need a package of the extra `bench`: measuring and the gate need none."""
+    from irnet.errors import InputError
+
+    try:
+        return run(options)
+    except ModuleNotFoundError as error:
+        raise InputError(error.name, "is not installed", 'pip install "irnet[bench]"') from error
 
 
 def _measure_options(parser: argparse.ArgumentParser, suite: str) -> None:

@@ -129,17 +129,20 @@ def median_interval(samples: list[float]) -> tuple[float, float]:
 
 def text(comparison: Comparison) -> str:
     """The comparison for terminals: a line per key, then what was found in detail, the failures last."""
-    varying = _varying([row.record for row in comparison.rows])
-    table = [("case", "implementation", "mode", "dtype", "", "A", "B", "B/A", "peak memory", "")]
+    from tabulate import tabulate
+
+    every = [row.record for row in comparison.rows]
+    table = [["case", "implementation", "mode", "dtype", "", "A", "B", "B/A", "peak memory", ""]]
     for row in comparison.rows:
         r, memory = row.record, row.memory.get("peak_allocated_bytes")
-        times = _times(row)
         ratio = "-" if row.time is None else f"{row.time.value:.3f} {_brackets(row.time)}"
-        names = (r.case, r.implementation, r.mode, r.dtype, varying[_facts(r)])
-        table.append((*names, *times, ratio, "-" if memory is None else f"{memory:.3f}", row.verdict))
+        names = [r.case, r.implementation, r.mode, r.dtype, _varying(r, every)]
+        table.append([*names, *_times(row), ratio, "-" if memory is None else f"{memory:.3f}", row.verdict])
+    sides = ["left"] * 5 + ["right"] * 4 + ["left"]
+    drawn = tabulate(table, tablefmt="plain", disable_numparse=True, colalign=sides)
     found = [(row, finding) for row in comparison.rows for finding in row.findings]
     found.sort(key=lambda one: one[1].fails)
-    lines = [*comparison.notes, "", *_aligned(table), ""]
+    lines = [*comparison.notes, "", drawn, ""]
     lines += [f"{'FAIL' if f.fails else 'note'}  {_name(row.record)}: {f.detail}" for row, f in found]
     missing, new = (sum(f.what == what for _, f in found) for what in ("missing", "new"))
     compared, failed = (sum(getattr(row, name) for row in comparison.rows) for name in ("compared", "fails"))
@@ -272,13 +275,10 @@ def _checked_interval(record: Record) -> tuple[float, float]:
 @functools.cache
 def _skipped(count: int) -> int:
     """How many of `count` ordered samples to leave out at either end: the most that still gives 95%."""
-    # [x(k), x(n+1-k)] misses the median with the probability 2 P(Binomial(n, 1/2) < k); exact, in integers.
-    total, below, ways, k = 2**count, 0, 1, 0
-    while 40 * (below + ways) <= total:  # 2 (below + ways) / total <= 1/20
-        below += ways
-        ways = ways * (count - k) // (k + 1)
-        k += 1
-    return max(k - 1, 0)
+    from scipy.stats import binom
+
+    # [x(k), x(n+1-k)] misses the median with the probability 2 P(Binomial(n, 1/2) < k).
+    return max(int(binom.ppf(0.025, count, 0.5)) - 1, 0)
 
 
 def _notes(a: list[Record], b: list[Record], rows: list[Row]) -> list[str]:
@@ -312,23 +312,15 @@ def _status(record: Record) -> str:
     return f"{record.status} ({record.reason})" if record.reason else record.status
 
 
-def _facts(record: Record) -> tuple:
-    """What may tell two rows of one case apart, beyond the columns that every row has."""
-    machine = record.machine.get("device")
-    return record.case, (("device", machine), *record.shape.items(), ("seed", record.seed))
+def _varying(record: Record, some: list[Record]) -> str:
+    """What may tell rows of one case apart, beyond the columns that every row has: what is not the same in all."""
 
+    def facts(r: Record) -> dict:
+        return {"device": r.machine.get("device"), **r.shape, "seed": r.seed}
 
-def _varying(some: list[Record]) -> dict[tuple, str]:
-    """By `_facts`: those of them that are not the same in all records of the case."""
-    values: dict[tuple, set] = {}
-    facts = {_facts(r) for r in some}
-    for case, pairs in facts:
-        for name, value in pairs:
-            values.setdefault((case, name), set()).add(value)
-    return {
-        (case, pairs): " ".join(f"{name}={value}" for name, value in pairs if len(values[case, name]) > 1)
-        for case, pairs in facts
-    }
+    others = [facts(r) for r in some if r.case == record.case]
+    mine = facts(record).items()
+    return " ".join(f"{name}={value}" for name, value in mine if any(o.get(name, value) != value for o in others))
 
 
 def _name(record: Record) -> str:
@@ -345,17 +337,3 @@ def _times(row: Row) -> list[str]:
 
 def _brackets(ratio: Ratio) -> str:
     return f"[{ratio.low:.3f}, {ratio.high:.3f}]"
-
-
-def _aligned(table: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(line[at]) for line in table) for at in range(len(table[0]))]
-    words = 5  # the columns of words, left; numbers stand right, and the verdict left again
-    lines = []
-    for line in table:
-        cells = [
-            cell.ljust(width) if at < words or at == len(widths) - 1 else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-            if width
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from .records import Record
-from .tables import Contests, Device, chosen, contests, is_peer, time_ratio, verdict
+from .tables import Device, chosen, contests, time_ratio, verdict
 
 # Stands beside the operators to show what their own products take; it computes none of them.
-YARDSTICKS = ("matrix product",)
+YARDSTICKS = ["matrix product"]
 _MODES = {"forward": "forward", "backward": "backward", "step": "step (both)"}
 
 
@@ -30,17 +30,20 @@ class Finding:
 def findings(device: Device) -> list[Finding]:
     """One finding for every operator, dtype and mode that was measured beside a peer in the same run."""
     found = []
-    operators: Contests = contests([r for r in device.records if r.suite == "kernels"])
-    for (case, dtype), contest in operators.items():
+    for (case, dtype), contest in contests([r for r in device.records if r.suite == "kernels"]).items():
         ours = chosen(contest)
-        for mode in _MODES:
-            mine = contest.get(ours, {}).get(mode)
-            theirs = [r for name, r in _rivals(contest, mode).items() if mine is not None and r.run == mine.run]
-            if theirs and verdict(mine) == "ok" and mine.median:
+        rivals = contest[contest.peer].drop(YARDSTICKS, errors="ignore")  # what computes something else is no rival
+        for mode in _MODES if ours else ():
+            mine = contest[mode][ours]
+            theirs = [r for r in rivals[mode] if _ran(r) and _ran(mine) and r.run == mine.run]
+            if theirs:
                 best = min(theirs, key=lambda record: record.median)
-                ratio = time_ratio(mine, best)
-                found.append(Finding(case, dtype, mode, ours, best.implementation, ratio))
+                found.append(Finding(case, dtype, mode, ours, best.implementation, time_ratio(mine, best)))
     return found
+
+
+def _ran(record: Record | None) -> bool:
+    return record is not None and verdict(record) == "ok" and bool(record.median)
 
 
 def sentences(device: Device) -> list[str]:
@@ -63,19 +66,6 @@ def sentences(device: Device) -> list[str]:
     if any(r.implementation in YARDSTICKS for r in device.records):
         told.append(f"{' and '.join(YARDSTICKS)}: a yardstick, no peer, for it does the operator's own products alone.")
     return told
-
-
-def _rivals(contest: dict[str, dict[str, Record]], mode: str) -> dict[str, Record]:
-    """The peers that ran well in a mode; what computes something else is none."""
-    return {
-        name: by_mode[mode]
-        for name, by_mode in contest.items()
-        if is_peer(by_mode)
-        and name not in YARDSTICKS
-        and mode in by_mode
-        and verdict(by_mode[mode]) == "ok"
-        and by_mode[mode].median
-    }
 
 
 def _sentence(found: list[Finding]) -> str:

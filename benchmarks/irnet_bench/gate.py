@@ -5,7 +5,8 @@ every compiled kernel; executed instructions of native CPU code; and time, but o
 run. A result outside its error budget, or two calls whose bits differ, fail whatever the baseline says.
 
 The baseline is a JSON file of groups. A group's name says what its figures depend on (versions, compiler, processor):
-what was measured elsewhere is not held, and the gate says so.
+what was measured elsewhere is not held, and the gate says so. It uses neither pandas nor tabulate: the machine with
+a GPU need not have them.
 """
 
 import argparse

@@ -1,4 +1,8 @@
-"""What a measurement is made on: device, versions, source, clocks, and the machine's ceilings. Runs no case."""
+"""What a measurement is made on: device, versions, source, clocks, and the machine's ceilings. Runs no case.
+
+psutil tells of the processor where it is installed; measuring does not need it. nvidia-smi tells of a GPU: it comes
+with the driver, so that no package is needed.
+"""
 
 import contextlib
 import functools
@@ -21,6 +25,11 @@ import irnet_kernels
 from irnet import __version__
 
 from . import timing
+
+try:
+    import psutil
+except ModuleNotFoundError:
+    psutil = None
 
 IDENTITY = ("device", "processor", "capability", "threads")  # two that differ in one are different machines
 PACKAGES = tuple(Path(package.__file__).resolve().parent for package in (irnet, irnet_kernels, irnet_bench))
@@ -50,12 +59,12 @@ def condition(device: torch.device) -> dict:
 
 def others(seconds: float = 0.2) -> float:
     """How many of the cores that are ours other programs take, on average over the next `seconds`."""
-    own, busy, begin = time.process_time(), _busy_seconds(), time.perf_counter()
-    if busy is None:  # not Linux: the load of the last minute, in which this program has just begun
+    if not psutil:  # the load of the last minute, in which this program has just begun
         return os.getloadavg()[0]
-    time.sleep(seconds)
-    taken = _busy_seconds() - busy - (time.process_time() - own)
-    return round(max(0.0, taken / (time.perf_counter() - begin)), 2)
+    own, begin = time.process_time(), time.perf_counter()
+    cores = psutil.cpu_percent(seconds, percpu=True)
+    busy = sum(cores[core] for core in os.sched_getaffinity(0) if core < len(cores)) / 100
+    return round(max(0.0, busy - (time.process_time() - own) / (time.perf_counter() - begin)), 2)
 
 
 def warn_if_loaded(device: torch.device, facts: dict) -> bool:
@@ -177,25 +186,13 @@ def _commit() -> dict:
     return {"commit": commit or None, "dirty": bool(changes)}
 
 
-def _busy_seconds() -> float | None:
-    """Seconds that the cores which are ours have worked since the machine was started; None where nobody counts."""
-    try:
-        lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
-    except OSError:
-        return None
-    ours = {f"cpu{core}" for core in os.sched_getaffinity(0)}
-    # user, nice, system, idle, iowait, irq, softirq, steal; what comes after is part of user and nice.
-    ticks = [list(map(int, line[1:9])) for line in lines if line[0] in ours]
-    return sum(sum(row) - row[3] - row[4] for row in ticks) / os.sysconf("SC_CLK_TCK")
-
-
 def _clocks(device: torch.device) -> dict[str, float]:
     """Present clock rates in MHz, under the names that the machine gives them."""
     if device.type == "cuda":
         values = _nvidia_smi(device, "clocks.sm,clocks.mem")
         return dict(zip(("sm", "memory"), map(float, values), strict=True)) if values else {}
-    lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("cpu MHz")]
-    return {"cpu": float(lines[0].partition(":")[2])} if lines else {}
+    frequency = psutil and psutil.cpu_freq()
+    return {"cpu": frequency.current} if frequency else {}
 
 
 def _nvidia_smi(device: torch.device, query: str) -> list[str]:

@@ -1,4 +1,7 @@
-"""Records: the schema of a measurement and its JSONL file, to which lines are only appended. Judges nothing."""
+"""Records: the schema of a measurement and its JSONL file, to which lines are only appended. Judges nothing.
+
+Read and written with the standard library alone, since they are written where pandas is not installed.
+"""
 
 import dataclasses
 import json
@@ -106,7 +109,6 @@ def read(path: str | os.PathLike) -> list[Record]:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(path, f"cannot be read ({error})", "name a file that `irnet bench` wrote") from error
-    names = {f.name for f in dataclasses.fields(Record)}
     records = []
     for number, line in enumerate(lines, 1):
         try:
@@ -121,15 +123,12 @@ def read(path: str | os.PathLike) -> list[Record]:
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             found = values.get("schema") if isinstance(values, dict) else None
             raise InputError(where, f"has schema {found}, this irnet reads {SCHEMA}", "measure again")
-        missing = [
-            f.name
-            for f in dataclasses.fields(Record)
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in values
-        ]
-        if missing or set(values) - names or values["status"] not in STATUSES:
-            wrong = missing or sorted(set(values) - names) or [f"status {values['status']!r}"]
-            raise InputError(where, f"is no record: {', '.join(wrong)}", "remove the line or measure again")
-        records.append(Record(**values))
+        try:
+            records.append(Record(**values))
+        except TypeError as error:  # it names the field that is missing or unknown
+            raise InputError(where, f"is no record: {error}", "remove the line or measure again") from error
+        if records[-1].status not in STATUSES:
+            raise InputError(where, f"is no record: status {values['status']!r}", "remove the line or measure again")
     return records
 
 

@@ -4,18 +4,26 @@ A figure stands only where a record has it. Where none does, a word says why: sk
 outside its error budget, so its speed means nothing), or a dash where nobody asked.
 """
 
+import functools
+import importlib.resources
 import math
 import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from irnet import files
 from irnet.errors import InputError
+from irnet.report import html
 from irnet_kernels.dispatch import IMPLEMENTATIONS
 
+from .case import MODES
 from .records import STATUSES, Record, read
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 NONE = "-"
@@ -43,14 +51,7 @@ class Table:
     rows: list[list[str]]
 
     def markdown(self) -> str:
-        ends = ["---"] * self.names + ["---:"] * (len(self.head) - self.names)
-        lines = [[plain(cell) for cell in row] for row in (self.head, *self.rows)]
-        lines.insert(1, ends)
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{plain(self.caption)}\n"
-
-
-# Per case and dtype: implementation -> mode -> record.
-Contests = dict[tuple[str, str], dict[str, dict[str, Record]]]
+        return html.render("table.md", __package__, table=self, plain=plain)
 
 
 # ------------------------------------------------------------------------------------------------------------ records
@@ -99,13 +100,34 @@ def verdict(record: Record) -> str:
     return record.status
 
 
-def contests(records: list[Record]) -> Contests:
-    """The records at their cases' own shapes, not at those of a sweep. Of several such shapes or seeds the last one."""
-    own = {r.case: _shape(r) for r in records if not r.swept}
-    result: Contests = {}
-    for r in records:
-        if not r.swept and _shape(r) == own[r.case]:
-            result.setdefault((r.case, r.dtype), {}).setdefault(r.implementation, {})[r.mode] = r
+def _frame(records: Iterable[Record], **more: Callable[[Record], object]) -> "DataFrame":
+    """A row per record: itself as `record`, its fields and what the functions `more` say of it."""
+    import pandas as pd
+
+    says = {"who": lambda r: _who(r.implementation, r.peer), **more, "record": lambda r: r}
+    rows = [vars(r) | {name: say(r) for name, say in says.items()} for r in records]
+    return pd.DataFrame(rows, columns=[*Record.__dataclass_fields__, *says], dtype=object)
+
+
+def _by(frame: "DataFrame", rows: str | list[str], columns: str, of: Iterable | None = None) -> "DataFrame":
+    """The last records by two of a frame's columns, rows in the order in which they first appear; None for none."""
+    wide = frame.pivot_table("record", rows, columns, aggfunc="last", sort=False).reindex(columns=of)
+    return wide.astype(object).where(wide.notna(), None)
+
+
+def contests(records: list[Record]) -> "dict[tuple[str, str], DataFrame]":
+    """The records at their cases' own shapes, not at those of a sweep. Of several such shapes or seeds the last one.
+
+    By case and dtype, a row per implementation: its records in the modes forward, backward and step or None; `full`,
+    the one in the mode that says most about the case; and whether it is a `peer`.
+    """
+    own = {r.case: r.shape for r in records if not r.swept}
+    frame = _frame(r for r in records if not r.swept and r.shape == own[r.case])
+    result = {}
+    for names, rows in frame.groupby(["case", "dtype"], sort=False):
+        contest = _by(rows, "implementation", "mode", MODES)
+        peers = rows.groupby("implementation")["peer"].any()
+        result[names] = contest.assign(full=contest[fullest(rows["mode"])], peer=peers.astype(bool))
     return result
 
 
@@ -114,28 +136,25 @@ def fullest(modes: Iterable[str]) -> str:
     return min(modes, key=lambda mode: {"step": 0, "forward": 1}.get(mode, 2))
 
 
-def modes_of(contest: dict[str, dict[str, Record]]) -> list[str]:
-    return list(dict.fromkeys(mode for by_mode in contest.values() for mode in by_mode))
-
-
-def is_peer(by_mode: dict[str, Record]) -> bool:
-    return any(r.peer for r in by_mode.values())
-
-
-def chosen(contest: dict[str, dict[str, Record]]) -> str | None:
+def chosen(contest: "DataFrame") -> str | None:
     """irnet's implementation in a contest that peers are compared with: the one that impl="auto" takes first.
 
     Where names say nothing of that order (a model's variants), it is the fastest; one that did not run comes last.
     """
-    mode = fullest(modes_of(contest))
 
     def rank(name: str) -> tuple:
-        record = contest[name].get(mode)
+        record = contest.full[name]
         ran = record is not None and verdict(record) == "ok" and record.median is not None
         order = ("auto", *IMPLEMENTATIONS)  # then ways to run a model, such as grad checkpointing
         return not ran, order.index(name) if name in order else len(order), record.median if ran else 0.0
 
-    return min((name for name, by_mode in contest.items() if not is_peer(by_mode)), key=rank, default=None)
+    return min(contest.index[~contest.peer], key=rank, default=None)
+
+
+def _mine(contest: "DataFrame") -> "Series":
+    """The row of the implementation that peers are compared with; `name` and records are None where there is none."""
+    ours = chosen(contest)
+    return contest.loc[ours] if ours else contest.iloc[0].map(lambda _: None).rename(None)
 
 
 # -------------------------------------------------------------------------------------------------------------- cells
@@ -148,27 +167,38 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:.{decimals}f}"
 
 
-def figure(record: Record | None, text: Callable[[Record], str | None]) -> str:
+def figure(text: Callable[[Record], str | None]) -> Callable[[Record | None], str]:
     """What `text` makes of a record, or the word that stands in its place."""
-    if record is None:
-        return NONE
-    word = verdict(record)
-    return (text(record) or NONE) if word == "ok" else word
+
+    def cell(record: Record | None) -> str:
+        word = NONE if record is None else verdict(record)
+        return (text(record) or NONE) if word == "ok" else word
+
+    return cell
 
 
-def milliseconds(record: Record) -> str | None:
-    return None if record.median is None else significant(1e3 * record.median)
+def _scaled(name: str, factor: float) -> Callable[[Record | None], str]:
+    """A field of a record times a factor, as `figure` shows it."""
+    return figure(lambda r: None if getattr(r, name) is None else significant(factor * getattr(r, name)))
 
 
-def mebibytes(value: float | None) -> str | None:
-    return None if value is None else significant(value / 2**20)
+milliseconds = _scaled("median", 1e3)
+peak, saved = _scaled("peak_allocated_bytes", 2**-20), _scaled("saved_bytes", 2**-20)
 
 
+@figure
 def of_limit(record: Record) -> str | None:
     """The share of the limit that was measured in the same run."""
     if record.limit_fraction is None:
         return None
     return f"{significant(100 * record.limit_fraction, 2)} % of {record.limit or 'the limit'}"
+
+
+@figure
+def rate(record: Record) -> str | None:
+    if not record.median or record.items is None:
+        return None
+    return f"{significant(record.items / record.median)} {record.unit or 'calls'}/s"
 
 
 def ratio(
@@ -212,23 +242,13 @@ def memory_ratio(ours: Record | None, theirs: Record | None) -> str:
 def operators(device: Device) -> Table:
     """Every implementation of every operator at its default shape."""
     records = [r for r in device.records if r.suite == "kernels"]
-    found, rows = contests(records), []
+    found = contests(records)
+    rows = []
     for (case, dtype), contest in found.items():
-        mode = fullest(modes_of(contest))
-        for name, by_mode in contest.items():
-            full = by_mode.get(mode)
-            times = [figure(by_mode.get(m), milliseconds) for m in ("forward", "backward", "step")]
-            peak = figure(full, lambda r: mebibytes(r.peak_allocated_bytes))
-            saved = figure(full, lambda r: mebibytes(r.saved_bytes))
-            rows.append([case, dtype, _who(name, by_mode), *times, figure(full, of_limit), peak, saved])
-    head = ["operator", "dtype", "implementation", "forward, ms", "backward, ms", "step, ms", "of the limit"]
-    head += ["peak, MiB", "saved, MiB"]
-    caption = (
-        "Medians. A step is forward and backward; the limit and the memory are those of the step, or of the forward "
-        "pass where there is no other. Peak is above what was there before the call; saved is kept for the backward "
-        f"pass beyond the inputs. {_shapes(found)}"
-    )
-    return _table("Operators", caption, head, 3, rows, records)
+        for name, row in contest.iterrows():
+            limits = of_limit(row.full), peak(row.full), saved(row.full)
+            rows.append([case, dtype, _who(name, row.peer), *map(milliseconds, row[list(MODES)]), *limits])
+    return _table("operators", rows, records, _shapes(found))
 
 
 def ratios(device: Device) -> Table:
@@ -236,28 +256,20 @@ def ratios(device: Device) -> Table:
     rows, used = [], []
     left_out: dict[str, dict[str, list[str]]] = {}
     for (case, dtype), contest in contests(device.records).items():
-        ours = chosen(contest)
-        mode, mine = fullest(modes_of(contest)), contest.get(ours, {})
-        for name, by_mode in contest.items():
-            if not is_peer(by_mode):
-                continue
-            times = [time_ratio(mine.get(m), by_mode.get(m)) for m in ("forward", "backward", "step")]
-            cells = [*times, memory_ratio(mine.get(mode), by_mode.get(mode))]
+        mine = _mine(contest)
+        for name, row in contest[contest.peer].iterrows():
+            cells = [time_ratio(mine[mode], row[mode]) for mode in MODES] + [memory_ratio(mine.full, row.full)]
             reason = _no_figure(cells)
             if reason:
                 left_out.setdefault(reason, {}).setdefault(name, []).append(f"{case} {dtype}")
                 continue
-            used += [*mine.values(), *by_mode.values()]
-            rows.append([case, dtype, ours or NONE, name, *cells])
-    head = ["case", "dtype", "irnet", "peer", "forward", "backward", "step", "memory"]
-    caption = (
-        "irnet against each peer, measured in the same run: 2.00 x faster is half the peer's median time, 2.00 x less "
-        "half its peak memory. ≈: the bands from the 20th to the 80th percentile overlap."
-    )
+            used += filter(None, [*mine[list(MODES)], *row[list(MODES)]])
+            rows.append([case, dtype, mine.name or NONE, name, *cells])
+    told = []
     for reason, names in left_out.items():
-        told = "; ".join(f"{name} of {_each(cases, ', ')}" for name, cases in names.items())
-        caption += f" Left out ({reason}): {told}."
-    return _table("Against peers", caption, head, 4, rows, used)
+        of = "; ".join(f"{name} of {_each(cases, ', ')}" for name, cases in names.items())
+        told.append(f"Left out ({reason}): {of}.")
+    return _table("ratios", rows, used, " ".join(told))
 
 
 def _no_figure(cells: list[str]) -> str | None:
@@ -273,16 +285,12 @@ def throughput(device: Device) -> Table:
     records = [r for r in device.records if r.suite != "kernels"]
     found, rows = contests(records), []
     for (case, dtype), contest in found.items():
-        for name, by_mode in contest.items():
-            for mode, r in by_mode.items():
-                if mode == "backward" and "step" in by_mode:
-                    continue
-                cells = [figure(r, milliseconds), figure(r, _rate), figure(r, of_limit)]
-                cells += [figure(r, lambda r: mebibytes(r.peak_allocated_bytes))]
-                rows.append([case, dtype, _who(name, by_mode), mode, *cells])
-    head = ["case", "dtype", "implementation", "mode", "time, ms", "throughput", "of the limit", "peak, MiB"]
-    caption = f"Medians; peak is above what was there before the call. {_shapes(found)}"
-    return _table("Model, training and data", caption, head, 4, rows, records)
+        for name, row in contest.iterrows():
+            for mode, r in row[list(MODES)].dropna().items():
+                if mode != "backward" or row.step is None:
+                    cells = [milliseconds(r), rate(r), of_limit(r), peak(r)]
+                    rows.append([case, dtype, _who(name, row.peer), mode, *cells])
+    return _table("throughput", rows, records, _shapes(found))
 
 
 @dataclass(frozen=True)
@@ -300,25 +308,24 @@ class Sweep:
 
 def sweeps(device: Device, name: str) -> list[Sweep]:
     """The cases that were measured for two values of `name` or more, all else equal, each in its fullest mode."""
-    groups: dict[tuple, dict[str, dict[int, Record]]] = {}
-    modes: dict[str, set[str]] = {}
-    for r in device.records:
-        if name in r.shape:
-            rest = _words({k: v for k, v in _shape(r) if k != name})
-            group = groups.setdefault((r.case, r.dtype, r.mode, rest), {})
-            group.setdefault(r.implementation, {})[r.shape[name]] = r
-            modes.setdefault(r.case, set()).add(r.mode)
+
+    def rest(r: Record) -> str:
+        return _words({k: v for k, v in sorted(r.shape.items()) if k != name})
+
+    frame = _frame((r for r in device.records if name in r.shape), value=lambda r: r.shape[name], rest=rest)
+    full = frame.groupby("case")["mode"].agg(fullest)
     found = []
-    for (case, dtype, mode, rest), lines in groups.items():
-        single = [implementation for implementation, line in lines.items() if len(line) < 2]
-        lines = {implementation: line for implementation, line in lines.items() if len(line) > 1}
-        values = sorted({value for line in lines.values() for value in line})
-        if lines and mode == fullest(modes[case]):
-            found.append(Sweep(case, dtype, mode, rest, values, lines, single))
+    for (case, dtype, mode, others), rows in frame.groupby(["case", "dtype", "mode", "rest"], sort=False):
+        measured = rows.groupby("implementation", sort=False)[["value", "record"]]
+        lines = {who: dict(line.itertuples(index=False)) for who, line in measured}
+        single = [who for who, line in lines.items() if len(line) < 2]
+        lines = {who: line for who, line in lines.items() if len(line) > 1}
+        if lines and mode == full[case]:
+            found.append(Sweep(case, dtype, mode, others, sorted(set().union(*lines.values())), lines, single))
     return found
 
 
-def swept(device: Device, name: str, title: str, text: Callable[[Record], str | None]) -> Table:
+def swept(device: Device, name: str, text: Callable[[Record | None], str]) -> Table:
     """The sweeps over `name` as one table, a row per implementation."""
     rows, used = [], []
     found = sweeps(device, name)
@@ -327,57 +334,48 @@ def swept(device: Device, name: str, title: str, text: Callable[[Record], str | 
         twice = [(other.case, other.dtype) for other in found].count((sweep.case, sweep.dtype)) > 1
         case = f"{sweep.case} {sweep.rest}" if twice else sweep.case
         for implementation, line in sweep.lines.items():
-            cells = [figure(line.get(value), text) for value in columns]
-            rows.append([case, sweep.dtype, _who(implementation, line), *cells])
+            peer = any(r.peer for r in line.values())
+            rows.append([case, sweep.dtype, _who(implementation, peer), *(text(line.get(value)) for value in columns)])
             used += line.values()
-    head = ["case", "dtype", "implementation", *(f"{name}={value}" for value in columns)]
-    caption = "Of the step, or of the forward pass where there is no step."
     single = "; ".join(f"{_each(sweep.single, ', ')} of {sweep.case}" for sweep in found if sweep.single)
-    if single:
-        caption += f" Left out (measured at one value only): {single}."
-    return _table(title, caption, head, 3, rows, used)
+    left_out = f"Left out (measured at one value only): {single}." if single else ""
+    return _table(name, rows, used, left_out, [f"{name}={value}" for value in columns])
 
 
 def memory_by_images(device: Device) -> Table:
-    title = "Memory against batch, peak in MiB"
-    return swept(device, "images", title, lambda r: mebibytes(r.peak_allocated_bytes))
+    return swept(device, "images", peak)
 
 
 def time_by_regions(device: Device) -> Table:
-    return swept(device, "regions", "Time against regions, median in ms", milliseconds)
+    return swept(device, "regions", milliseconds)
 
 
 def correctness(device: Device) -> Table:
     """The largest error that was met, over all shapes, against what it may be."""
-    worst: dict[tuple, dict[bool, Record]] = {}
     used = [r for r in device.records if r.error is not None and r.budget is not None]
-    for r in used:
-        of = worst.setdefault((r.case, r.dtype, _who(r.implementation, {r.mode: r})), {})
-        forward = r.mode == "forward"
-        if forward not in of or _share(r) > _share(of[forward]):
-            of[forward] = r
-    rows = [[*names, *(_judged(of.get(forward)) for forward in (True, False))] for names, of in worst.items()]
-    head = ["case", "dtype", "implementation", "result", "gradients"]
-    caption = "Largest absolute error against float64 over all shapes, and the budget that it must keep within."
-    return _table("Correctness", caption, head, 3, rows, used)
+    frame = _frame(used, share=_share, of=lambda r: "result" if r.mode == "forward" else "gradients")
+    rows = []
+    for names, group in frame.astype({"share": float}).groupby(["case", "dtype", "who"], sort=False):
+        worst = group.loc[group.groupby("of")["share"].idxmax()].set_index("of")["record"]
+        rows.append([*names, _judged(worst.get("result")), _judged(worst.get("gradients"))])
+    return _table("correctness", rows, used)
 
 
 def missing(device: Device) -> Table:
     """Whatever was not measured, and why."""
-    groups: dict[tuple, list[Record]] = {}
-    for r in device.records:
-        if verdict(r) != "ok":
-            reason = r.reason or ("the result is outside its error budget" if verdict(r) == "wrong" else NONE)
-            groups.setdefault((_who(r.implementation, {r.mode: r}), verdict(r), reason), []).append(r)
+
+    def reason(r: Record) -> str:
+        return r.reason or ("the result is outside its error budget" if verdict(r) == "wrong" else NONE)
+
+    used = [r for r in device.records if verdict(r) != "ok"]
+    frame = _frame(used, word=verdict, why=reason, shown=lambda r: _words(r.shape))
     rows = []
-    for (name, word, reason), records in groups.items():
-        shapes = list(dict.fromkeys(_words(r.shape) for r in records))
+    for (who, word, why), group in frame.groupby(["who", "word", "why"], sort=False):
+        shapes = group["shown"].unique()
         shape = "; ".join(shapes) if len(shapes) < 3 else f"{len(shapes)} shapes"
-        where = [_each((getattr(r, what) for r in records), ", ") for what in ("case", "dtype", "mode")]
-        rows.append([name, word, *where, shape or NONE, reason])
-    head = ["implementation", "status", "cases", "dtypes", "modes", "shapes", "reason"]
-    used = [r for records in groups.values() for r in records]
-    return _table("Not measured", "oom: out of memory.", head, 7, rows, used)
+        where = [", ".join(group[name].unique()) for name in ("case", "dtype", "mode")]
+        rows.append([who, word, *where, shape or NONE, why])
+    return _table("missing", rows, used)
 
 
 def summary(device: Device) -> Table:
@@ -385,21 +383,12 @@ def summary(device: Device) -> Table:
     records = [r for r in device.records if r.suite == "kernels"]
     found, rows = contests(records), []
     for (case, dtype), contest in found.items():
-        ours = chosen(contest)
-        mode, mine = fullest(modes_of(contest)), contest.get(ours, {})
-        peers = {name: by_mode.get(mode) for name, by_mode in contest.items() if is_peer(by_mode)}
-        faster = {name: time_ratio(mine.get(mode), theirs).removesuffix(" faster") for name, theirs in peers.items()}
-        against = "; ".join(f"{name} {text}" for name, text in faster.items() if text != OTHER_RUN)
-        times = [figure(mine.get(m), milliseconds) for m in ("forward", "step")]
-        peak = figure(mine.get(mode), lambda r: mebibytes(r.peak_allocated_bytes))
-        rows.append([case, dtype, ours or NONE, *times, peak, against or NONE])
-    head = ["operator", "dtype", "irnet", "forward, ms", "step, ms", "peak, MiB", "step: faster than peers by"]
-    caption = (
-        'irnet: the implementation that impl="auto" takes. Medians; a step is forward and backward, and without '
-        "gradients the forward pass is compared. Peak is above what was there before the call. "
-        f"≈: the bands from the 20th to the 80th percentile overlap. {_shapes(found)}"
-    )
-    return _table(f"Operators, {device.name}", caption, head, 3, rows, records)
+        mine = _mine(contest)
+        faster = {name: time_ratio(mine.full, theirs) for name, theirs in contest.full[contest.peer].items()}
+        against = [f"{name} {text.removesuffix(' faster')}" for name, text in faster.items() if text != OTHER_RUN]
+        times = [milliseconds(mine.forward), milliseconds(mine.step)]
+        rows.append([case, dtype, mine.name or NONE, *times, peak(mine.full), "; ".join(against) or NONE])
+    return _table("summary", rows, records, _shapes(found))
 
 
 TABLES = (operators, ratios, throughput, memory_by_images, time_by_regions, correctness, missing)
@@ -413,11 +402,8 @@ def readme_block(found: list[Device], folder: str = "") -> str:
 
     folder  of the results, as the README's reader reaches it
     """
-    tables = [table for table in map(summary, found) if table.rows]
-    parts = [f"**{plain(table.title)}**\n\n{table.markdown()}" for table in tables] or [f"{NOTHING}\n"]
-    if folder:
-        parts.append(f"All records and tables: [{plain(folder)}](<{folder}>).\n")
-    return "\n".join(parts)
+    shown = {device.name: table for device in found if (table := summary(device)).rows}
+    return html.render("readme.md", __package__, tables=shown, folder=folder, plain=plain, nothing=NOTHING)
 
 
 def block_of(readme: str | os.PathLike, paths: list[str | os.PathLike]) -> str:
@@ -431,13 +417,13 @@ def write_readme(path: str | os.PathLike, block: str) -> None:
 
     Raises InputError where the two markers are not there once each, in their order, on lines of their own.
     """
-    before, _, after = _split(path)
-    files.write(path, before + _framed(block) + after)
+    files.write(path, _with_block(text_of(path), block, path))
 
 
 def is_current(readme: str | os.PathLike, paths: list[str | os.PathLike]) -> bool:
     """Whether what stands between the README's markers is what the records give; InputError where there are none."""
-    return _split(readme)[1] == _framed(block_of(readme, paths))
+    text = text_of(readme)
+    return text == _with_block(text, block_of(readme, paths), readme)
 
 
 def text_of(path: str | os.PathLike) -> str:
@@ -448,35 +434,40 @@ def text_of(path: str | os.PathLike) -> str:
         raise InputError(path, f"cannot be read ({error})", "give a text file") from error
 
 
-def _framed(block: str) -> str:
-    return f"\n\n{block.strip()}\n\n"
-
-
-def _split(path: str | os.PathLike) -> tuple[str, str, str]:
-    """A README up to the end of the first marker, up to the second marker, and the rest."""
-    text = text_of(path)
-    begins, ends = ([m.span() for m in re.finditer(f"^{re.escape(s)}$", text, re.MULTILINE)] for s in (BEGIN, END))
-    if len(begins) != 1 or len(ends) != 1 or ends[0][0] < begins[0][1]:
-        trouble = f"has {len(begins)} lines {BEGIN} and {len(ends)} lines {END}"
-        if len(begins) == len(ends) == 1:
+def _with_block(text: str, block: str, path: str | os.PathLike) -> str:
+    """The text of a README with this block between its markers."""
+    parts = re.split(f"^({re.escape(BEGIN)}|{re.escape(END)})$", text, flags=re.MULTILINE)
+    markers = parts[1::2]
+    if markers != [BEGIN, END]:
+        trouble = f"has {markers.count(BEGIN)} lines {BEGIN} and {markers.count(END)} lines {END}"
+        if markers == [END, BEGIN]:
             trouble = f"has {END} before {BEGIN}"
         raise InputError(path, trouble, "put each on a line of its own, once and in this order")
-    return text[: begins[0][1]], text[begins[0][1] : ends[0][0]], text[ends[0][0] :]
+    return f"{parts[0]}{BEGIN}\n\n{block.strip()}\n\n{END}{parts[-1]}"
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
 
 
-def _table(title: str, caption: str, head: list[str], names: int, rows: list, records: list[Record]) -> Table:
-    return Table(title, f"{caption} {measured_on(records)}" if records else caption, head, names, rows)
+def _table(name: str, rows: list, records: list[Record], told: str = "", columns: Iterable[str] = ()) -> Table:
+    """The table that `tables.yaml` describes: `told` completes its caption, `columns` its head."""
+    spec = _tables()[name]
+    caption = " ".join(filter(None, [spec["caption"].format(told).strip(), measured_on(records) if records else ""]))
+    return Table(spec["title"], caption, [*spec["head"], *columns], spec["names"], rows)
 
 
-def _shapes(found: Contests) -> str:
+@functools.cache
+def _tables() -> dict:
+    import yaml
+
+    return yaml.safe_load(importlib.resources.files(__package__).joinpath("templates/tables.yaml").read_text("utf-8"))
+
+
+def _shapes(found: "dict[tuple[str, str], DataFrame]") -> str:
     """One sentence: which cases were measured at which shape."""
     cases: dict[str, dict[str, None]] = {}
     for (case, _), contest in found.items():
-        shape = next(r.shape for by_mode in contest.values() for r in by_mode.values())
-        cases.setdefault(_words(shape), {})[case] = None
+        cases.setdefault(_words(contest.full.dropna().iloc[0].shape), {})[case] = None
     return "Shapes: " + "; ".join(f"{_each(names, ', ')} at {shape}" for shape, names in cases.items()) + "."
 
 
@@ -489,18 +480,8 @@ def _each(values: Iterable, by: str = " and ") -> str:
     return by.join(dict.fromkeys(str(value) for value in values if value is not None))
 
 
-def _who(name: str, records: dict[object, Record]) -> str:
-    return f"{name} (peer)" if is_peer(records) else name
-
-
-def _shape(record: Record) -> tuple:
-    return tuple(sorted(record.shape.items()))
-
-
-def _rate(record: Record) -> str | None:
-    if not record.median or record.items is None:
-        return None
-    return f"{significant(record.items / record.median)} {record.unit or 'calls'}/s"
+def _who(name: str, peer: bool) -> str:
+    return f"{name} (peer)" if peer else name
 
 
 def _share(record: Record) -> float:

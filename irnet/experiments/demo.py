@@ -21,7 +21,7 @@ from ..engine.train import train
 from ..errors import InputError
 from ..models.irnet import IRNet
 from ..report.draw import Reasoning
-from ..report.page import write_page
+from ..report.page import page
 from ..report.table import table_text
 from ..scenes.generator import generate
 from ..scenes.rules import RULES, clue
@@ -52,12 +52,12 @@ def demo(output: Path, config: Config, device: torch.device, train_scenes: int =
     }
     if device.type == "cuda":
         about["machine"] = torch.cuda.get_device_name(device)
-    page = output / "index.html"
+    path = output / "index.html"
     answers = held_out_answers(output, config, runs)
-    write_page(page, "Reasoning about regions", runs, gallery(answers), about, puzzles=puzzles(answers))
+    files.write(path, page("Reasoning about regions", runs, gallery(answers), about, puzzles=puzzles(answers)))
     print(table_text(runs, about))
-    print(f"{time.perf_counter() - start:.0f} s in all; the page: {page}")
-    return page
+    print(f"{time.perf_counter() - start:.0f} s in all; the page: {path}")
+    return path
 
 
 def run_variant(output: Path, variant: str, config: Config, device: torch.device, progress: bool = True) -> dict:

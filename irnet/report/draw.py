@@ -1,4 +1,8 @@
-"""Pictures of one image's reasoning: boxes, answers, attention, memory. Takes plain arrays; knows nothing of models."""
+"""Pictures of one image's reasoning: boxes, answers, attention, memory. Takes plain arrays; knows nothing of models.
+
+Pillow draws; where labels, bars and rows stand is worked out here: libraries that annotate images need OpenCV or
+torchvision, let labels cover each other, and know no attention.
+"""
 
 import colorsys
 import math
@@ -151,18 +155,9 @@ def annotate_pages(reasoning: Reasoning) -> Iterator[Image.Image]:
 def part(reasoning: Reasoning, start: int, stop: int) -> Reasoning:
     """The boxes `start` to `stop` alone, which keep their numbers."""
     r, which = reasoning, slice(start, stop)
-    return replace(
-        r,
-        boxes=r.boxes[which],
-        scores=r.scores[:, which],
-        attention=r.attention[:, which],
-        final=r.final[which],
-        labels=None if r.labels is None else r.labels[which],
-        kinds=r.kinds[which],
-        given=r.given[which],
-        first=r.first + start,
-        total=r.total,
-    )
+    by_box = {name: getattr(r, name)[which] for name in ("boxes", "final", "kinds", "given")}
+    by_box |= {name: getattr(r, name)[:, which] for name in ("scores", "attention")}
+    return replace(r, **by_box, labels=None if r.labels is None else r.labels[which], first=r.first + start)
 
 
 def annotate(reasoning: Reasoning) -> Image.Image:

@@ -1,29 +1,28 @@
 """The font of pictures: DejaVu, which comes with matplotlib, or an installed font that has more of the letters."""
 
+import contextlib
 import functools
-import subprocess
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+from matplotlib.font_manager import findSystemFonts
 from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
 
 DEJAVU = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
-_LISTING = ["fc-list", "--format", "%{file}\t%{index}\t%{charset}\n"]
 
 
 @dataclass(frozen=True)
 class Typeface:
-    """A font file, the number of the face in it, and the letters it has."""
+    """A font file, of which the first face is taken, and the letters it has."""
 
     path: str
-    index: int
     letters: frozenset[str]
 
     def font(self, size: int) -> ImageFont.FreeTypeFont:
-        return _load(self.path, self.index, size)
+        return _load(self.path, size)
 
     def has(self, text: str) -> bool:
         return self.letters.issuperset(text)
@@ -51,7 +50,7 @@ def typeface(texts: list[str]) -> Typeface:
 
 @functools.lru_cache(maxsize=16)
 def _typeface(letters: frozenset[str]) -> Typeface:
-    own = Typeface(str(DEJAVU), 0, frozenset(map(chr, FT2Font(DEJAVU).get_charmap())))
+    own = _read(DEJAVU)
     if own.letters >= letters:
         return own
     digits = frozenset("0123456789.%")  # which every picture needs
@@ -60,22 +59,18 @@ def _typeface(letters: frozenset[str]) -> Typeface:
 
 @functools.lru_cache(maxsize=1)
 def installed() -> tuple[Typeface, ...]:
-    """The fonts that fontconfig knows; none where it is not installed."""
-    try:
-        lines = subprocess.run(_LISTING, capture_output=True, text=True, errors="replace").stdout.splitlines()
-    except OSError:
-        return ()
+    """The fonts of this system that matplotlib finds and can read."""
     faces = []
-    for path, index, ranges in (line.split("\t") for line in sorted(lines) if line.count("\t") == 2):
-        letters: set[str] = set()
-        for part in ranges.split():
-            first, _, last = part.partition("-")
-            letters.update(map(chr, range(int(first, 16), int(last or first, 16) + 1)))
-        if Path(path).suffix.lower() in (".ttf", ".otf", ".ttc"):  # not bitmap fonts, which have one size
-            faces.append(Typeface(path, int(index) & 0xFFFF, frozenset(letters)))
+    for path in sorted(findSystemFonts()):
+        with contextlib.suppress(RuntimeError):  # FreeType's word for a damaged file
+            faces.append(_read(path))
     return tuple(faces)
 
 
+def _read(path: str | Path) -> Typeface:
+    return Typeface(str(path), frozenset(map(chr, FT2Font(path).get_charmap())))
+
+
 @functools.lru_cache(maxsize=64)
-def _load(path: str, index: int, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size, index=index)
+def _load(path: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)

@@ -1,5 +1,6 @@
 """The comparison of trained variants as rows of text, which the page and the terminal render. Draws nothing."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -75,20 +76,14 @@ def comparison(runs: list[dict], facts: dict) -> Table:
 
 def table_text(runs: list[dict], facts: dict) -> str:
     """The comparison as aligned plain text, for a terminal; no newline at its end."""
-    table = comparison(runs, facts)
-    grid = [["variant", *(short for _, short in table.columns)]]
-    grid += [[row.name, *(cell or "-" for cell in row.cells)] for row in table.rows]
-    widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
-    lines = [
-        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(g, widths, strict=True))) for g in grid
-    ]
-    rule = "-" * len(lines[0])
-    text = [lines[0], rule]
-    for i, row in enumerate(table.rows):
-        if i and row.kind != table.rows[i - 1].kind:
-            text.append(rule)
-        text.append(lines[i + 1])
-    return "\n".join([*text, legend(table)])
+    from tabulate import SEPARATING_LINE, tabulate
+
+    table, lines = comparison(runs, facts), []
+    for _, rows in itertools.groupby(table.rows, lambda row: row.kind):
+        lines += [SEPARATING_LINE] * bool(lines) + [[row.name, *(cell or "-" for cell in row.cells)] for row in rows]
+    head = ["variant", *(short for _, short in table.columns)]
+    sides = ["left"] + ["right"] * len(table.columns) if lines else None
+    return f"{tabulate(lines, head, disable_numparse=True, colalign=sides)}\n{legend(table)}"
 
 
 def percent(value: float | None) -> str:

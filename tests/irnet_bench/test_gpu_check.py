@@ -216,3 +216,19 @@ def _parent(stat: Path) -> int:
         return int(stat.read_text().rpartition(")")[2].split()[1])
     except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
         return 0
+
+
+def test_measuring_and_the_gate_need_no_library_of_the_reports(tmp_path):
+    """The machine with the GPU has PyTorch and its requirements alone; of these, Jinja2 is not relied on."""
+    code = """
+import sys
+sys.modules |= dict.fromkeys(["pandas", "scipy", "tabulate", "psutil", "jinja2", "matplotlib", "pycocotools"])
+from irnet.cli import main
+where, cases = sys.argv[1], ["--device", "cpu", "--filter", "segment_outer"]
+small = ["--sweep", "images=1", "regions=4", "classes=8", "--pace-only", "--seconds", "0.01"]
+assert not main(["bench", "kernels", *cases, *small, "--output", f"{where}/records.jsonl"])
+assert not main(["bench", "gate", *cases, "--add", "--baseline", f"{where}/baseline.json", "--kind", "counts"])
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["baseline.json", "records.jsonl"]

@@ -5,13 +5,15 @@ import dataclasses
 import itertools
 import math
 import re
+import sys
 import zlib
 from pathlib import Path
 
 import pytest
 
+from irnet.cli import main
 from irnet.errors import InputError
-from irnet_bench import charts, tables
+from irnet_bench import charts, compare, tables
 from irnet_bench.findings import findings, sentences
 from irnet_bench.records import Record, append
 from irnet_bench.report import add_arguments, markdown, page, run
@@ -526,6 +528,15 @@ def test_report_prints_or_writes_and_checks(tmp_path, capsys):
 def test_a_check_needs_something_to_check(tmp_path, words):
     with pytest.raises(InputError, match="--check"):
         report(readme_and_results(tmp_path)[1], *words)
+
+
+@pytest.mark.parametrize("words", [["report", "{0}"], ["compare", "{0}", "{0}"]], ids=lambda words: words[0])
+def test_a_package_of_the_extra_that_is_absent_is_named(tmp_path, capsys, monkeypatch, words):
+    for name in ("pandas", "scipy", "scipy.stats"):
+        monkeypatch.setitem(sys.modules, name, None)
+    compare._skipped.cache_clear()
+    assert main(["bench", *(word.format(readme_and_results(tmp_path)[1]) for word in words)]) == 2
+    assert capsys.readouterr().err.endswith('is not installed; pip install "irnet[bench]"\n')
 
 
 # ---------------------------------------------------------------------------------------------------- charts and page

@@ -304,26 +304,15 @@ def test_a_machine_is_loaded_where_the_timed_threads_have_no_core_each(
     assert machine.warn_if_loaded(torch.device(device), {"others": taken}) == warns == bool(caplog.text)
 
 
-def test_what_others_take_is_what_the_cores_do_but_for_our_own_work(monkeypatch):
+def test_what_others_take_is_what_our_cores_do_but_for_our_own_work(monkeypatch):
     clocks = {"process_time": iter([7.0, 7.1]), "perf_counter": iter([50.0, 50.2])}
-    fake = SimpleNamespace(sleep=lambda seconds: None, **{n: lambda n=n: next(clocks[n]) for n in clocks})
-    monkeypatch.setattr(machine, "time", fake)
-    monkeypatch.setattr(machine, "_busy_seconds", iter([100.0, 100.4]).__next__)
-    assert machine.others() == 1.5
+    monkeypatch.setattr(machine, "time", SimpleNamespace(**{n: lambda n=n: next(clocks[n]) for n in clocks}))
+    monkeypatch.setattr(machine, "psutil", SimpleNamespace(cpu_percent=lambda seconds, percpu: [90.0, 50.0, 100.0]))
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: {0, 2})
+    assert machine.others() == 1.4
 
 
-def test_only_cores_that_are_ours_count(monkeypatch, tmp_path):
-    lines = [
-        "cpu  1 1 1 1 1 1 1 1 1 1",
-        "cpu0 100 10 20 9999 9999 3 4 5 66 77",
-        "cpu1 9 9 9 9 9 9 9 9 9 9",
-        "intr 5 0 0",
-    ]
-    (tmp_path / "stat").write_text("\n".join(lines))
-    monkeypatch.setattr(machine, "Path", lambda path: tmp_path / path.removeprefix("/proc/"))
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: {0})
-    monkeypatch.setattr(machine.os, "sysconf", lambda name: 100)
-    assert machine._busy_seconds() == 1.42
-    (tmp_path / "stat").unlink()
+def test_without_psutil_the_load_stands_for_what_others_take(monkeypatch, cpu):
+    monkeypatch.setattr(machine, "psutil", None)
     monkeypatch.setattr(machine.os, "getloadavg", lambda: (3.5, 1.0, 1.0))
-    assert machine.others() == 3.5
+    assert machine.condition(cpu) == {"clocks": {}, "load": 3.5, "others": 3.5}

@@ -35,7 +35,7 @@ def make_font(path, letters):
     builder.setupOS2()
     builder.setupPost()
     builder.save(path)
-    return Typeface(str(path), 0, frozenset(letters))
+    return Typeface(str(path), frozenset(letters))
 
 
 @pytest.mark.parametrize("name", ["cup", "café", "Straße", "чашка", "κύπελλο", "fincan ğış", "a" + "\u0301"])
@@ -60,19 +60,14 @@ def test_an_installed_font_that_has_the_letters_is_taken(tmp_path, monkeypatch):
 
 
 def test_without_such_a_font_the_number_is_told(monkeypatch):
-    monkeypatch.setattr(fonts, "_LISTING", ["no-such-program"])
+    monkeypatch.setattr(fonts, "findSystemFonts", list)
     face = typeface(["茶杯", "狗"])
     assert face.path == str(fonts.DEJAVU)
     assert face.names(["茶杯", "狗", "what?"]) == ["?? (class 0)", "? (class 1)", "what?"]
 
 
-def test_the_list_of_fontconfig_is_read(monkeypatch, tmp_path):
-    script = tmp_path / "list"
-    lines = ["/a.ttc\\t65538\\t20-22 8336", "/b.pcf.gz\\t0\\t20-7e", "nonsense", "/c.otf\\t0\\t41", ""]
-    script.write_text("#!/bin/sh\nprintf '" + "\\n".join(lines) + "'\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(fonts, "_LISTING", [str(script)])
-    assert fonts.installed() == (
-        Typeface("/a.ttc", 2, frozenset(' !"茶')),
-        Typeface("/c.otf", 0, frozenset("A")),
-    )
+def test_installed_fonts_are_read_but_for_damaged_ones(monkeypatch, tmp_path):
+    one, other = make_font(tmp_path / "a.ttf", "A!"), make_font(tmp_path / "c.otf", "茶")
+    (tmp_path / "b.ttf").write_bytes(b"no font")
+    monkeypatch.setattr(fonts, "findSystemFonts", lambda: [other.path, str(tmp_path / "b.ttf"), one.path])
+    assert fonts.installed() == (one, other)

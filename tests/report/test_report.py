@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
+from irnet import files
 from irnet.errors import InputError
 from irnet.models.predictions import CONV, FINAL, PredictionKey
 from irnet.report.draw import (
@@ -29,7 +30,7 @@ from irnet.report.draw import (
     puzzle,
     trail,
 )
-from irnet.report.page import page, write_page
+from irnet.report.page import page
 from irnet.report.table import comparison, table_text
 from tests.report.reader import Reader, self_contained
 
@@ -295,7 +296,7 @@ def test_tables_hold_every_number_and_agree():
 @pytest.mark.parametrize("gallery", [0, 2])
 def test_page_is_self_contained_and_well_formed(tmp_path, gallery):
     path = tmp_path / "new" / "page.html"
-    write_page(path, "irnet demo", made_up_runs(), made_up_gallery(gallery), FACTS)
+    files.write(path, page("irnet demo", made_up_runs(), made_up_gallery(gallery), FACTS))
     assert [p.name for p in path.parent.iterdir()] == ["page.html"]  # no draft is left behind
     text = path.read_text(encoding="utf-8")
     reader = self_contained(text)
@@ -394,7 +395,7 @@ def test_a_failed_write_leaves_the_old_page(tmp_path, monkeypatch):
     path.write_text("old")
     monkeypatch.setattr("irnet.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(InputError, match="disk full"):
-        write_page(path, "t", [], [], {})
+        files.write(path, page("t", [], [], {}))
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["page.html"]
 
 
