@@ -12,8 +12,6 @@ LINES, PARAMETERS = 60, 8
 SHORTER = {("irnet/engine/train.py", "train"): 45, ("irnet/models/irnet.py", "reason"): 45}
 PENDING = {
     ("irnet/data/loader.py", "batches"),
-    ("kernels/irnet_kernels/graph/reference.py", "propagate_backward"),
-    ("kernels/irnet_kernels/graph/triton.py", "propagate_backward"),
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -96,11 +96,11 @@ struct Csr {
     cpu::Edges edges;
     int64_t filled = 0;  // rows that have edges
 
-    Csr(const char* name, const Tensor& some_indptr, const Tensor& some_indices, const Tensor& some_values,
-        int64_t nodes, int64_t types)
-        : indptr(some_indptr.contiguous()),
-          indices(some_indices.contiguous()),
-          values(some_values.to(number_of_sums(some_values.scalar_type())).contiguous()) {
+    // Of the three tensors of one direction.
+    Csr(const char* name, at::TensorList tensors, int64_t nodes, int64_t types)
+        : indptr(tensors[0].contiguous()),
+          indices(tensors[1].contiguous()),
+          values(tensors[2].to(number_of_sums(tensors[2].scalar_type())).contiguous()) {
         const int64_t count = indices.numel(), rows = nodes * types;
         TORCH_CHECK_VALUE(indptr.numel() == rows + 1 && values.numel() == count, name,
                           ": wants indptr [T N + 1], indices [E] and values [E]");
@@ -222,34 +222,32 @@ Tensor typed_sum(const Csr& edges, const Csr& transposed, const Tensor& x, const
     return out.to(x.scalar_type());
 }
 
-void check(const char* name, const Tensor& x, const Tensor& weight) {
+void check(const char* name, const Tensor& x, at::TensorList edges, const Tensor& weight) {
+    TORCH_CHECK_VALUE(edges.size() == 6, name, ": wants the six tensors of an EdgeSet, got ", edges.size());
     TORCH_CHECK_VALUE(x.dim() == 3 && weight.dim() == 3 && weight.size(0) >= 1 && weight.size(1) == x.size(2), name,
                       ": wants x [B, N, D_in] and weight [T, D_in, D_out], T at least 1");
 }
 
-Tensor propagate_cpu(const Tensor& x, const Tensor& indptr, const Tensor& indices, const Tensor& values,
-                     const Tensor& t_indptr, const Tensor& t_indices, const Tensor& t_values, const Tensor& weight) {
-    check("propagate", x, weight);
+Tensor propagate_cpu(const Tensor& x, at::TensorList edges, const Tensor& weight) {
+    const char* name = "propagate";
+    check(name, x, edges, weight);
     const auto guard = no_autocast();
     const int64_t nodes = x.size(1), types = weight.size(0);
-    return typed_sum({"propagate", indptr, indices, values, nodes, types},
-                     {"propagate", t_indptr, t_indices, t_values, nodes, types}, x, weight);
+    return typed_sum({name, edges.slice(0, 3), nodes, types}, {name, edges.slice(3, 3), nodes, types}, x, weight);
 }
 
-std::tuple<Tensor, Tensor> propagate_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& indptr,
-                                                  const Tensor& indices, const Tensor& values, const Tensor& t_indptr,
-                                                  const Tensor& t_indices, const Tensor& t_values,
+std::tuple<Tensor, Tensor> propagate_backward_cpu(const Tensor& grad, const Tensor& x, at::TensorList edges,
                                                   const Tensor& weight) {
     const char* name = "propagate_backward";
-    check(name, x, weight);
+    check(name, x, edges, weight);
     TORCH_CHECK_VALUE(
         grad.dim() == 3 && grad.size(0) == x.size(0) && grad.size(1) == x.size(1) && grad.size(2) == weight.size(2),
         name, ": wants grad [B, N, D_out]");
     const auto guard = no_autocast();
     const int64_t nodes = x.size(1), types = weight.size(0);
     const Tensor d_weight = at::zeros(weight.sizes(), x.options().dtype(number_of_sums(x.scalar_type())));
-    const Tensor d_x = typed_sum({name, t_indptr, t_indices, t_values, nodes, types},
-                                 {name, indptr, indices, values, nodes, types}, grad, weight.mT(), {x, d_weight});
+    const Tensor d_x = typed_sum({name, edges.slice(3, 3), nodes, types}, {name, edges.slice(0, 3), nodes, types}, grad,
+                                 weight.mT(), {x, d_weight});
     return {d_x, d_weight.to(weight.scalar_type())};
 }
 

@@ -457,42 +457,23 @@ def propagate_regions_backward_kernel(
 # Launchers, with the operators' own signatures
 
 
-def propagate(
-    x: Tensor,
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor,
-    t_indptr: Tensor,
-    t_indices: Tensor,
-    t_values: Tensor,
-    weight: Tensor,
-) -> Tensor:
+def propagate(x: Tensor, edges: list[Tensor], weight: Tensor) -> Tensor:
     images, nodes, _ = x.shape
-    x, edges, stacked = x.contiguous(), (indptr, indices, values), weight.flatten(0, 1).to(_wide(x.dtype))
+    x, stacked = x.contiguous(), weight.flatten(0, 1).to(_wide(x.dtype))
     out = x.new_empty((images, nodes, weight.shape[2]))
     for some in _groups(images, nodes):
-        out[some].flatten(0, 1).copy_(_product(_sums(x[some], edges, len(weight)), stacked))
+        out[some].flatten(0, 1).copy_(_product(_sums(x[some], edges[:3], len(weight)), stacked))
     return out
 
 
-def propagate_backward(
-    grad: Tensor,
-    x: Tensor,
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor,
-    t_indptr: Tensor,
-    t_indices: Tensor,
-    t_values: Tensor,
-    weight: Tensor,
-) -> tuple[Tensor, Tensor]:
+def propagate_backward(grad: Tensor, x: Tensor, edges: list[Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
     images, nodes, channels = x.shape
-    x, grad, edges = x.contiguous(), grad.contiguous(), (t_indptr, t_indices, t_values)
+    x, grad = x.contiguous(), grad.contiguous()
     stacked = weight.mT.flatten(0, 1).to(_wide(x.dtype))
     d_x = torch.empty_like(x)
     d_weight = x.new_zeros((channels, len(stacked)), dtype=opmath_dtype(x.dtype))
     for some in _groups(images, nodes):
-        sums = _sums(grad[some], edges, len(weight))
+        sums = _sums(grad[some], edges[3:], len(weight))
         d_x[some].flatten(0, 1).copy_(_product(sums, stacked))
         d_weight += _product(x[some].flatten(0, 1).T.to(sums.dtype), sums)
         del sums  # before the next one is made
@@ -529,14 +510,14 @@ def _groups(images: int, nodes: int) -> Iterator[slice]:
     return (slice(first, min(first + most, images)) for first in range(0, images, most))
 
 
-def _sums(x: Tensor, edges: tuple[Tensor, Tensor, Tensor], types: int) -> Tensor:
+def _sums(x: Tensor, csr: list[Tensor], types: int) -> Tensor:
     """A_t x of all types t for edges in CSR, [images * nodes, types * channels] of the dtype that is `_wide`."""
     images, nodes, channels = x.shape
     out = x.new_empty((images * nodes, types * channels), dtype=_wide(x.dtype))
     if out.numel():
         constants, options = _constants(x.dtype, channels)
         grid = (images * nodes * types, triton.cdiv(channels, constants["BLOCK"]))
-        indptr, indices, values = (t.contiguous() for t in edges)
+        indptr, indices, values = (t.contiguous() for t in csr)
         propagate_kernel[grid](x, indptr, indices, values, out, nodes, types, channels, **constants, **options)
     return out
 
