@@ -23,16 +23,31 @@ MOST_BUILT = 1000  # of layers and the like, which are made one by one before an
 FLOAT32 = 3.4e38  # the largest number that the dtype of weights and rates holds
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """Which numbers a setting, or an element of one, may be.
+
+    Attributes:
+        least: The smallest one; None: minus the largest.
+        most: The largest one; None: MOST for integers, FLOAT32 for floats.
+        above: A bound that is itself not allowed, as of a number of pixels that must be above 0.
+        below: Such a bound from the other side.
+        cure: What to do about a value out of bounds, where "give at least" and "give at most" do not say it.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    above: float = -math.inf
+    below: float = math.inf
+    cure: str = ""
+
+
 def setting(
     default: Any,
     help: str,
+    bounds: Bounds = Bounds(),
     *,
     choices: tuple[str, ...] = (),
-    least: float | None = None,
-    most: float | None = None,
-    above: float = -math.inf,
-    below: float = math.inf,
-    cure: str = "",
     flags: tuple[str, ...] = (),
     metavar: str | None = None,
 ) -> Any:
@@ -42,27 +57,16 @@ def setting(
         default: Its value where nobody gives one. The type stands in the annotation: bool, int, float, str, list[int]
             or list[str].
         help: What it means, for --help.
+        bounds: Which numbers it may be.
         choices: The strings that it may be; empty: any.
-        least: The smallest number that it, or an element of it, may be.
-        most: The largest one; of integers MOST, of floats FLOAT32 if not given.
-        above: A bound that is itself not allowed, as of a number of pixels that must be above 0.
-        below: Such a bound from the other side.
-        cure: What to do about a value out of bounds, where "give at least" and "give at most" do not say it.
         flags: The names of its command-line option, such as ("-b", "--batch-size"); empty: it has none.
         metavar: The option's value in --help; N or X if not given.
     """
     largest = FLOAT32 if isinstance(default, float) else MOST
-    metadata = {
-        "help": help,
-        "choices": choices,
-        "least": -largest if least is None else least,
-        "most": largest if most is None else most,
-        "above": above,
-        "below": below,
-        "cure": cure,
-        "flags": flags,
-        "metavar": metavar,
-    }
+    least = -largest if bounds.least is None else bounds.least
+    most = largest if bounds.most is None else bounds.most
+    bounds = dataclasses.replace(bounds, least=least, most=most)
+    metadata = {"help": help, "choices": choices, "bounds": bounds, "flags": flags, "metavar": metavar}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -75,18 +79,22 @@ class ModelConfig:
     variant: str = setting("full", "modules beside the ConvNet", choices=VARIANTS, flags=("--variant",))
     backbone: str = setting("resnet50", "the ConvNet's layers", choices=("small", "resnet50", "resnet101"))
     backbone_weights: str = setting("", "a torchvision or timm checkpoint file; empty: random weights")
-    backbone_channels: int = setting(64, "channels of the small backbone; no other reads it", least=2)
-    iterations: int = setting(3, "I: each module predicts this often", least=1, most=MOST_BUILT)
-    patch_size: int = setting(7, "P: cells on the side of a region's patch", least=2, most=MOST_BUILT)
-    memory_channels: int = setting(512, "channels of the spatial memory", least=1)
-    memory_size: int = setting(20, "side of the learned initial memory, resized to each image's map", least=1)
+    backbone_channels: int = setting(64, "channels of the small backbone; no other reads it", Bounds(least=2))
+    iterations: int = setting(3, "I: each module predicts this often", Bounds(least=1, most=MOST_BUILT))
+    patch_size: int = setting(7, "P: cells on the side of a region's patch", Bounds(least=2, most=MOST_BUILT))
+    memory_channels: int = setting(512, "channels of the spatial memory", Bounds(least=1))
+    memory_size: int = setting(20, "side of the learned initial memory, resized to each image's map", Bounds(least=1))
     gate_channels: int = setting(
         1, "1: one reset and update gate per cell, as the authors have it; 0: one per cell and channel"
     )
-    hidden: int = setting(4096, "width of the two FC layers that read the memory", least=1)
-    graph_channels: int = setting(512, "channels of region states and class features", least=1)
-    graph_layers: int = setting(3, "layers of the global module's graphs in each iteration", least=1, most=MOST_BUILT)
-    bandwidth: float = setting(50.0, "pixels, of the spatial edges", above=0, cure="give a number of pixels above 0")
+    hidden: int = setting(4096, "width of the two FC layers that read the memory", Bounds(least=1))
+    graph_channels: int = setting(512, "channels of region states and class features", Bounds(least=1))
+    graph_layers: int = setting(
+        3, "layers of the global module's graphs in each iteration", Bounds(least=1, most=MOST_BUILT)
+    )
+    bandwidth: float = setting(
+        50.0, "pixels, of the spatial edges", Bounds(above=0, cure="give a number of pixels above 0")
+    )
     learn_geometry: bool = setting(
         False, "every graph layer learns its own bandwidth, from this one on, and a scale per type"
     )
@@ -108,15 +116,13 @@ class ModelConfig:
 class LossConfig:
     """Weights of the loss's parts."""
 
-    memory: float = setting(1.0, "lambda, the weight of each module's iterations", least=0)
-    final: float = setting(1.0, "mu, the weight of the attended prediction", least=0)
+    memory: float = setting(1.0, "lambda, the weight of each module's iterations", Bounds(least=0))
+    final: float = setting(1.0, "mu, the weight of the attended prediction", Bounds(least=0))
     # At 0 an image whose regions are all right would have no weights to normalise.
     beta: float = setting(
         0.5,
         "the least weight of a region that is already right",
-        above=0,
-        most=1,
-        cure="give a number above 0 and at most 1",
+        Bounds(above=0, most=1, cure="give a number above 0 and at most 1"),
     )
 
 
@@ -143,27 +149,27 @@ class DataConfig:
     val_share: float = setting(
         0.1,
         "part of the images that is held out where one file holds everything and no val_split is named",
-        above=0,
-        below=1,
-        cure="give a part of the images between 0 and 1",
+        Bounds(above=0, below=1, cure="give a part of the images between 0 and 1"),
     )
-    split_seed: int = setting(0, "another seed holds out other images", least=0)
+    split_seed: int = setting(0, "another seed holds out other images", Bounds(least=0))
     orientation: str = setting(
         "auto",
         "of photographs with an EXIF orientation: stored, turned, or auto, by the annotated size",
         choices=("auto", "stored", "turned"),
     )
-    max_pixels: int = setting(178_956_970, "of an image; a larger one may be an attack on the memory", least=1)
+    max_pixels: int = setting(178_956_970, "of an image; a larger one may be an attack on the memory", Bounds(least=1))
     class_graph: str = setting(
         "", "a JSON file; empty: ROOT/class_graph.json where it is, else derived from the training annotations"
     )
     word_vectors: str = setting(
         "", "a safetensors file with `vectors` [C, V] in class order; empty: learned class features"
     )
-    short_side: int = setting(600, "pixels to which the shorter side is resized; 0 keeps images as they are", least=0)
-    long_side: int = setting(1000, "pixels that the longer side has at most; 0: any number", least=0)
+    short_side: int = setting(
+        600, "pixels to which the shorter side is resized; 0 keeps images as they are", Bounds(least=0)
+    )
+    long_side: int = setting(1000, "pixels that the longer side has at most; 0: any number", Bounds(least=0))
     flip: bool = setting(True, "mirror half of the training images")
-    max_regions: int = setting(0, "regions kept per training image; 0: all", least=0, flags=("--max-regions",))
+    max_regions: int = setting(0, "regions kept per training image; 0: all", Bounds(least=0), flags=("--max-regions",))
 
 
 @dataclass
@@ -171,50 +177,47 @@ class TrainConfig:
     """The optimisation. Defaults are the authors' schedule."""
 
     steps: int = setting(
-        320_000, "steps of the optimiser, those of a resumed run included", least=0, flags=("--steps",)
+        320_000, "steps of the optimiser, those of a resumed run included", Bounds(least=0), flags=("--steps",)
     )
-    batch_size: int = setting(1, "images of a batch", least=1, flags=("-b", "--batch-size"))
+    batch_size: int = setting(1, "images of a batch", Bounds(least=1), flags=("-b", "--batch-size"))
     grad_accum_steps: int = setting(
-        1, "equal parts in which a batch is worked on", least=1, flags=("--grad-accum-steps",)
+        1, "equal parts in which a batch is worked on", Bounds(least=1), flags=("--grad-accum-steps",)
     )
     optimizer: str = setting("sgd", "what turns gradients into steps", choices=("sgd", "adamw"))
-    lr: float = setting(5e-4, "the learning rate", least=0)
+    lr: float = setting(5e-4, "the learning rate", Bounds(least=0))
     confidence_lr: float = setting(
-        1.0, "times lr, for the confidences: below 1, modules learn before attention settles", least=0
+        1.0, "times lr, for the confidences: below 1, modules learn before attention settles", Bounds(least=0)
     )
     lr_steps: list[int] = setting(
         [200_000, 280_000],
         "steps at which the rate is multiplied by 0.1",
-        least=0,
-        cure=f"give steps from 0 to {MOST:,}",
+        Bounds(least=0, cure=f"give steps from 0 to {MOST:,}"),
     )
-    warmup_steps: int = setting(0, "steps over which the rate rises linearly from nearly zero", least=0)
+    warmup_steps: int = setting(0, "steps over which the rate rises linearly from nearly zero", Bounds(least=0))
     cosine: bool = setting(False, "anneal the rate to zero over `steps` in place of lr_steps")
-    momentum: float = setting(0.9, "of SGD", least=0)
-    weight_decay: float = setting(1e-4, "of all weights but biases", least=0)
-    clip_norm: float = setting(0.0, "the largest norm of the gradient; 0: any", least=0)
+    momentum: float = setting(0.9, "of SGD", Bounds(least=0))
+    weight_decay: float = setting(1e-4, "of all weights but biases", Bounds(least=0))
+    clip_norm: float = setting(0.0, "the largest norm of the gradient; 0: any", Bounds(least=0))
     amp: str = setting("off", "the dtype of mixed precision", choices=("off", "bf16", "fp16"), flags=("--amp",))
     grad_checkpointing: bool = setting(
         False, "compute parts of the forward pass twice: less memory", flags=("--grad-checkpointing",)
     )
     compile: bool = setting(False, "put torch.compile under the heavy parts", flags=("--compile",))
     workers: int = setting(
-        2, "processes that read images; 0: the program itself", least=0, most=1024, flags=("-j", "--workers")
+        2, "processes that read images; 0: the program itself", Bounds(least=0, most=1024), flags=("-j", "--workers")
     )
     seed: int = setting(
         0,
         "of initial weights, the order of the data and flips",
-        least=0,
-        most=2**63 - 1,
-        cure="give an integer from 0 to 2^63 - 1",
+        Bounds(least=0, most=2**63 - 1, cure="give an integer from 0 to 2^63 - 1"),
         flags=("--seed",),
     )
     deterministic: bool = setting(False, "only deterministic operators of PyTorch", flags=("--deterministic",))
-    checkpoint_every: int = setting(1000, "steps from one checkpoint to the next", least=1)
-    eval_every: int = setting(0, "steps from one evaluation to the next; 0: at the end only", least=0)
-    log_every: int = setting(20, "steps from one line of the log to the next", least=1)
-    limit_batches: int = setting(0, "batches of an evaluation; 0: all", least=0, flags=("--limit-batches",))
-    vis: int = setting(4, "held-out images drawn into vis/ at the end", least=0)
+    checkpoint_every: int = setting(1000, "steps from one checkpoint to the next", Bounds(least=1))
+    eval_every: int = setting(0, "steps from one evaluation to the next; 0: at the end only", Bounds(least=0))
+    log_every: int = setting(20, "steps from one line of the log to the next", Bounds(least=1))
+    limit_batches: int = setting(0, "batches of an evaluation; 0: all", Bounds(least=0), flags=("--limit-batches",))
+    vis: int = setting(4, "held-out images drawn into vis/ at the end", Bounds(least=0))
     init_from: str = setting(
         "",
         "a run folder or checkpoint: take what fits of its weights, on other classes, too; empty: random weights",
@@ -357,10 +360,11 @@ def validate(config: Config, where: str | Path = "command line") -> None:
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, bool | str):
                 continue
-            least, most = rule["least"], rule["most"]
-            if not (least <= number <= most and rule["above"] < number < rule["below"]):  # true for NaN
-                bound = f"give at most {most:,}" if most < number < math.inf else f"give at least {least}"
-                raise InputError(where, f"{key} {verb} {_short(number)}", rule["cure"] or bound)
+            bounds = rule["bounds"]
+            if not (bounds.least <= number <= bounds.most and bounds.above < number < bounds.below):  # true for NaN
+                high = bounds.most < number < math.inf
+                cure = bounds.cure or (f"give at most {bounds.most:,}" if high else f"give at least {bounds.least}")
+                raise InputError(where, f"{key} {verb} {_short(number)}", cure)
     model, train = config.model, config.train
     if model.gate_channels not in (0, 1, model.memory_channels):
         trouble = f"model.gate_channels is {model.gate_channels}"

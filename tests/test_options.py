@@ -170,9 +170,11 @@ class MoreTraining(settings.TrainConfig):
     """Training settings, and one of every type that is new."""
 
     names: list[str] = settings.setting([], "which of them", flags=("--names",))
-    sizes: list[int] = settings.setting([3], "how large", least=1, most=9, flags=("-s", "--sizes"))
-    rate: float = settings.setting(0.5, "how fast", above=0, below=1, cure="give a part", flags=("--rate",))
-    count: int = settings.setting(2, "how many, 5% more", least=1, flags=("--count",))
+    sizes: list[int] = settings.setting([3], "how large", settings.Bounds(least=1, most=9), flags=("-s", "--sizes"))
+    rate: float = settings.setting(
+        0.5, "how fast", settings.Bounds(above=0, below=1, cure="give a part"), flags=("--rate",)
+    )
+    count: int = settings.setting(2, "how many, 5% more", settings.Bounds(least=1), flags=("--count",))
     mode: str = settings.setting("a", "which way", choices=("a", "b"), flags=("--mode",))
     title: str = settings.setting("", "what it is called", flags=("--title",))
     mirror: bool = settings.setting(True, "whether", flags=("--mirror",))

@@ -79,6 +79,7 @@ def _measure(options: argparse.Namespace) -> int:
 
     from . import run
     from .case import cases
+    from .measure import Settings
 
     check_bounds("--seconds", options.seconds, 0, 86_400)
     check_bounds("--threads", options.threads, 1, 4096)
@@ -91,18 +92,10 @@ def _measure(options: argparse.Namespace) -> int:
     output = Path(options.output)
     if options.output == DEFAULT_OUTPUT:
         output = output.with_stem(device.type)
+    modes = tuple(mode for mode in MODES if mode in options.mode)
+    settings = Settings(modes, options.seconds, options.seed, options.without, options.pace_only)
     try:
-        found = run.run(
-            groups,
-            output,
-            device,
-            modes=options.mode,
-            seconds=options.seconds,
-            without=options.without,
-            pace_only=options.pace_only,
-            seed=options.seed,
-            fresh=options.fresh,
-        )
+        found = run.run(groups, output, device, settings, options.fresh)
     except run.DeviceLost as lost:
         print(f"{lost}; another process goes on", file=sys.stderr, flush=True)
         words = [word for word in sys.argv[1:] if word != "--fresh"]

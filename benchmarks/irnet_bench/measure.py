@@ -31,6 +31,24 @@ class Failure(Exception):
         self.status, self.reason = status, reason
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What is measured of every case, and how.
+
+    modes      what is timed, in the order of MODES
+    seconds    how long each contestant is timed in each mode
+    seed       of the inputs
+    without    a text: contestants whose name contains it are left out, but for the reference
+    pace_only  of the peers take only the one to which the gate holds the time; the reference is the truth, no more
+    """
+
+    modes: tuple[str, ...] = MODES
+    seconds: float = 0.5
+    seed: int = 0
+    without: str = ""
+    pace_only: bool = False
+
+
 @dataclass
 class Result:
     """What is known of one contestant in one mode; the names are those of records.Record."""
@@ -52,40 +70,34 @@ def measure(
     shape: dict[str, int],
     dtype: str,
     device: torch.device,
-    seed: int = 0,
-    modes: Iterable[str] = MODES,
-    seconds: float = 0.5,
-    without: str = "",
-    pace_only: bool = False,
+    settings: Settings = Settings(),
     tick: Callable[[str], None] = lambda text: None,
 ) -> dict[tuple[str, str], Result]:
     """Results of all contestants of a case, by (contestant, mode).
 
-    seconds    how long each contestant is timed in each mode
-    without    a text: contestants whose name contains it are left out, but for the reference
-    pace_only  of the peers take only the one to which the gate holds the time; the reference is the truth, no more
-    tick       told what is being done, for a progress bar
+    tick  told what is being done, for a progress bar
     A contestant whose result is outside its error budget has the status "error" and no speed.
     """
     tick("set-up")
+    modes, without = settings.modes, settings.without
     try:
-        work = _attempt(lambda: case.build(Setup(shape, DTYPES[dtype], device, seed)))
+        work = _attempt(lambda: case.build(Setup(shape, DTYPES[dtype], device, settings.seed)))
     except Failure as failure:
         return {("reference", mode): Result(False, failure.status, f"set-up: {failure.reason}") for mode in modes}
     if without:
         work.contestants = {n: c for n, c in work.contestants.items() if without not in n or n == work.reference}
-    if pace_only:
+    if settings.pace_only:
         work.contestants = {n: c for n, c in work.contestants.items() if not c.peer or n == work.pace}
     if not work.leaves:  # nothing of it runs on the device
         device = torch.device("cpu")
-    modes = [mode for mode in modes if mode in work.modes]
+    modes = tuple(mode for mode in modes if mode in work.modes)
     results = examine(work, device, modes, tick=tick)
-    if pace_only:
+    if settings.pace_only:
         results = {key: result for key, result in results.items() if key[0] != work.reference}
     for mode in modes:
         racing = [name for name, m in results if m == mode and results[name, m].status == OK]
         tick(f"timing {mode}")
-        _time(work, racing, mode, device, seconds, results)
+        _time(work, racing, mode, device, settings.seconds, results)
     return results
 
 

@@ -93,7 +93,8 @@ def paste_mean(setup: Setup, boxes: Tensor, ptr: Tensor) -> dict[str, Contestant
 def conv_gru(setup: Setup, reset_bias: Tensor, update_bias: Tensor) -> dict[str, Contestant]:
     """Peers of conv_gru, and the product of two matrices that has its FLOPs."""
 
-    def plain(x, h, new_x, new_h, reset_x, reset_h, update_x, update_h, new_bias):
+    def plain(x, h, *weights):
+        new_x, new_h, reset_x, reset_h, update_x, update_h, new_bias = weights
         r = (conv2d(x, reset_x, reset_bias, padding=1) + conv2d(h, reset_h, padding=1)).sigmoid()
         u = (conv2d(x, update_x, update_bias, padding=1) + conv2d(h, update_h, padding=1)).sigmoid()
         n = (conv2d(x, new_x, new_bias, padding=1) + conv2d(r * h, new_h, padding=1)).relu()

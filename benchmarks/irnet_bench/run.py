@@ -1,6 +1,7 @@
 """A run: measures cases one after the other, appends the records, goes on after a stop. Judges nothing."""
 
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 import itertools
@@ -21,8 +22,8 @@ from irnet.progress import Progress
 from irnet_kernels.numerics import full_float32
 
 from . import machine, records
-from .case import DTYPES, MODES, Case
-from .measure import Result, measure
+from .case import DTYPES, Case
+from .measure import Result, Settings, measure
 from .records import ERROR, OK, OOM, Record
 
 log = logging.getLogger("irnet")
@@ -88,24 +89,16 @@ def run(
     groups: list[Group],
     output: Path,
     device: torch.device,
-    *,
-    modes: Iterable[str] = MODES,
-    seconds: float = 0.5,
-    seed: int = 0,
-    without: str = "",
-    pace_only: bool = False,
+    settings: Settings,
     fresh: bool = False,
 ) -> list[Record]:
     """Measure the groups, append each to `output` as it is done, and return the run's records of these groups.
 
-    without    a text: contestants whose name contains it are left out
-    pace_only  of the peers take only the one to which the gate holds the time
     Where the file's last run was to measure the same, of the same source on the same machine, and lacks some of the
     groups, it goes on; `fresh` starts a new one all the same.
     """
     facts = machine.facts(device)
-    modes = [mode for mode in MODES if mode in set(modes)]
-    wanted = json.dumps([[group.key for group in groups], modes, seconds, seed, without, pace_only])
+    wanted = json.dumps([[group.key for group in groups], *dataclasses.astuple(settings)])
     digest = hashlib.sha256(wanted.encode()).hexdigest()[:12]
     earlier = _unfinished(output, groups, facts, digest) if not fresh else []
     if earlier:
@@ -124,16 +117,15 @@ def run(
             if group.dtype not in rates:
                 rates[group.dtype] = machine.matmul_rate(device, DTYPES[group.dtype])
             tick = lambda text, name=group.case.name: progress.note(f"{name}: {text}")  # noqa: E731
-            how = seed, modes, seconds, without, pace_only, tick
             lost = None
             try:
-                found = measure(group.case, group.shape, group.dtype, device, *how)
+                found = measure(group.case, group.shape, group.dtype, device, settings, tick)
             except torch.AcceleratorError as error:
                 lost = Result(False, ERROR, f"the device is lost: {str(error).splitlines()[0]}")
-                found = {("reference", mode): lost for mode in modes}
+                found = {("reference", mode): lost for mode in settings.modes}
             now = facts | machine.condition(device)
             warned = warned or machine.warn_if_loaded(device, now)
-            stamp = {"run": identity, "seed": seed, "plan": digest, "machine": now}
+            stamp = {"run": identity, "seed": settings.seed, "plan": digest, "machine": now}
             records.append(output, [record(group, *key, result, rates, stamp) for key, result in found.items()])
             if lost:
                 raise DeviceLost(lost.reason)

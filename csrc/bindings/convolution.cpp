@@ -42,19 +42,19 @@ struct Products {
     Tensor combined(int i, int j, bool as_outputs, const Tensor& patches, const Tensor& space) const {
         Tensor found = space.narrow(0, 0, rows(i, j));
         const int64_t channels = patches.size(1);
-        share(regions, winograd.count(i) * winograd.count(j) * channels * 4, [&](cpu::Share some) {
+        over_threads(regions, winograd.count(i) * winograd.count(j) * channels * 4, [&](cpu::ThreadRange range) {
             cpu::winograd_rows(winograd, i, j, as_outputs, channels, patches.const_data_ptr<float>(),
-                               found.mutable_data_ptr<float>(), some);
+                               found.mutable_data_ptr<float>(), range);
         });
         return found;
     }
 };
 
-// The convolution or, with kernels turned by half a circle and their channels exchanged, its gradient to the patches.
-Tensor convolve_by_products(const Tensor& patches, const Tensor& kernels, const Tensor& bias, bool turned) {
+// The convolution or, with kernels rotated by 180 degrees and their channels exchanged, its gradient to the patches.
+Tensor convolve_by_products(const Tensor& patches, const Tensor& kernels, const Tensor& bias, bool rotated) {
     const Products products(patches);
     const cpu::Winograd& winograd = products.winograd;
-    const int64_t outputs = kernels.size(0), inputs = kernels.size(1), made = turned ? inputs : outputs;
+    const int64_t outputs = kernels.size(0), inputs = kernels.size(1), made = rotated ? inputs : outputs;
     Tensor out = empty_map(patches, {patches.size(0), made, patches.size(2), patches.size(3)});
     const Tensor space = products.space(patches.size(1)), combination = at::empty({outputs, inputs}, products.options);
     std::array<Tensor, cpu::kParts> spaces;
@@ -64,17 +64,18 @@ Tensor convolve_by_products(const Tensor& patches, const Tensor& kernels, const 
         for (int j = 0; j < cpu::kParts; ++j) {
             found[j] = spaces[j].const_data_ptr<float>();
             if (products.rows(i, j) == 0) continue;
-            share(outputs, 9 * inputs, [&](cpu::Share some) {
-                cpu::winograd_kernels(winograd, i, j, turned, inputs, kernels.const_data_ptr<float>(),
-                                      combination.mutable_data_ptr<float>(), some);
+            over_threads(outputs, 9 * inputs, [&](cpu::ThreadRange range) {
+                cpu::winograd_kernels(winograd, i, j, rotated, inputs, kernels.const_data_ptr<float>(),
+                                      combination.mutable_data_ptr<float>(), range);
             });
             Tensor product = spaces[j].narrow(0, 0, products.rows(i, j));
-            at::mm_out(product, products.combined(i, j, false, patches, space), turned ? combination : combination.t());
+            at::mm_out(product, products.combined(i, j, false, patches, space),
+                       rotated ? combination : combination.t());
         }
-        share(products.regions, patches.size(2) * patches.size(3) * made * 4, [&](cpu::Share some) {
+        over_threads(products.regions, patches.size(2) * patches.size(3) * made * 4, [&](cpu::ThreadRange range) {
             cpu::winograd_outputs(winograd, i, made, found.data(),
                                   bias.defined() ? bias.const_data_ptr<float>() : nullptr,
-                                  out.mutable_data_ptr<float>(), some);
+                                  out.mutable_data_ptr<float>(), range);
         });
     }
     return out;
@@ -98,35 +99,35 @@ Tensor kernels_gradient_by_products(const Tensor& grad, const Tensor& patches) {
             at::mm_out(combinations[j], products.combined(i, j, true, grad, ours).t(),
                        products.combined(i, j, false, patches, theirs));
         }
-        share(outputs, 9 * inputs * 4, [&](cpu::Share some) {
-            cpu::winograd_kernels_gradient(winograd, i, inputs, found.data(), out.mutable_data_ptr<float>(), some);
+        over_threads(outputs, 9 * inputs * 4, [&](cpu::ThreadRange range) {
+            cpu::winograd_kernels_gradient(winograd, i, inputs, found.data(), out.mutable_data_ptr<float>(), range);
         });
     }
     return out.permute({0, 3, 1, 2});
 }
 
 // [R, C, P, P] in bfloat16 -> [C, P, P, R], in blocks that are gathered first: a few times as fast as PyTorch's copy.
-Tensor turned(const Tensor& patches) {
-    const int64_t regions = patches.size(0), channels = patches.size(1), places = patches.size(2) * patches.size(3);
+Tensor transposed(const Tensor& patches) {
+    const int64_t regions = patches.size(0), channels = patches.size(1), cells = patches.size(2) * patches.size(3);
     const Tensor out = at::empty({channels, patches.size(2), patches.size(3), regions}, patches.options());
     const at::BFloat16* from = patches.const_data_ptr<at::BFloat16>();
     at::BFloat16* to = out.mutable_data_ptr<at::BFloat16>();
     constexpr int64_t most = 32;
-    const auto block = [&](int64_t place, int64_t region, int64_t channel) {
-        at::BFloat16 numbers[most][most];
+    const auto block = [&](int64_t cell, int64_t region, int64_t channel) {
+        at::BFloat16 tile[most][most];
         const int64_t rows = std::min(most, regions - region), columns = std::min(most, channels - channel);
         for (int64_t r = 0; r < rows; ++r) {
-            std::copy_n(from + ((region + r) * places + place) * channels + channel, columns, numbers[r]);
+            std::copy_n(from + ((region + r) * cells + cell) * channels + channel, columns, tile[r]);
         }
         for (int64_t c = 0; c < columns; ++c) {
-            at::BFloat16* row = to + ((channel + c) * places + place) * regions + region;
-            for (int64_t r = 0; r < rows; ++r) row[r] = numbers[r][c];
+            at::BFloat16* row = to + ((channel + c) * cells + cell) * regions + region;
+            for (int64_t r = 0; r < rows; ++r) row[r] = tile[r][c];
         }
     };
-    share(places, regions * channels, [&](cpu::Share some) {
-        for (int64_t place = some.begin; place < some.end; ++place) {
+    over_threads(cells, regions * channels, [&](cpu::ThreadRange range) {
+        for (int64_t cell = range.begin; cell < range.end; ++cell) {
             for (int64_t region = 0; region < regions; region += most) {
-                for (int64_t channel = 0; channel < channels; channel += most) block(place, region, channel);
+                for (int64_t channel = 0; channel < channels; channel += most) block(cell, region, channel);
             }
         }
     });
@@ -134,16 +135,16 @@ Tensor turned(const Tensor& patches) {
 }
 
 // By columns, which are dimension `dim`: all but the last one, all, all but the first one.
-std::array<Tensor, 3> shifted(const Tensor& places, int64_t dim) {
-    const int64_t size = places.size(dim);
-    return {places.narrow(dim, 0, size - 1).contiguous(), places.contiguous(),
-            places.narrow(dim, 1, size - 1).contiguous()};
+std::array<Tensor, 3> shifted(const Tensor& cells, int64_t dim) {
+    const int64_t size = cells.size(dim);
+    return {cells.narrow(dim, 0, size - 1).contiguous(), cells.contiguous(),
+            cells.narrow(dim, 1, size - 1).contiguous()};
 }
 
 // For every tap one matrix product over all pairs of a cell and its neighbour, which lie in one piece in what `shifted`
-// makes. The left factor is turned beforehand, once for all patches.
+// makes. The left factor is transposed beforehand, once for all patches.
 std::vector<Tensor> kernels_gradients_by_taps(const Tensor& grad, at::TensorList all_patches) {
-    const std::array<Tensor, 3> ours = shifted(turned(packed(grad)), 2);
+    const std::array<Tensor, 3> ours = shifted(transposed(packed(grad)), 2);
     const int64_t size = grad.size(2);
     std::vector<Tensor> found;
     for (const Tensor& patches : all_patches) {
@@ -187,9 +188,9 @@ std::vector<Tensor> kernels_gradients(const Tensor& grad, at::TensorList patches
     // In bfloat16 a fifth faster than the convolution's own, in float32 no faster.
     if (grad.scalar_type() == at::kBFloat16) return kernels_gradients_by_taps(grad, patches);
     std::vector<Tensor> found;
-    for (const Tensor& some : patches) {
-        found.push_back(fewer_products(some, kernels) ? kernels_gradient_by_products(packed(grad), packed(some))
-                                                      : convolve_backward(grad, some, kernels, false));
+    for (const Tensor& part : patches) {
+        found.push_back(fewer_products(part, kernels) ? kernels_gradient_by_products(packed(grad), packed(part))
+                                                      : convolve_backward(grad, part, kernels, false));
     }
     return found;
 }

@@ -24,7 +24,7 @@ namespace {
 // images are multiplied whole, at least one is.
 constexpr int64_t kRows = 1024;
 
-// So many rows of filled ones are added up in one chain: sums of sums round less. Where rows without edges are among
+// So many non-empty rows are added up in one chain: sums of sums round less. Where rows without edges are among
 // them, they make chains short.
 constexpr int64_t kTogether = 32;
 
@@ -57,7 +57,7 @@ cpu::Channels channels_of(const Tensor& rows) { return {dtype_of(rows), rows.siz
 // --------------------------------------------------------------------------------------------------------- propagate
 
 // Rows of images that have edges, of one type after the other; those of type t begin at starts[t].
-struct Filled {
+struct NonEmptyRows {
     std::vector<cpu::EdgeRow> rows;
     std::vector<int64_t> starts;
     int64_t images, nodes;
@@ -65,11 +65,11 @@ struct Filled {
     int64_t size() const { return static_cast<int64_t>(rows.size()); }
 
     // [types * nodes] of every image: where it stands in `rows`, or -1.
-    std::vector<int32_t> places() const {
+    std::vector<int32_t> positions() const {
         const int64_t height = nodes * (static_cast<int64_t>(starts.size()) - 1);
-        std::vector<int32_t> found(images * height, -1);
-        for (int64_t i = 0; i < size(); ++i) found[rows[i].image * height + rows[i].row] = static_cast<int32_t>(i);
-        return found;
+        std::vector<int32_t> positions(images * height, -1);
+        for (int64_t i = 0; i < size(); ++i) positions[rows[i].image * height + rows[i].row] = static_cast<int32_t>(i);
+        return positions;
     }
 
     // The rows of x [images, nodes, channels] that belong to them.
@@ -94,13 +94,13 @@ struct Filled {
 struct Csr {
     Tensor indptr, indices, values;
     cpu::Edges edges;
-    int64_t filled = 0;  // rows that have edges
+    int64_t non_empty = 0;  // rows that have edges
 
-    Csr(const char* name, const Tensor& some_indptr, const Tensor& some_indices, const Tensor& some_values,
-        int64_t nodes, int64_t types)
-        : indptr(some_indptr.contiguous()),
-          indices(some_indices.contiguous()),
-          values(some_values.to(number_of_sums(some_values.scalar_type())).contiguous()) {
+    // Of the three tensors of one direction.
+    Csr(const char* name, at::TensorList tensors, int64_t nodes, int64_t types)
+        : indptr(tensors[0].contiguous()),
+          indices(tensors[1].contiguous()),
+          values(tensors[2].to(acc_dtype(tensors[2].scalar_type())).contiguous()) {
         const int64_t count = indices.numel(), rows = nodes * types;
         TORCH_CHECK_VALUE(indptr.numel() == rows + 1 && values.numel() == count, name,
                           ": wants indptr [T N + 1], indices [E] and values [E]");
@@ -110,7 +110,7 @@ struct Csr {
                               std::all_of(index, index + count, [&](int32_t i) { return 0 <= i && i < nodes; }),
                           name, ": these are not the edges of an EdgeSet of ", nodes, " nodes");
         edges = {capability(), nodes, types, start, index, values.const_data_ptr(), dtype_of(values)};
-        for (int64_t row = 0; row < rows; ++row) filled += start[row] < start[row + 1];
+        for (int64_t row = 0; row < rows; ++row) non_empty += start[row] < start[row + 1];
     }
 
     // The rows of some nodes of all images, the types of a node behind each other.
@@ -124,34 +124,35 @@ struct Csr {
         return rows;
     }
 
-    Filled filled_rows(int64_t images) const {
-        Filled found = {{}, {0}, images, edges.nodes};
+    NonEmptyRows non_empty_rows(int64_t images) const {
+        NonEmptyRows rows = {{}, {0}, images, edges.nodes};
         for (int64_t type = 0; type < edges.types; ++type) {
             for (int64_t item = 0; item < images * edges.nodes; ++item) {
                 const int64_t row = type * edges.nodes + item % edges.nodes;
-                if (edges.indptr[row] < edges.indptr[row + 1]) found.rows.push_back({item / edges.nodes, row});
+                if (edges.indptr[row] < edges.indptr[row + 1]) rows.rows.push_back({item / edges.nodes, row});
             }
-            found.starts.push_back(found.size());
+            rows.starts.push_back(rows.size());
         }
-        return found;
+        return rows;
     }
 
     // The sums over these rows' edges of x [images, nodes, channels].
     Tensor aggregate(const std::vector<cpu::EdgeRow>& rows, const Tensor& x) const {
         const int64_t count = static_cast<int64_t>(rows.size());
         const Tensor out = at::empty({count, x.size(-1)}, x.options());
-        share(count, 4 * x.size(-1), [&](cpu::Share some) {
-            cpu::aggregate(edges, channels_of(x), rows.data(), x.const_data_ptr(), out.mutable_data_ptr(), some);
+        over_threads(count, 4 * x.size(-1), [&](cpu::ThreadRange range) {
+            cpu::aggregate(edges, channels_of(x), rows.data(), x.const_data_ptr(), out.mutable_data_ptr(), range);
         });
         return out;
     }
 
     // add_types or add_edges for all nodes of all images, into `out`.
     template <typename Add>
-    void add_up(Add add, const Filled& rows, const Tensor& products, const Tensor& out) const {
-        const std::vector<int32_t> places = rows.places();
-        share(rows.images * edges.nodes, 4 * products.size(1), [&](cpu::Share some) {
-            add(edges, channels_of(products), places.data(), products.const_data_ptr(), out.mutable_data_ptr(), some);
+    void add_up(Add add, const NonEmptyRows& rows, const Tensor& products, const Tensor& out) const {
+        const std::vector<int32_t> positions = rows.positions();
+        over_threads(rows.images * edges.nodes, 4 * products.size(1), [&](cpu::ThreadRange range) {
+            add(edges, channels_of(products), positions.data(), products.const_data_ptr(), out.mutable_data_ptr(),
+                range);
         });
     }
 };
@@ -181,11 +182,11 @@ void multiply_together(const Csr& edges, const Tensor& x, const Tensor& weight, 
 // needs fewer rows: those that receive, or those that send.
 void multiply_apart(const Csr& edges, const Csr& transposed, const Tensor& x, const Tensor& weight,
                     const WeightsGradient& gradient, const Tensor& out) {
-    const bool sums_first = edges.filled <= transposed.filled;
+    const bool sums_first = edges.non_empty <= transposed.non_empty;
     const int64_t nodes = x.size(1), most = std::max<int64_t>(1, kRows / std::max<int64_t>(1, nodes));
     for (int64_t first = 0; first < x.size(0); first += most) {
         const int64_t images = std::min(most, x.size(0) - first);
-        const Filled rows = (sums_first ? edges : transposed).filled_rows(images);
+        const NonEmptyRows rows = (sums_first ? edges : transposed).non_empty_rows(images);
         const Tensor from = x.narrow(0, first, images);
         const Tensor factors = sums_first ? edges.aggregate(rows.rows, from) : rows.gathered(from);
         {
@@ -209,7 +210,7 @@ void multiply_apart(const Csr& edges, const Csr& transposed, const Tensor& x, co
 // The sum over types of A_t x W_t, x [B, N, D_in]: [B, N, D_out].
 Tensor typed_sum(const Csr& edges, const Csr& transposed, const Tensor& x, const Tensor& weight,
                  WeightsGradient gradient = {}) {
-    const bool together = 2 * std::min(edges.filled, transposed.filled) > edges.edges.nodes * edges.edges.types;
+    const bool together = 2 * std::min(edges.non_empty, transposed.non_empty) > edges.edges.nodes * edges.edges.types;
     const at::ScalarType dtype = matrix_dtype(x.scalar_type());
     const Tensor from = x.to(dtype).contiguous(), weights = weight.to(dtype);
     const Tensor out = at::empty({x.size(0), x.size(1), weight.size(2)}, from.options());
@@ -222,49 +223,47 @@ Tensor typed_sum(const Csr& edges, const Csr& transposed, const Tensor& x, const
     return out.to(x.scalar_type());
 }
 
-void check(const char* name, const Tensor& x, const Tensor& weight) {
+void check(const char* name, const Tensor& x, at::TensorList edges, const Tensor& weight) {
+    TORCH_CHECK_VALUE(edges.size() == 6, name, ": wants the six tensors of an EdgeSet, got ", edges.size());
     TORCH_CHECK_VALUE(x.dim() == 3 && weight.dim() == 3 && weight.size(0) >= 1 && weight.size(1) == x.size(2), name,
                       ": wants x [B, N, D_in] and weight [T, D_in, D_out], T at least 1");
 }
 
-Tensor propagate_cpu(const Tensor& x, const Tensor& indptr, const Tensor& indices, const Tensor& values,
-                     const Tensor& t_indptr, const Tensor& t_indices, const Tensor& t_values, const Tensor& weight) {
-    check("propagate", x, weight);
+Tensor propagate_cpu(const Tensor& x, at::TensorList edges, const Tensor& weight) {
+    const char* name = "propagate";
+    check(name, x, edges, weight);
     const auto guard = no_autocast();
     const int64_t nodes = x.size(1), types = weight.size(0);
-    return typed_sum({"propagate", indptr, indices, values, nodes, types},
-                     {"propagate", t_indptr, t_indices, t_values, nodes, types}, x, weight);
+    return typed_sum({name, edges.slice(0, 3), nodes, types}, {name, edges.slice(3, 3), nodes, types}, x, weight);
 }
 
-std::tuple<Tensor, Tensor> propagate_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& indptr,
-                                                  const Tensor& indices, const Tensor& values, const Tensor& t_indptr,
-                                                  const Tensor& t_indices, const Tensor& t_values,
+std::tuple<Tensor, Tensor> propagate_backward_cpu(const Tensor& grad, const Tensor& x, at::TensorList edges,
                                                   const Tensor& weight) {
     const char* name = "propagate_backward";
-    check(name, x, weight);
+    check(name, x, edges, weight);
     TORCH_CHECK_VALUE(
         grad.dim() == 3 && grad.size(0) == x.size(0) && grad.size(1) == x.size(1) && grad.size(2) == weight.size(2),
         name, ": wants grad [B, N, D_out]");
     const auto guard = no_autocast();
     const int64_t nodes = x.size(1), types = weight.size(0);
-    const Tensor d_weight = at::zeros(weight.sizes(), x.options().dtype(number_of_sums(x.scalar_type())));
-    const Tensor d_x = typed_sum({name, t_indptr, t_indices, t_values, nodes, types},
-                                 {name, indptr, indices, values, nodes, types}, grad, weight.mT(), {x, d_weight});
+    const Tensor d_weight = at::zeros(weight.sizes(), x.options().dtype(acc_dtype(x.scalar_type())));
+    const Tensor d_x = typed_sum({name, edges.slice(3, 3), nodes, types}, {name, edges.slice(0, 3), nodes, types}, grad,
+                                 weight.mT(), {x, d_weight});
     return {d_x, d_weight.to(weight.scalar_type())};
 }
 
 // ------------------------------------------------------------------------------------------------- propagate_regions
 
-// Regions of a call, and memory for their places.
+// Regions of a call, and memory for what is kept of each.
 struct Scene {
-    Tensor boxes, bounds, places;
+    Tensor boxes, bounds, data;
     cpu::Regions regions;
 
     Scene(const char* name, const Tensor& x, const Tensor& boxes, const Tensor& ptr, const Tensor& bandwidth)
         : boxes(boxes.contiguous()), bounds(ptr.contiguous()) {
         TORCH_CHECK_VALUE(boxes.dim() == 2 && boxes.size(1) == 4, name, ": boxes must be [R, 4]");
         const int64_t count = boxes.size(0), images = bounds.numel() - 1;
-        places = at::empty({count, cpu::place_bytes()}, boxes.options().dtype(at::kByte));
+        data = at::empty({count, cpu::data_bytes()}, boxes.options().dtype(at::kByte));
         regions = {dtype_of(x),
                    capability(),
                    images,
@@ -272,13 +271,14 @@ struct Scene {
                    checked_bounds(name, bounds, images, count),
                    this->boxes.const_data_ptr<float>(),
                    bandwidth.item<double>(),
-                   places.mutable_data_ptr()};
-        share(count, 16, [&](cpu::Share some) { cpu::place_regions(regions, some); });
+                   data.mutable_data_ptr()};
+        over_threads(count, 16, [&](cpu::ThreadRange range) { cpu::prepare_regions(regions, range); });
     }
 
     // Needed for Adjacency::columns.
     void sum_adjacency() const {
-        share(boxes.size(0), pairs_of_a_region(), [&](cpu::Share some) { cpu::sum_adjacency(regions, some); });
+        over_threads(boxes.size(0), pairs_of_a_region(),
+                     [&](cpu::ThreadRange range) { cpu::sum_adjacency(regions, range); });
     }
 
     // The sums over all regions' edges of the regions [first, first + count): [count, types * channels].
@@ -287,9 +287,9 @@ struct Scene {
         some_regions.dtype = dtype_of(x);
         some_regions.channels = x.size(1);
         const Tensor out = at::empty({count, cpu::kRegionTypes * x.size(1)}, x.options());
-        share(count, pairs_of_a_region() + 2 * x.size(1), [&](cpu::Share some) {
+        over_threads(count, pairs_of_a_region() + 2 * x.size(1), [&](cpu::ThreadRange range) {
             cpu::aggregate_regions(some_regions, adjacency, first, x.const_data_ptr(), out.mutable_data_ptr(),
-                                   {first + some.begin, first + some.end, some.thread});
+                                   {first + range.begin, first + range.end, range.thread});
         });
         return out;
     }
@@ -308,7 +308,7 @@ struct Scene {
     }
 
   private:
-    // About so much work as that many numbers.
+    // About as much work as that many elements.
     int64_t pairs_of_a_region() const { return 16 * (boxes.size(0) / std::max<int64_t>(1, regions.images) + 1); }
 };
 
@@ -345,7 +345,7 @@ std::tuple<Tensor, Tensor, Tensor> propagate_regions_backward_cpu(const Tensor& 
     const at::ScalarType dtype = matrix_dtype(x.scalar_type());
     const Tensor from = x.to(dtype).contiguous(), g = grad.to(dtype).contiguous(), weights = weight.to(dtype);
     const Tensor d_x = at::empty_like(from);
-    const Tensor d_weight = at::zeros(weight.sizes(), from.options().dtype(number_of_sums(dtype)));
+    const Tensor d_weight = at::zeros(weight.sizes(), from.options().dtype(acc_dtype(dtype)));
     const Tensor d_bandwidth = at::zeros({}, bandwidth.options());
     scene.over_groups([&](int64_t first, int64_t count) {
         const Tensor upstream = g.narrow(0, first, count), own = from.narrow(0, first, count);

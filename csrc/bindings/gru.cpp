@@ -25,10 +25,10 @@ namespace {
 // In the order of ConvGRUWeights.
 enum { kNewX, kNewH, kResetX, kResetH, kUpdateX, kUpdateH, kNewBias, kResetBias, kUpdateBias, kWeights };
 
-// In which a call computes.
-at::ScalarType number_of(const Tensor& inputs, bool wide) {
+// The dtype in which a call computes.
+at::ScalarType compute_dtype(const Tensor& inputs, bool wide) {
     // Wide gates take more sums and products, whose roundings to bfloat16 would add up.
-    return wide ? number_of_sums(inputs.scalar_type()) : matrix_dtype(inputs.scalar_type());
+    return wide ? acc_dtype(inputs.scalar_type()) : matrix_dtype(inputs.scalar_type());
 }
 
 // To a dtype and back.
@@ -48,8 +48,8 @@ Tensor columns_of(const Tensor& reset, const Tensor& update) {
     return at::cat({reset.flatten(2)[0], update.flatten(2)[0]}, 1).t().contiguous();
 }
 
-// The product of `columns` [rows, kColumns], turned, with all rows of the patches: [kColumns, C]. In float32 region by
-// region, as sums of sums round less; products of bfloat16 are summed in float32, but each would be rounded.
+// The product of `columns` [rows, kColumns], transposed, with all rows of the patches: [kColumns, C]. In float32 region
+// by region, as sums of sums round less; products of bfloat16 are summed in float32, but each would be rounded.
 Tensor product_of(const Tensor& columns, const Tensor& patches) {
     if (patches.scalar_type() == at::kBFloat16) return at::mm(columns.t(), rows_of(patches));
     const Tensor parts = patches.permute({0, 2, 3, 1}).flatten(1, 2);
@@ -64,7 +64,7 @@ Tensor kernel_of(const Tensor& columns, int64_t gate) {
 
 cpu::Gru gru_of(const Tensor& patches, bool wide) {
     const at::ScalarType dtype = patches.scalar_type();
-    TORCH_INTERNAL_ASSERT(dtype == (wide ? number_of_sums(dtype) : matrix_dtype(dtype)), "no kernel for ", dtype);
+    TORCH_INTERNAL_ASSERT(dtype == (wide ? acc_dtype(dtype) : matrix_dtype(dtype)), "no kernel for ", dtype);
     return {dtype_of(patches), capability(), patches.size(1), static_cast<int>(patches.size(2)), wide};
 }
 
@@ -76,10 +76,10 @@ Tensor gate_products(const cpu::Gru& gru, const Tensor& x, const Tensor& h, cons
         return at::mm(rows_of(x), weights_x.t()).to(at::kFloat).add_(at::mm(rows_of(h), weights_h.t()));
     }
     const int64_t rows = x.size(0) * x.size(2) * x.size(3);
-    const Tensor products = at::empty({rows, cpu::kColumns}, x.options().dtype(number_of_sums(x.scalar_type())));
-    share(rows, 4 * cpu::kColumns * gru.channels, [&](cpu::Share some) {
+    const Tensor products = at::empty({rows, cpu::kColumns}, x.options().dtype(acc_dtype(x.scalar_type())));
+    over_threads(rows, 4 * cpu::kColumns * gru.channels, [&](cpu::ThreadRange range) {
         cpu::gru_products(gru, x.const_data_ptr(), h.const_data_ptr(), weights_x.const_data_ptr(),
-                          weights_h.const_data_ptr(), products.mutable_data_ptr(), some);
+                          weights_h.const_data_ptr(), products.mutable_data_ptr(), range);
     });
     return products;
 }
@@ -109,7 +109,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_gru_cpu(const Tensor& inputs, co
     check(inputs, state, weights);
     const auto guard = no_autocast();
     const bool wide = weights[kResetX].size(0) > 1;
-    const at::ScalarType dtype = number_of(inputs, wide);
+    const at::ScalarType dtype = compute_dtype(inputs, wide);
     const Tensor x = packed(inputs.to(dtype)), h = packed(state.to(dtype));
     const std::vector<Tensor> w = converted(weights, dtype);
     const cpu::Gru gru = gru_of(x, wide);
@@ -127,7 +127,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_gru_cpu(const Tensor& inputs, co
         update = at::empty_like(reset);
         reset_state = at::empty_like(h);
         const double reset_bias = w[kResetBias].item<double>(), update_bias = w[kUpdateBias].item<double>();
-        share(x.size(0), x.size(2) * x.size(3) * row, [&](cpu::Share regions) {
+        over_threads(x.size(0), x.size(2) * x.size(3) * row, [&](cpu::ThreadRange regions) {
             cpu::gru_gates(gru, products.const_data_ptr(), reset_bias, update_bias, h.const_data_ptr(),
                            reset.mutable_data_ptr(), update.mutable_data_ptr(), reset_state.mutable_data_ptr(),
                            regions);
@@ -144,9 +144,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_gru_cpu(const Tensor& inputs, co
         candidate = convolve(at::cat({x, reset_state}, 1), at::cat({w[kNewX], w[kNewH]}, 1), w[kNewBias]);
         change = reset_state;  // its memory
     }
-    share(rows, row, [&](cpu::Share some) {
+    over_threads(rows, row, [&](cpu::ThreadRange range) {
         cpu::gru_change(gru, two_parts, h.const_data_ptr(), update.const_data_ptr(), candidate.mutable_data_ptr(),
-                        change.mutable_data_ptr(), some);
+                        change.mutable_data_ptr(), range);
     });
     const at::ScalarType out = inputs.scalar_type();
     return {change.to(out), candidate.to(out), reset.to(out), update.to(out)};
@@ -164,16 +164,16 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> conv_gru_backward_cpu(const Tens
                       "conv_gru_backward: wants the shapes that conv_gru gives");
     const auto guard = no_autocast();
     const bool wide = weights[kResetX].size(0) > 1;
-    const at::ScalarType dtype = number_of(inputs, wide);
+    const at::ScalarType dtype = compute_dtype(inputs, wide);
     const Tensor g = packed(grad.to(dtype)), x = packed(inputs.to(dtype)), h = packed(state.to(dtype)),
                  n = packed(candidate.to(dtype)), r = packed(reset.to(dtype)), u = packed(update.to(dtype));
     const std::vector<Tensor> w = converted(weights, dtype);
     const cpu::Gru gru = gru_of(x, wide);
     const int64_t rows = x.size(0) * x.size(2) * x.size(3), row = gru.channels;
-    const auto numbers = x.options().dtype(number_of_sums(dtype));
+    const auto accumulated = x.options().dtype(acc_dtype(dtype));
 
     Tensor pre_candidate = at::empty_like(h), reset_state = at::empty_like(h);
-    const Tensor pre_update = at::empty(u.sizes(), numbers.memory_format(at::MemoryFormat::ChannelsLast));
+    const Tensor pre_update = at::empty(u.sizes(), accumulated.memory_format(at::MemoryFormat::ChannelsLast));
     const cpu::GruGradient gradient = {g.const_data_ptr(),
                                        h.const_data_ptr(),
                                        n.const_data_ptr(),
@@ -182,7 +182,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> conv_gru_backward_cpu(const Tens
                                        pre_candidate.mutable_data_ptr(),
                                        reset_state.mutable_data_ptr(),
                                        pre_update.mutable_data_ptr()};
-    share(rows, row, [&](cpu::Share some) { cpu::gru_backward(gru, gradient, some); });
+    over_threads(rows, row, [&](cpu::ThreadRange range) { cpu::gru_backward(gru, gradient, range); });
 
     std::vector<Tensor> d(kWeights);
     reset_state = rounded(reset_state, inputs.scalar_type());
@@ -209,7 +209,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> conv_gru_backward_cpu(const Tens
     } else {
         const Tensor weights_x = columns_of(w[kResetX], w[kUpdateX]), weights_h = columns_of(w[kResetH], w[kUpdateH]);
         const Tensor pre_reset = at::empty_like(pre_update), columns = at::empty({rows, cpu::kColumns}, x.options());
-        share(x.size(0), x.size(2) * x.size(3) * row * cpu::kColumns, [&](cpu::Share regions) {
+        over_threads(x.size(0), x.size(2) * x.size(3) * row * cpu::kColumns, [&](cpu::ThreadRange regions) {
             cpu::gru_gates_backward(gru, gradient, weights_x.const_data_ptr(), weights_h.const_data_ptr(),
                                     d_inputs.mutable_data_ptr(), d_state.mutable_data_ptr(),
                                     pre_reset.mutable_data_ptr(), columns.mutable_data_ptr(), regions);

@@ -67,7 +67,7 @@ Tensor crop_resize_cpu(const Tensor& features, const Tensor& boxes, const Tensor
     const RoiShape s = shape_of(&maps, nullptr, corners, bounds, maps.size(2), maps.size(3), size, 1);
     const cpu::Roi roi = cpu_roi("crop_resize", maps, s, corners, bounds);
     Tensor out = empty_map(maps, {s.regions, s.channels, size, size});
-    share(s.regions * size, size * s.channels, [&](cpu::Share rows) {
+    over_threads(s.regions * size, size * s.channels, [&](cpu::ThreadRange rows) {
         cpu::crop_resize(roi, border == "clamp", maps.const_data_ptr(), out.mutable_data_ptr(), rows);
     });
     return out;
@@ -80,8 +80,9 @@ Tensor crop_resize_backward_cpu(const Tensor& grad, const Tensor& boxes, const T
     cpu::Roi roi = cpu_roi("crop_resize_backward", patches, s, corners, bounds);
     const Tensor memory = scratch(cpu::crop_scratch_bytes(roi), patches, roi);
     Tensor out = empty_map(patches, {s.images, s.channels, height, width});
-    share(s.regions, 16 * s.size, [&](cpu::Share regions) { cpu::prepare_crop(roi, border == "clamp", regions); });
-    share(s.images * height, width * s.channels, [&](cpu::Share rows) {
+    over_threads(s.regions, 16 * s.size,
+                 [&](cpu::ThreadRange regions) { cpu::prepare_crop(roi, border == "clamp", regions); });
+    over_threads(s.images * height, width * s.channels, [&](cpu::ThreadRange rows) {
         cpu::crop_resize_backward(roi, patches.const_data_ptr(), out.mutable_data_ptr(), rows);
     });
     return out;
@@ -94,8 +95,8 @@ Tensor paste_mean_cpu(const Tensor& memory, const Tensor& patches, const Tensor&
     cpu::Roi roi = cpu_roi("paste_mean", maps, s, corners, bounds);
     const Tensor space = scratch(cpu::paste_scratch_bytes(roi), maps, roi);
     Tensor out = empty_map(maps, maps.sizes());
-    share(s.regions, 100, [&](cpu::Share regions) { cpu::prepare_paste(roi, regions); });
-    share(s.images * s.height, s.width * s.channels, [&](cpu::Share rows) {
+    over_threads(s.regions, 100, [&](cpu::ThreadRange regions) { cpu::prepare_paste(roi, regions); });
+    over_threads(s.images * s.height, s.width * s.channels, [&](cpu::ThreadRange rows) {
         cpu::paste_mean(roi, maps.const_data_ptr(), parts.const_data_ptr(), out.mutable_data_ptr(), rows);
     });
     return out;
@@ -107,8 +108,8 @@ Tensor paste_mean_backward_cpu(const Tensor& grad, const Tensor& boxes, const Te
     cpu::Roi roi = cpu_roi("paste_mean_backward", maps, s, corners, bounds);
     const Tensor space = scratch(cpu::paste_scratch_bytes(roi), maps, roi);
     Tensor out = empty_map(maps, {s.regions, s.channels, size, size});
-    share(s.regions, 100, [&](cpu::Share regions) { cpu::prepare_paste(roi, regions); });
-    share(s.regions, size * size * s.channels, [&](cpu::Share regions) {
+    over_threads(s.regions, 100, [&](cpu::ThreadRange regions) { cpu::prepare_paste(roi, regions); });
+    over_threads(s.regions, size * size * s.channels, [&](cpu::ThreadRange regions) {
         cpu::paste_mean_backward(roi, maps.const_data_ptr(), out.mutable_data_ptr(), regions);
     });
     return out;
@@ -172,8 +173,7 @@ Tensor paste_mean_backward_cuda(const Tensor& grad, const Tensor& boxes, const T
     const c10::cuda::CUDAGuard guard(grad.device());
     const Tensor maps = packed(grad), corners = boxes.contiguous(), bounds = ptr.contiguous();
     const RoiShape s = shape_of(&maps, nullptr, corners, bounds, maps.size(2), maps.size(3), size, 2);
-    const Tensor shares =
-        at::empty({s.images, s.height, s.width}, maps.options().dtype(number_of_sums(maps.scalar_type())));
+    const Tensor shares = at::empty({s.images, s.height, s.width}, maps.options().dtype(acc_dtype(maps.scalar_type())));
     Tensor out = empty_map(maps, {s.regions, s.channels, size, size});
     launched(cuda::paste_mean_backward(dtype_of(maps), s, maps.const_data_ptr(), corners.const_data_ptr<float>(),
                                        bounds.const_data_ptr<int64_t>(), shares.mutable_data_ptr(),

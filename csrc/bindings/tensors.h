@@ -92,8 +92,8 @@ inline at::ScalarType matrix_dtype(at::ScalarType dtype) {
     return widened ? at::kFloat : dtype;
 }
 
-// In which sums of such numbers are made.
-inline at::ScalarType number_of_sums(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+// The dtype in which sums are accumulated.
+inline at::ScalarType acc_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
 // `ptr`, contiguous, if it says which regions belong to each of the images.
 inline const int64_t* checked_bounds(const char* name, const Tensor& ptr, int64_t images, int64_t regions) {
@@ -105,12 +105,12 @@ inline const int64_t* checked_bounds(const char* name, const Tensor& ptr, int64_
     return bounds;
 }
 
-// Threads share the items, of which each makes about `numbers` numbers.
+// Threads share the items, each of which takes about the time of `elements` elements.
 template <typename Work>
-void share(int64_t items, int64_t numbers, Work work) {
-    const int64_t grain = std::max<int64_t>(1, at::internal::GRAIN_SIZE / std::max<int64_t>(1, numbers));
+void over_threads(int64_t items, int64_t elements, Work work) {
+    const int64_t grain = std::max<int64_t>(1, at::internal::GRAIN_SIZE / std::max<int64_t>(1, elements));
     at::parallel_for(0, items, grain,
-                     [&](int64_t begin, int64_t end) { work(cpu::Share{begin, end, at::get_thread_num()}); });
+                     [&](int64_t begin, int64_t end) { work(cpu::ThreadRange{begin, end, at::get_thread_num()}); });
 }
 
 }  // namespace irnet

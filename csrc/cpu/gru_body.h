@@ -42,7 +42,7 @@ inline void products_of(int64_t channels, const T* x, const T* h, const T* weigh
 
 template <typename Vector, typename T>
 void products_rows(const Gru& gru, const void* inputs, const void* state, const void* weights_x, const void* weights_h,
-                   void* products, Share rows) {
+                   void* products, ThreadRange rows) {
     using A = typename Vector::Number;
     constexpr int together = Vector::lanes >= 16 ? 3 : 1;  // as many sums as the instruction set's registers hold
     const int64_t channels = gru.channels;
@@ -66,7 +66,7 @@ inline Vector gate(const T* row, int64_t at, int n) {
 
 template <typename Vector, typename T, bool wide>
 void change_rows(const Gru& gru, bool two_parts, const void* state, const void* update, void* candidate, void* change,
-                 Share rows) {
+                 ThreadRange rows) {
     const int64_t channels = gru.channels, gates = wide ? channels : 1;
     const Vector one = Vector::all(1);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
@@ -85,7 +85,7 @@ void change_rows(const Gru& gru, bool two_parts, const void* state, const void* 
 }
 
 template <typename Vector, typename T, bool wide>
-void backward_rows(const Gru& gru, const GruGradient& gradient, Share rows) {
+void backward_rows(const Gru& gru, const GruGradient& gradient, ThreadRange rows) {
     using A = typename Vector::Number;
     const int64_t channels = gru.channels, gates = wide ? channels : 1;
     const Vector one = Vector::all(1);

@@ -42,9 +42,9 @@ namespace {
 // The functions of gru_body.h for one dtype and instruction set.
 template <typename A>
 struct Rows {
-    void (*products)(const Gru&, const void*, const void*, const void*, const void*, void*, Share);
-    void (*change)(const Gru&, bool, const void*, const void*, void*, void*, Share);
-    void (*backward)(const Gru&, const GruGradient&, Share);
+    void (*products)(const Gru&, const void*, const void*, const void*, const void*, void*, ThreadRange);
+    void (*change)(const Gru&, bool, const void*, const void*, void*, void*, ThreadRange);
+    void (*backward)(const Gru&, const GruGradient&, ThreadRange);
     A (*dot)(const void*, const void*, int64_t);
 };
 
@@ -95,7 +95,7 @@ void over_taps(int size, int row, int sign, Work work) {
 
 template <typename T, typename A>
 void gates(const Gru& gru, const A* products, A reset_bias, A update_bias, const T* state, T* reset, T* update,
-           T* reset_state, Share regions) {
+           T* reset_state, ThreadRange regions) {
     const int rows = gru.size * gru.size;
     const WeightedSum<A> sum = weighted_sum<A>(gru.dtype, gru.capability);
     for (int64_t row = regions.begin * rows; row < regions.end * rows; ++row) {
@@ -116,7 +116,7 @@ void gates(const Gru& gru, const A* products, A reset_bias, A update_bias, const
 
 template <typename T, typename A>
 void gates_backward(const Gru& gru, const GruGradient& gradient, const Rows<A>& functions, const T* weights_x,
-                    const T* weights_h, T* d_inputs, T* d_state, A* pre_reset, T* columns, Share regions) {
+                    const T* weights_h, T* d_inputs, T* d_state, A* pre_reset, T* columns, ThreadRange regions) {
     const int rows = gru.size * gru.size;
     const int64_t channels = gru.channels;
     const WeightedSum<A> sum = weighted_sum<A>(gru.dtype, gru.capability);
@@ -157,16 +157,16 @@ void gates_backward(const Gru& gru, const GruGradient& gradient, const Rows<A>& 
 }  // namespace
 
 void gru_products(const Gru& gru, const void* inputs, const void* state, const void* weights_x, const void* weights_h,
-                  void* products, Share rows) {
+                  void* products, ThreadRange rows) {
     with_rows(gru, [&](auto functions, auto) {
         functions.products(gru, inputs, state, weights_x, weights_h, products, rows);
     });
 }
 
 void gru_gates(const Gru& gru, const void* products, double reset_bias, double update_bias, const void* state,
-               void* reset, void* update, void* reset_state, Share regions) {
-    with_rows(gru, [&](auto functions, auto number) {
-        using T = decltype(number);
+               void* reset, void* update, void* reset_state, ThreadRange regions) {
+    with_rows(gru, [&](auto functions, auto zero) {
+        using T = decltype(zero);
         using A = decltype(functions.dot(nullptr, nullptr, 0));
         gates<T, A>(gru, static_cast<const A*>(products), A(reset_bias), A(update_bias), static_cast<const T*>(state),
                     static_cast<T*>(reset), static_cast<T*>(update), static_cast<T*>(reset_state), regions);
@@ -174,19 +174,19 @@ void gru_gates(const Gru& gru, const void* products, double reset_bias, double u
 }
 
 void gru_change(const Gru& gru, bool two_parts, const void* state, const void* update, void* candidate, void* change,
-                Share rows) {
+                ThreadRange rows) {
     with_rows(gru,
               [&](auto functions, auto) { functions.change(gru, two_parts, state, update, candidate, change, rows); });
 }
 
-void gru_backward(const Gru& gru, const GruGradient& gradient, Share rows) {
+void gru_backward(const Gru& gru, const GruGradient& gradient, ThreadRange rows) {
     with_rows(gru, [&](auto functions, auto) { functions.backward(gru, gradient, rows); });
 }
 
 void gru_gates_backward(const Gru& gru, const GruGradient& gradient, const void* weights_x, const void* weights_h,
-                        void* d_inputs, void* d_state, void* pre_reset, void* columns, Share regions) {
-    with_rows(gru, [&](auto functions, auto number) {
-        using T = decltype(number);
+                        void* d_inputs, void* d_state, void* pre_reset, void* columns, ThreadRange regions) {
+    with_rows(gru, [&](auto functions, auto zero) {
+        using T = decltype(zero);
         using A = decltype(functions.dot(nullptr, nullptr, 0));
         gates_backward<T, A>(gru, gradient, functions, static_cast<const T*>(weights_x),
                              static_cast<const T*>(weights_h), static_cast<T*>(d_inputs), static_cast<T*>(d_state),

@@ -196,7 +196,7 @@ struct Block {
 };
 
 template <typename A>
-void fill_crop(const Roi& roi, bool clamp, Share regions) {
+void fill_crop(const Roi& roi, bool clamp, ThreadRange regions) {
     const RoiShape& s = roi.shape;
     const Scratch<A> scratch(roi);
     for (int64_t region = regions.begin; region < regions.end; ++region) {
@@ -211,7 +211,7 @@ void fill_crop(const Roi& roi, bool clamp, Share regions) {
 }
 
 template <typename A>
-void crop(const Roi& roi, bool clamp, const void* features, void* out, Share patch_rows, int64_t channel) {
+void crop(const Roi& roi, bool clamp, const void* features, void* out, ThreadRange patch_rows, int64_t channel) {
     const RoiShape& s = roi.shape;
     Sum<A> sum(roi, features, out, s.regions * s.size * s.size, channel);
     for (int64_t item = patch_rows.begin; item < patch_rows.end; ++item) {
@@ -227,7 +227,7 @@ void crop(const Roi& roi, bool clamp, const void* features, void* out, Share pat
 }
 
 template <typename A>
-void crop_backward(const Roi& roi, const void* grad, void* out, Share map_rows, int64_t channel) {
+void crop_backward(const Roi& roi, const void* grad, void* out, ThreadRange map_rows, int64_t channel) {
     const RoiShape& s = roi.shape;
     const Scratch<A> scratch(roi);
     Active<A>* active = scratch.active + map_rows.thread * s.regions;
@@ -255,7 +255,7 @@ void crop_backward(const Roi& roi, const void* grad, void* out, Share map_rows, 
 }
 
 template <typename A>
-void fill_paste(const Roi& roi, Share regions) {
+void fill_paste(const Roi& roi, ThreadRange regions) {
     const RoiShape& s = roi.shape;
     for (int64_t region = regions.begin; region < regions.end; ++region) {
         Scratch<A>(roi).rectangles[region] = paste_rectangle<A>(roi.boxes + 4 * region, s.height, s.width, s.size);
@@ -263,7 +263,7 @@ void fill_paste(const Roi& roi, Share regions) {
 }
 
 template <typename A>
-void paste(const Roi& roi, const void* memory, const void* patches, void* out, Share map_rows, int64_t channel) {
+void paste(const Roi& roi, const void* memory, const void* patches, void* out, ThreadRange map_rows, int64_t channel) {
     const RoiShape& s = roi.shape;
     const Scratch<A> scratch(roi);
     Active<A>* active = scratch.active + map_rows.thread * s.regions;
@@ -295,7 +295,7 @@ void paste(const Roi& roi, const void* memory, const void* patches, void* out, S
 }
 
 template <typename A>
-void paste_backward(const Roi& roi, const void* grad, void* out, Share regions, int64_t channel) {
+void paste_backward(const Roi& roi, const void* grad, void* out, ThreadRange regions, int64_t channel) {
     const RoiShape& s = roi.shape;
     const Rectangle* rectangles = Scratch<A>(roi).rectangles;
     Sum<A> sum(roi, grad, out, s.regions * s.size * s.size, channel);
@@ -345,29 +345,29 @@ int64_t paste_scratch_bytes(const Roi& roi) {
     return roi.dtype == Dtype::f64 ? Scratch<double>::bytes(roi, 0) : Scratch<float>::bytes(roi, 0);
 }
 
-void prepare_crop(const Roi& roi, bool clamp, Share regions) {
+void prepare_crop(const Roi& roi, bool clamp, ThreadRange regions) {
     roi.dtype == Dtype::f64 ? fill_crop<double>(roi, clamp, regions) : fill_crop<float>(roi, clamp, regions);
 }
 
-void prepare_paste(const Roi& roi, Share regions) {
+void prepare_paste(const Roi& roi, ThreadRange regions) {
     roi.dtype == Dtype::f64 ? fill_paste<double>(roi, regions) : fill_paste<float>(roi, regions);
 }
 
-void crop_resize(const Roi& roi, bool clamp, const void* features, void* out, Share patch_rows) {
+void crop_resize(const Roi& roi, bool clamp, const void* features, void* out, ThreadRange patch_rows) {
     over_channels(roi,
                   [&](auto a, int64_t channel) { crop<decltype(a)>(roi, clamp, features, out, patch_rows, channel); });
 }
 
-void crop_resize_backward(const Roi& roi, const void* grad, void* out, Share map_rows) {
+void crop_resize_backward(const Roi& roi, const void* grad, void* out, ThreadRange map_rows) {
     over_channels(roi, [&](auto a, int64_t channel) { crop_backward<decltype(a)>(roi, grad, out, map_rows, channel); });
 }
 
-void paste_mean(const Roi& roi, const void* memory, const void* patches, void* out, Share map_rows) {
+void paste_mean(const Roi& roi, const void* memory, const void* patches, void* out, ThreadRange map_rows) {
     over_channels(roi,
                   [&](auto a, int64_t channel) { paste<decltype(a)>(roi, memory, patches, out, map_rows, channel); });
 }
 
-void paste_mean_backward(const Roi& roi, const void* grad, void* out, Share regions) {
+void paste_mean_backward(const Roi& roi, const void* grad, void* out, ThreadRange regions) {
     over_channels(roi, [&](auto a, int64_t channel) { paste_backward<decltype(a)>(roi, grad, out, regions, channel); });
 }
 

@@ -31,7 +31,7 @@ Winograd::Winograd(Capability capability, int size) : capability(capability), si
 }
 
 void winograd_rows(const Winograd& winograd, int i, int j, bool as_outputs, int64_t channels, const float* patches,
-                   float* rows, Share regions) {
+                   float* rows, ThreadRange regions) {
     const WeightedSum<float> sum = sum_of(winograd);
     const int64_t size = winograd.size;
     float* row = rows + regions.begin * winograd.count(i) * winograd.count(j) * channels;
@@ -54,8 +54,8 @@ void winograd_rows(const Winograd& winograd, int i, int j, bool as_outputs, int6
     }
 }
 
-void winograd_kernels(const Winograd& winograd, int i, int j, bool turned, int64_t channels, const float* kernels,
-                      float* combination, Share outputs) {
+void winograd_kernels(const Winograd& winograd, int i, int j, bool rotated, int64_t channels, const float* kernels,
+                      float* combination, ThreadRange outputs) {
     const WeightedSum<float> sum = sum_of(winograd);
     for (int64_t output = outputs.begin; output < outputs.end; ++output) {
         Term<float> terms[9];
@@ -63,14 +63,14 @@ void winograd_kernels(const Winograd& winograd, int i, int j, bool turned, int64
         for (int tap = 0; tap < 9; ++tap) {
             const float weight = kTapsOf[i][tap / 3] * kTapsOf[j][tap % 3];
             if (weight == 0) continue;
-            terms[count++] = {kernels + (9 * output + (turned ? 8 - tap : tap)) * channels, weight};
+            terms[count++] = {kernels + (9 * output + (rotated ? 8 - tap : tap)) * channels, weight};
         }
         sum(terms, count, channels, to(combination + output * channels, nullptr));
     }
 }
 
 void winograd_outputs(const Winograd& winograd, int i, int64_t channels, const float* const* products,
-                      const float* bias, float* patches, Share regions) {
+                      const float* bias, float* patches, ThreadRange regions) {
     const WeightedSum<float> sum = sum_of(winograd);
     const int64_t size = winograd.size;
     for (int64_t region = regions.begin; region < regions.end; ++region) {
@@ -101,7 +101,7 @@ void winograd_outputs(const Winograd& winograd, int i, int64_t channels, const f
 }
 
 void winograd_kernels_gradient(const Winograd& winograd, int i, int64_t channels, const float* const* combinations,
-                               float* kernels, Share outputs) {
+                               float* kernels, ThreadRange outputs) {
     const WeightedSum<float> sum = sum_of(winograd);
     for (int64_t output = outputs.begin; output < outputs.end; ++output) {
         for (int tap = 0; tap < 9; ++tap) {

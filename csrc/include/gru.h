@@ -26,16 +26,16 @@ struct Gru {
 // The product of every row of x and h with the weights of gates of one channel, [kColumns, channels]: `products`
 // [rows, kColumns], numbers. Items are rows.
 void gru_products(const Gru& gru, const void* inputs, const void* state, const void* weights_x, const void* weights_h,
-                  void* products, Share rows);
+                  void* products, ThreadRange rows);
 
 // A gate of one channel is a shifted sum of these products. Writes r, u [rows] and r.h. Items are regions.
 void gru_gates(const Gru& gru, const void* products, double reset_bias, double update_bias, const void* state,
-               void* reset, void* update, void* reset_state, Share regions);
+               void* reset, void* update, void* reset_state, ThreadRange regions);
 
 // `candidate` holds what goes into the ReLU, but for what `change` holds if `two_parts`. It becomes n, `change` becomes
 // u.(n - h). Items are rows.
 void gru_change(const Gru& gru, bool two_parts, const void* state, const void* update, void* candidate, void* change,
-                Share rows);
+                ThreadRange rows);
 
 // What a gradient is given, and what of it does not need the convolutions' gradients.
 struct GruGradient {
@@ -46,13 +46,13 @@ struct GruGradient {
 };
 
 // Items are rows.
-void gru_backward(const Gru& gru, const GruGradient& gradient, Share rows);
+void gru_backward(const Gru& gru, const GruGradient& gradient, ThreadRange rows);
 
 // The rest of the gradient for gates of one channel. `weights_x`, `weights_h` are those of gru_products. `d_inputs`
 // holds what n's convolution passes to x, `d_state` what it passes to r.h; both become the whole gradients. Also writes
 // the gates' gradients before the sigmoid, `pre_reset` [rows] as numbers, and both shifted by every tap, `columns`
 // [rows, kColumns]. Items are regions.
 void gru_gates_backward(const Gru& gru, const GruGradient& gradient, const void* weights_x, const void* weights_h,
-                        void* d_inputs, void* d_state, void* pre_reset, void* columns, Share regions);
+                        void* d_inputs, void* d_state, void* pre_reset, void* columns, ThreadRange regions);
 
 }  // namespace irnet::cpu

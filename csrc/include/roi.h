@@ -36,16 +36,16 @@ struct Roi {
 int64_t crop_scratch_bytes(const Roi& roi);
 int64_t paste_scratch_bytes(const Roi& roi);
 // Fill the scratch, before the gradient of crop_resize or either paste function; items are regions.
-void prepare_crop(const Roi& roi, bool clamp, Share regions);
-void prepare_paste(const Roi& roi, Share regions);
+void prepare_crop(const Roi& roi, bool clamp, ThreadRange regions);
+void prepare_paste(const Roi& roi, ThreadRange regions);
 
 // Items are rows of patches: regions * size.
-void crop_resize(const Roi& roi, bool clamp, const void* features, void* out, Share patch_rows);
+void crop_resize(const Roi& roi, bool clamp, const void* features, void* out, ThreadRange patch_rows);
 // Items are rows of maps: images * height.
-void crop_resize_backward(const Roi& roi, const void* grad, void* out, Share map_rows);
-void paste_mean(const Roi& roi, const void* memory, const void* patches, void* out, Share map_rows);
+void crop_resize_backward(const Roi& roi, const void* grad, void* out, ThreadRange map_rows);
+void paste_mean(const Roi& roi, const void* memory, const void* patches, void* out, ThreadRange map_rows);
 // Items are regions.
-void paste_mean_backward(const Roi& roi, const void* grad, void* out, Share regions);
+void paste_mean_backward(const Roi& roi, const void* grad, void* out, ThreadRange regions);
 
 }  // namespace cpu
 

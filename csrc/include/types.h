@@ -7,7 +7,7 @@ namespace irnet {
 
 enum class Dtype { f64, f32, bf16, f16 };
 
-// Of one number.
+// Size in bytes of one element of this dtype.
 inline int64_t bytes(Dtype dtype) {
     switch (dtype) {
         case Dtype::f64: return 8;
@@ -22,7 +22,7 @@ namespace cpu {
 enum class Capability { portable, avx2, avx512 };
 
 // The items [begin, end) of a result, for one of the threads.
-struct Share {
+struct ThreadRange {
     int64_t begin, end;
     int thread;
 };

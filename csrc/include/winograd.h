@@ -39,18 +39,18 @@ struct Winograd {
 // The rows that enter the matrix product for parts i and j: [regions, count(i), count(j), channels], combinations of
 // cells of patches, as the products' inputs or, for a gradient, as their outputs take them. Items are regions.
 void winograd_rows(const Winograd& winograd, int i, int j, bool as_outputs, int64_t channels, const float* patches,
-                   float* rows, Share regions);
-// The combination i, j of kernels: [outputs, channels]; of kernels that are turned by half a circle if `turned`. Items
+                   float* rows, ThreadRange regions);
+// The combination i, j of kernels: [outputs, channels]; of kernels rotated by 180 degrees if `rotated`. Items
 // are outputs.
-void winograd_kernels(const Winograd& winograd, int i, int j, bool turned, int64_t channels, const float* kernels,
-                      float* combination, Share outputs);
+void winograd_kernels(const Winograd& winograd, int i, int j, bool rotated, int64_t channels, const float* kernels,
+                      float* combination, ThreadRange outputs);
 // Adds to patches what the matrix products for i and all j give, `products[j]` [regions, count(i), count(j), channels].
 // The first time, i == 0, nothing is there yet but `bias`, which may be null. Items are regions.
 void winograd_outputs(const Winograd& winograd, int i, int64_t channels, const float* const* products,
-                      const float* bias, float* patches, Share regions);
+                      const float* bias, float* patches, ThreadRange regions);
 // Adds to the gradient of kernels those of their combinations for i and all j, `combinations[j]` [outputs, channels];
 // the first time, i == 0, it is set. Items are outputs.
 void winograd_kernels_gradient(const Winograd& winograd, int i, int64_t channels, const float* const* combinations,
-                               float* kernels, Share outputs);
+                               float* kernels, ThreadRange outputs);
 
 }  // namespace irnet::cpu

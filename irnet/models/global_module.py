@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from irnet_kernels import EdgeSet, propagate, propagate_regions, segment_matmul, segment_outer
 from irnet_kernels.graph import REGION_TYPES
+from irnet_kernels.modules import stacked_uniform
 from irnet_kernels.numerics import autocast, autocasting
 
 from ..config import ModelConfig
@@ -116,8 +117,8 @@ class GraphLayer(nn.Module):
         if config.learn_geometry:
             self.log_bandwidth = nn.Parameter(torch.tensor(math.log(config.bandwidth)))  # its exponential is positive
             self.scale = nn.Parameter(torch.ones(len(REGION_TYPES)))
-        self.spatial = nn.Parameter(_uniform(len(REGION_TYPES), d, d, fan_in=len(REGION_TYPES) * d))
-        self.semantic = nn.Parameter(_uniform(class_types, d, d, fan_in=class_types * d))
+        self.spatial = nn.Parameter(stacked_uniform(torch.empty(len(REGION_TYPES), d, d)))
+        self.semantic = nn.Parameter(stacked_uniform(torch.empty(class_types, d, d)))
         self.region_to_class = nn.Linear(d, d, bias=False)
         self.class_to_class = nn.Linear(d, d, bias=False)
         self.class_to_region = nn.Linear(d, d, bias=False)
@@ -171,9 +172,3 @@ def to_classes(p: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
 def to_regions(p: Tensor, classes: Tensor, ptr: Tensor) -> Tensor:
     """P g, image by image: p [R, C], classes [B, C, D] -> [R, D]."""
     return segment_matmul(p.to(classes.dtype), ptr, classes)
-
-
-def _uniform(*shape: int, fan_in: int) -> Tensor:
-    """He's uniform initialisation for stacked weights."""
-    bound = math.sqrt(6 / fan_in)
-    return torch.empty(shape).uniform_(-bound, bound)

@@ -132,7 +132,7 @@ class RegionGraphConv(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights; put bandwidth and scale, where they are learned, back to where they start."""
-        _uniform(self.weight)
+        stacked_uniform(self.weight)
         if self.scale is not None and self.log_bandwidth is not None:
             nn.init.constant_(self.log_bandwidth, math.log(self.bandwidth))
             nn.init.ones_(self.scale)
@@ -169,7 +169,7 @@ class ClassGraphConv(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights."""
-        _uniform(self.weight)
+        stacked_uniform(self.weight)
 
     def forward(self, x: Tensor, edges: EdgeSet) -> Tensor:
         """x [N, D_in] or [B, N, D_in] -> [N, D_out] or [B, N, D_out]; arguments and errors are those of `propagate`."""
@@ -179,7 +179,7 @@ class ClassGraphConv(nn.Module):
         return f"{self.in_features}, {self.out_features}, num_types={self.num_types}, impl={self.impl!r}"
 
 
-def _uniform(weight: Tensor) -> None:
-    """He's uniform initialisation for stacked weights [T, D_in, D_out], whose products are added up."""
+def stacked_uniform(weight: Tensor) -> Tensor:
+    """He's uniform initialisation, in place, of stacked weights [T, D_in, D_out], whose products are added up."""
     bound = math.sqrt(6 / max(1, weight.shape[0] * weight.shape[1]))
-    nn.init.uniform_(weight, -bound, bound)
+    return nn.init.uniform_(weight, -bound, bound)

@@ -9,7 +9,7 @@ import torch
 
 from irnet_bench import timing
 from irnet_bench.case import Case, Contestant, Setup, Work
-from irnet_bench.measure import examine, measure, mode_call
+from irnet_bench.measure import Settings, examine, measure, mode_call
 from irnet_kernels import counts
 
 MIB = 2**20
@@ -33,7 +33,7 @@ def a_case(modes=("forward", "backward", "step"), **others) -> Case:
 
 
 def results(cpu, dtype="float32", modes=("forward", "backward", "step"), **others):
-    return measure(a_case(**others), {"size": SIZE}, dtype, cpu, modes=modes, seconds=0.01)
+    return measure(a_case(**others), {"size": SIZE}, dtype, cpu, Settings(modes, seconds=0.01))
 
 
 def test_a_right_contestant_has_every_figure(cpu):
@@ -172,7 +172,7 @@ def test_no_contestant_is_judged_without_a_truth(cpu):
         return Work([s.normal(4)], {"reference": Contestant(reference), "other": Contestant(double, True)})
 
     case = Case("kernels", "double", build, {}, {})
-    found = measure(case, {}, "float32", cpu, modes=("forward",))
+    found = measure(case, {}, "float32", cpu, Settings(("forward",)))
     assert {r.status for r in found.values()} == {"oom"}
     assert "no truth" in found["other", "forward"].reason
 
@@ -188,9 +188,9 @@ def test_a_set_up_that_fails_is_a_result(cpu):
 
 def test_contestants_can_be_left_out(cpu):
     case = a_case(other=double, another=double)
-    found = measure(case, {"size": 8}, "float32", cpu, modes=["forward"], seconds=0, without="other")
+    found = measure(case, {"size": 8}, "float32", cpu, Settings(("forward",), seconds=0, without="other"))
     assert set(found) == {("reference", "forward")}
-    found = measure(case, {"size": 8}, "float32", cpu, modes=["forward"], seconds=0, without="re")
+    found = measure(case, {"size": 8}, "float32", cpu, Settings(("forward",), seconds=0, without="re"))
     assert len(found) == 3, "the reference is the truth"
 
 
@@ -200,7 +200,7 @@ def test_where_time_is_short_the_reference_is_only_the_truth(cpu):
         return Work([s.normal(s.size)], {n: Contestant(c, peer=p) for n, (c, p) in calls.items()}, pace="pace")
 
     case = Case("kernels", "double", build, {}, {})
-    found = measure(case, {"size": 8}, "float32", cpu, modes=["forward"], seconds=0, pace_only=True)
+    found = measure(case, {"size": 8}, "float32", cpu, Settings(("forward",), seconds=0, pace_only=True))
     assert set(found) == {("cpp", "forward"), ("pace", "forward")}
     assert all(r.status == "ok" and r.figures["error"] is not None and r.figures["samples"] for r in found.values())
 
@@ -210,7 +210,7 @@ def test_without_leaves_only_equality_counts(cpu):
         calls = {"reference": lambda: torch.arange(4), "same": lambda: torch.arange(4), "other": lambda: torch.ones(4)}
         return Work([], {name: Contestant(call) for name, call in calls.items()})
 
-    found = measure(Case("data", "numbers", build, {}, {}), {}, "float32", cpu, seconds=0.01)
+    found = measure(Case("data", "numbers", build, {}, {}), {}, "float32", cpu, Settings(seconds=0.01))
     assert set(found) == {("reference", "forward"), ("same", "forward"), ("other", "forward")}
     assert found["same", "forward"].status == "ok" and found["other", "forward"].status == "error"
 

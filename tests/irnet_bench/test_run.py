@@ -13,6 +13,7 @@ from irnet.cli import main
 from irnet.errors import InputError
 from irnet_bench import machine, records, run
 from irnet_bench.case import cases
+from irnet_bench.measure import Settings
 
 CASES = """
 import os, time
@@ -60,8 +61,8 @@ def mine(case_file, quick_rates):
     return cases("kernels", "my_", [str(case_file)])
 
 
-def measured(groups, path, cpu, **options):
-    return run.run(groups, path, cpu, seconds=0.0, **options)
+def measured(groups, path, cpu, fresh=False, **options):
+    return run.run(groups, path, cpu, Settings(seconds=0.0, **options), fresh)
 
 
 def test_a_plan_covers_every_case_and_every_value_of_the_sweep(mine, cpu):
@@ -164,9 +165,9 @@ def test_an_unfinished_run_goes_on(mine, tmp_path, cpu, monkeypatch):
 def test_a_run_of_another_kind_is_not_gone_on_with(mine, tmp_path, cpu, monkeypatch, what):
     path = tmp_path / "r.jsonl"
     groups = run.plan(mine, cpu, {})
-    first = interrupted(groups[:2], path, cpu, monkeypatch, after=1, modes=["forward"])
-    others = {"seed": {"seed": 5}, "modes": {"modes": ["forward", "step"]}, "without": {"without": "peer"}}
-    options = {"modes": ["forward"], "fresh": what == "fresh"} | others.get(what, {})
+    first = interrupted(groups[:2], path, cpu, monkeypatch, after=1, modes=("forward",))
+    others = {"seed": {"seed": 5}, "modes": {"modes": ("forward", "step")}, "without": {"without": "peer"}}
+    options = {"modes": ("forward",), "fresh": what == "fresh"} | others.get(what, {})
     if what in ("source", "threads", "versions"):
         facts = machine.facts(cpu)
         monkeypatch.setattr(machine, "facts", lambda device: facts | {what: "another"})

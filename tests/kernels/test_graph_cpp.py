@@ -59,9 +59,9 @@ def test_memory_is_one_buffer_of_sums(receivers, senders):
     x, weight = normal(1, nodes, 64).float(), normal(types, 64, 64).float()
     buffer = nodes * types * 64 * 4
     ops, rows = torch.ops.irnet, edges.tensors()
-    forward = counts.count(lambda: ops.propagate.cpp(x, *rows, weight), CPU).peak_allocated_bytes
+    forward = counts.count(lambda: ops.propagate.cpp(x, rows, weight), CPU).peak_allocated_bytes
     assert forward - x.nbytes <= buffer
-    backward = counts.count(lambda: ops.propagate_backward.cpp(x, x, *rows, weight), CPU).peak_allocated_bytes
+    backward = counts.count(lambda: ops.propagate_backward.cpp(x, x, rows, weight), CPU).peak_allocated_bytes
     assert backward - x.nbytes - weight.nbytes <= buffer
 
 
@@ -163,7 +163,7 @@ STARTS, INDICES, VALUES = torch.tensor([0, 1, 1, 1, 1, 1, 2]), torch.tensor([2, 
 
 
 @pytest.mark.parametrize(
-    ("starts", "indices", "values"),
+    "broken",
     [
         (STARTS[:-1], INDICES, VALUES),
         (STARTS.flip(0), INDICES, VALUES),
@@ -171,17 +171,18 @@ STARTS, INDICES, VALUES = torch.tensor([0, 1, 1, 1, 1, 1, 2]), torch.tensor([2, 
         (STARTS, INDICES + 1, VALUES),
         (STARTS, INDICES - 1, VALUES),
         (STARTS, INDICES, VALUES[:1]),
+        (STARTS, INDICES),
     ],
-    ids=["short", "falling", "beyond", "index above", "index below", "values"],
+    ids=["short", "falling", "beyond", "index above", "index below", "values", "five tensors"],
 )
-def test_edges_that_are_no_edge_set_are_refused(starts, indices, values):
+def test_edges_that_are_no_edge_set_are_refused(broken):
     """The operators behind the public function keep within their arrays, whatever an EdgeSet was made of by hand."""
-    sound, broken = (STARTS, INDICES, VALUES), (starts, indices, values)
-    for edges in ((*broken, *sound), (*sound, *broken)):
+    sound = (STARTS, INDICES, VALUES)
+    for edges in ([*broken, *sound], [*sound, *broken]):
         with pytest.raises(ValueError, match="propagate: "):
-            torch.ops.irnet.propagate.cpp(X, *edges, W)
+            torch.ops.irnet.propagate.cpp(X, edges, W)
         with pytest.raises(ValueError, match="propagate_backward: "):
-            torch.ops.irnet.propagate_backward.cpp(torch.zeros(1, 3, 5), X, *edges, W)
+            torch.ops.irnet.propagate_backward.cpp(torch.zeros(1, 3, 5), X, edges, W)
 
 
 def test_a_transpose_of_other_edges_reads_nothing_from_outside():
@@ -191,7 +192,7 @@ def test_a_transpose_of_other_edges_reads_nothing_from_outside():
     x, weight = torch.ones(1, 8, 4), torch.ones(1, 4, 4)
     for both in ((edges, other), (other, edges)):
         rows = both[0].tensors()[:3] + both[1].tensors()[3:]
-        out = torch.ops.irnet.propagate.cpp(x, *rows, weight)
+        out = torch.ops.irnet.propagate.cpp(x, rows, weight)
         assert set(out.unique().tolist()) <= {0.0, 4.0}
 
 

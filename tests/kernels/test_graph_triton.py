@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
 
 from irnet_kernels import EdgeSet, dispatch, numerics
 from irnet_kernels.aot import compiled
@@ -54,8 +55,8 @@ class Typed:
         """The arguments of both launchers, by name."""
         x, grad, weight = (t.to(dtype) for t in (self.x, self.grad, self.weight))
         return {
-            "propagate": (x, *self.edges.tensors(), weight),
-            "propagate_backward": (grad, x, *self.edges.tensors(), weight),
+            "propagate": (x, self.edges.tensors(), weight),
+            "propagate_backward": (grad, x, self.edges.tensors(), weight),
         }
 
 
@@ -98,7 +99,7 @@ class Regions:
 
 def run(module, name: str, arguments: tuple) -> list[Tensor]:
     """A launcher's results on the CPU."""
-    found = getattr(module, name)(*(a.to(module.device) if isinstance(a, Tensor) else a for a in arguments))
+    found = getattr(module, name)(*tree_map_only(Tensor, lambda t: t.to(module.device), arguments))
     return [t.cpu() for t in ((found,) if isinstance(found, Tensor) else found)]
 
 
@@ -185,7 +186,7 @@ def test_sums_go_in_the_order_of_the_edges(graph):
         edges = EdgeSet.from_edges([(src, torch.zeros(18).long(), torch.ones(18))], 18)
         x = torch.zeros(1, 18, 1)
         x[0, list(places), 0] = torch.tensor([1e8, 1.0, -1e8])
-        (got,) = run(graph, "propagate", (x, *edges.tensors(), torch.ones(1, 1, 1)))
+        (got,) = run(graph, "propagate", (x, edges.tensors(), torch.ones(1, 1, 1)))
         assert not got.any(), places
 
 
@@ -193,7 +194,7 @@ def test_only_neighbours_are_read(graph):
     """Where an edge leads a NaN does; unused lanes of a block of edges read nothing."""
     edges = EdgeSet.from_edges([(torch.tensor([1, 2]), torch.tensor([2, 1]), torch.ones(2))], 4)
     x = torch.tensor([NAN, 1.0, 2.0, NAN]).view(1, 4, 1)
-    (got,) = run(graph, "propagate", (x, *edges.tensors(), torch.ones(1, 1, 1)))
+    (got,) = run(graph, "propagate", (x, edges.tensors(), torch.ones(1, 1, 1)))
     assert got.flatten().tolist() == [0, 2, 1, 0]
 
 
@@ -203,7 +204,7 @@ def test_sums_of_edges_may_overflow_in_float16(graph):
     edges = EdgeSet.from_edges([(src, dst, torch.ones(4))], 3)
     x, weight = torch.full((1, 3, 1), 60000.0).half(), torch.tensor([[[2**-6, 0.0]]]).half()
     grad = torch.tensor([60000.0, 1.0]).expand(1, 3, 2).half()
-    calls = {"propagate": (x, *edges.tensors(), weight), "propagate_backward": (grad, x, *edges.tensors(), weight)}
+    calls = {"propagate": (x, edges.tensors(), weight), "propagate_backward": (grad, x, edges.tensors(), weight)}
     for name, arguments in calls.items():
         wanted = [t.to(torch.float16) for t in defined(name, arguments, torch.float64)]
         assert wanted[0].isfinite().all()
@@ -388,16 +389,17 @@ def test_same_bits_whatever_memory_held(graph, monkeypatch, scene):
 @each_scene
 def test_any_strides_give_the_same_bits(graph, scene):
     def gaps(t):
-        return torch.stack([t, t + 1], -1)[..., 0]
+        return torch.stack([t, t + 1], -1)[..., 0] if t.dim() else t
 
     def transposed(t):
         return t.mT.contiguous().mT if t.dim() > 1 else t
 
     for name, arguments in scene.calls(torch.float32).items():
         wanted = run(graph, name, arguments)
+        on_device = tree_map_only(Tensor, lambda t: t.to(graph.device), arguments)
         for layout in (gaps, transposed):
-            moved = [layout(a.to(graph.device)) if isinstance(a, Tensor) and a.dim() else a for a in arguments]
-            assert all(map(bits_equal, run(graph, name, tuple(moved)), wanted)), (name, layout)
+            got = run(graph, name, tree_map_only(Tensor, layout, on_device))
+            assert all(map(bits_equal, got, wanted)), (name, layout)
 
 
 def noted(module, scene, dtype: torch.dtype) -> list[tuple]:
@@ -408,7 +410,7 @@ def noted(module, scene, dtype: torch.dtype) -> list[tuple]:
         for name in {kernel["function"].__name__ for kernel in module.kernels()}:
             patch.setattr(module, name, Noted(getattr(module, name), launches))
         for name, arguments in scene.calls(dtype).items():
-            given = [fake.from_tensor(a) if isinstance(a, Tensor) else a for a in arguments]
+            given = tree_map_only(Tensor, fake.from_tensor, arguments)
             with fake:
                 getattr(module, name)(*given)
     return launches

@@ -556,10 +556,11 @@ def tune(gru, monkeypatch):
         if "BLOCK_N" in dtypes[4]:
             monkeypatch.setitem(configurations.CONFIGURATIONS, name, dtypes | {4: SHIPPED})
 
-    def run(times, **options):
+    def run(times, until=float("inf"), **options):
         clock = Clock(times)
         monkeypatch.setattr(module.triton.testing, "do_bench", clock.do_bench)
-        return module.tune(1, 2, 1, torch.float32, device=gru.device, clock=clock, **options)
+        deadline = module.Deadline(until, clock)
+        return module.tune(1, 2, 1, torch.float32, device=gru.device, until=deadline, **options)
 
     run.module = module
     return run

@@ -50,10 +50,7 @@ def install(capability: int = CAPABILITY, answer: bool = False) -> Launches:
     Raises RuntimeError where Triton interprets, which compiles nothing; AssertionError is raised by a launch whose grid
     no GPU takes.
     """
-    import torch
     import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.backends.nvidia import driver as nvidia
     from triton.runtime import driver
 
     from irnet_kernels import dispatch
@@ -61,6 +58,25 @@ def install(capability: int = CAPABILITY, answer: bool = False) -> Launches:
     if triton.knobs.runtime.interpret:
         raise RuntimeError("TRITON_INTERPRET=1: Triton compiles nothing in this process; unset it")
     launches = Launches()
+
+    def around(name: str, launcher: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            result = launcher(*arguments)
+            return dispatch.overload(name, "reference")(*arguments) if answer else result
+
+        return run
+
+    driver.set_active(_driver(capability, launches))
+    dispatch.register_triton_on_cpu(around)
+    return launches
+
+
+def _driver(capability: int, launches: Launches) -> Any:
+    """Triton's driver for NVIDIA's GPUs, but for all that would ask a GPU or launch on it."""
+    import torch
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.backends.nvidia import driver as nvidia
 
     class Utils(nvidia.CudaUtils):
         """Compiled and cached like all else; what would ask the GPU is answered here."""
@@ -99,16 +115,7 @@ def install(capability: int = CAPABILITY, answer: bool = False) -> Launches:
         def get_active_torch_device(self) -> torch.device:
             return torch.device("cpu")
 
-    def around(name: str, launcher: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*arguments: Any) -> Any:
-            result = launcher(*arguments)
-            return dispatch.overload(name, "reference")(*arguments) if answer else result
-
-        return run
-
-    driver.set_active(Driver())
-    dispatch.register_triton_on_cpu(around)
-    return launches
+    return Driver()
 
 
 def pytest_configure(config: object) -> None:

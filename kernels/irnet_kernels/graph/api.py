@@ -45,7 +45,7 @@ def propagate(x: Tensor, edges: EdgeSet, weight: Tensor, *, impl: str = "auto") 
     check_device(name, x=x, edges=edges.indptr)
     chosen = dispatch.choose(name, impl, x.device.type)
     batch = x if x.dim() == 3 else x[None]
-    out: Tensor = dispatch.overload(name, chosen)(batch, *edges.tensors(), weight)
+    out: Tensor = dispatch.overload(name, chosen)(batch, edges.tensors(), weight)
     return out if x.dim() == 3 else out[0]
 
 
@@ -136,14 +136,14 @@ def _check_weight(name: str, x: Tensor, weight: Tensor, types: int) -> None:
 
 
 def _save(ctx: dispatch.Context, inputs: tuple[Any, ...], output: Any) -> None:
-    x, *edges, weight = inputs
+    x, edges, weight = inputs
     ctx.save_for_backward(x, weight, *edges)
 
 
 def _gradient(op: dispatch.Operators, ctx: dispatch.Context, grad: Tensor) -> tuple[Any, ...]:
     x, weight, *edges = ctx.saved_tensors
-    d_x, d_weight = op("propagate_backward")(grad, x, *edges, weight)
-    return d_x, *[None] * len(edges), d_weight
+    d_x, d_weight = op("propagate_backward")(grad, x, edges, weight)
+    return d_x, [None] * len(edges), d_weight
 
 
 def _save_regions(ctx: dispatch.Context, inputs: tuple[Any, ...], output: Any) -> None:
@@ -159,21 +159,20 @@ def _like(tensor: Tensor, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
 
 
-_EDGES = "Tensor indptr, Tensor indices, Tensor values, Tensor t_indptr, Tensor t_indices, Tensor t_values"
 dispatch.define(
     "propagate",
-    f"(Tensor x, {_EDGES}, Tensor weight) -> Tensor",
+    "(Tensor x, Tensor[] edges, Tensor weight) -> Tensor",
     reference=reference.propagate,
-    fake=lambda x, *rest: _like(x, *x.shape[:2], rest[-1].shape[2]),
+    fake=lambda x, edges, weight: _like(x, *x.shape[:2], weight.shape[2]),
     backward=_gradient,
     save=_save,
     triton=".graph.triton",
 )
 dispatch.define(
     "propagate_backward",
-    f"(Tensor grad, Tensor x, {_EDGES}, Tensor weight) -> (Tensor, Tensor)",
+    "(Tensor grad, Tensor x, Tensor[] edges, Tensor weight) -> (Tensor, Tensor)",
     reference=reference.propagate_backward,
-    fake=lambda grad, x, *rest: (_like(x, *x.shape), _like(rest[-1], *rest[-1].shape)),
+    fake=lambda grad, x, edges, weight: (_like(x, *x.shape), _like(weight, *weight.shape)),
     triton=".graph.triton",
     public=False,
 )

@@ -110,10 +110,10 @@ class EdgeSet:
         """Copy the edges to `device`, unless they are there."""
         return EdgeSet(self.num_nodes, self.num_types, *(t.to(device) for t in self.tensors()))
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def tensors(self) -> list[Tensor]:
         """The six tensors, in the order in which the operator takes them."""
-        forward = (self.indptr, self.indices, self.values)
-        return *forward, self.transpose_indptr, self.transpose_indices, self.transpose_values
+        forward = [self.indptr, self.indices, self.values]
+        return [*forward, self.transpose_indptr, self.transpose_indices, self.transpose_values]
 
 
 def _row_starts(rows: Tensor, height: int) -> Tensor:

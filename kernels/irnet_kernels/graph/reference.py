@@ -9,38 +9,16 @@ from ..numerics import opmath_dtype
 REGION_TYPES = ("left", "right", "above", "below", "overlap")
 
 
-def propagate(
-    x: Tensor,
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor,
-    t_indptr: Tensor,
-    t_indices: Tensor,
-    t_values: Tensor,
-    weight: Tensor,
-) -> Tensor:
-    """x [B, N, D_in], weight [T, D_in, D_out] -> sum over t of A_t x W_t, [B, N, D_out]."""
-    return _typed_sum(x, indptr, indices, values, weight)
+def propagate(x: Tensor, edges: list[Tensor], weight: Tensor) -> Tensor:
+    """x [B, N, D_in], an EdgeSet's tensors, weight [T, D_in, D_out] -> sum over t of A_t x W_t, [B, N, D_out]."""
+    return _typed_sum(x, edges[:3], weight)
 
 
-def propagate_backward(
-    grad: Tensor,
-    x: Tensor,
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor,
-    t_indptr: Tensor,
-    t_indices: Tensor,
-    t_values: Tensor,
-    weight: Tensor,
-) -> tuple[Tensor, Tensor]:
+def propagate_backward(grad: Tensor, x: Tensor, edges: list[Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients to x and weight: dx = sum over t of A_t' grad W_t', dW_t = (A_t x)' grad."""
-    d_x = _typed_sum(grad, t_indptr, t_indices, t_values, weight.mT)
+    d_x = _typed_sum(grad, edges[3:], weight.mT)
     g = grad.to(opmath_dtype(x.dtype))
-    d_weight = [
-        torch.einsum("bni,bno->io", _aggregate(x, indptr, indices, values, edge_type), g)
-        for edge_type in range(len(weight))
-    ]
+    d_weight = [torch.einsum("bni,bno->io", _aggregate(x, edges[:3], t), g) for t in range(len(weight))]
     return d_x, torch.stack(d_weight).to(weight.dtype)
 
 
@@ -122,18 +100,19 @@ def _pairs(boxes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     return sides, beyond, iou
 
 
-def _typed_sum(x: Tensor, indptr: Tensor, indices: Tensor, values: Tensor, weight: Tensor) -> Tensor:
+def _typed_sum(x: Tensor, csr: list[Tensor], weight: Tensor) -> Tensor:
     """The sum over types of A_t x W_t for T N rows in CSR: [B, N, D_out]."""
     dtype = opmath_dtype(x.dtype)
     out = torch.zeros((*x.shape[:2], weight.shape[2]), dtype=dtype, device=x.device)
     for edge_type in range(len(weight)):
-        out += _aggregate(x, indptr, indices, values, edge_type) @ weight[edge_type].to(dtype)
+        out += _aggregate(x, csr, edge_type) @ weight[edge_type].to(dtype)
     return out.to(x.dtype)
 
 
-def _aggregate(x: Tensor, indptr: Tensor, indices: Tensor, values: Tensor, edge_type: int) -> Tensor:
-    """A_kind x, summed in CSR order: [B, N, D] in the accumulator's dtype."""
+def _aggregate(x: Tensor, csr: list[Tensor], edge_type: int) -> Tensor:
+    """A_t x, summed in CSR order: [B, N, D] in the accumulator's dtype."""
     dtype, nodes = opmath_dtype(x.dtype), x.shape[1]
+    indptr, indices, values = csr
     rows = indptr[edge_type * nodes : (edge_type + 1) * nodes + 1]
     first, last = int(rows[0]), int(rows[-1])
     own, weights = indices[first:last].long(), values[first:last].to(dtype)[:, None]

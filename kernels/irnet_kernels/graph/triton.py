@@ -85,23 +85,23 @@ TRITON_NAMES = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: 
 @triton.jit(do_not_specialize=("nodes", "types"))
 def propagate_kernel(
     x, indptr, indices, values, out, nodes, types, channels,
-    REAL: tl.constexpr, BLOCK: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A program makes the sum over the edges of one type into one node of one image, in the order of the edges."""
     program = tl.program_id(0)
-    node, kind = program // types % nodes, program % types
+    node, edge_type = program // types % nodes, program % types
     channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = channel < channels
     source = x + (program // types // nodes).to(tl.int64) * nodes * channels + channel
-    row = indptr + kind * nodes + node
+    row = indptr + edge_type * nodes + node
     first, last = tl.load(row), tl.load(row + 1)
-    total = tl.zeros((BLOCK,), REAL)
+    total = tl.zeros((BLOCK,), ACC_DTYPE)
     for edge in range(first, last, EDGES):
-        for step in tl.static_range(EDGES):
-            there = edge + step < last
-            neighbour = tl.load(indices + edge + step, mask=there, other=0).to(tl.int64)
-            weight = tl.load(values + edge + step, mask=there, other=0.0).to(REAL)
-            total += weight * tl.load(source + neighbour * channels, mask=inside & there, other=0.0).to(REAL)
+        for i in tl.static_range(EDGES):
+            valid = edge + i < last
+            neighbour = tl.load(indices + edge + i, mask=valid, other=0).to(tl.int64)
+            weight = tl.load(values + edge + i, mask=valid, other=0.0).to(ACC_DTYPE)
+            total += weight * tl.load(source + neighbour * channels, mask=inside & valid, other=0.0).to(ACC_DTYPE)
     target = out + program.to(tl.int64) * channels + channel
     tl.store(target, rounded(total, out.dtype.element_ty), mask=inside)
 
@@ -115,7 +115,7 @@ def _tile(ptr, images, regions, BLOCK: tl.constexpr):
     table. Left-over programs begin at the end.
 
     Image b has the programs from ptr[b] // BLOCK + b on: one for every BLOCK regions and at most one too many. The same
-    rule gives it a place in the table on a boundary of ALIGNED.
+    rule gives it a part of the table that begins at a multiple of ALIGNED.
     """
     program = tl.program_id(0)
     before = images * 0
@@ -287,10 +287,10 @@ def propagate_regions_table_kernel(
     ACC_DTYPE: tl.constexpr, MEAN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """All columns of a program's regions: `table` [COLUMNS, stride], the means only if MEAN."""
-    first, count, begin, place = _tile(ptr, images, regions, BLOCK_M)
+    first, count, begin, table_begin = _tile(ptr, images, regions, BLOCK_M)
     last = tl.where(first < count, count, 0)
     own = first + tl.arange(0, BLOCK_M)
-    boxes, table, inside = boxes + 4 * begin, table + place, own < count
+    boxes, table, inside = boxes + 4 * begin, table + table_begin, own < count
     x1, y1, x2, y2, x, y, across, down = _boxes(boxes, own[:, None], count, ACC_DTYPE)
     left = tl.full((BLOCK_M, BLOCK_K), float("inf"), ACC_DTYPE)
     right, above, below = left, left, left
@@ -346,11 +346,11 @@ def propagate_regions_forward_kernel(
     """The sum over types of their adjacency times `mapped` [types, regions, channels], which is x times the weights of
     each type; or, if SLOPE, of the sides' derivatives to the bandwidth, times its square. A program makes the pairs of
     its regions once, for all types and all of its channels."""
-    first, count, begin, place = _tile(ptr, images, regions, BLOCK_M)
+    first, count, begin, table_begin = _tile(ptr, images, regions, BLOCK_M)
     last = tl.where(first < count, count, 0)
     own = first + tl.arange(0, BLOCK_M)
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    table, index, inside = table + place, own[:, None], (own < count)[:, None]
+    table, index, inside = table + table_begin, own[:, None], (own < count)[:, None]
     _, _, _, _, x, y, _, _ = _load_boxes(table, index, inside, stride)
     left, right = _load_pair(table, 0, index, stride)
     above, below = _load_pair(table, 2, index, stride)
@@ -366,26 +366,26 @@ def propagate_regions_forward_kernel(
     offset = tl.arange(0, BLOCK_K)[:, None] * channels + channel[None, :]
     for start in range(0, last, BLOCK_K):
         other = start + tl.arange(0, BLOCK_K)
-        there_index, there = other[None, :], (other < count)[None, :]
-        wanted = (other < count)[:, None] if EVEN else (other < count)[:, None] & (channel < channels)[None, :]
+        other_index, valid = other[None, :], (other < count)[None, :]
+        mask = (other < count)[:, None] if EVEN else (other < count)[:, None] & (channel < channels)[None, :]
         source = mapped + (begin + start) * channels
-        u1, v1, u2, v2, u, v, u_across, v_down = _load_boxes(table, there_index, there, stride, BLOCK_M)
+        u1, v1, u2, v2, u, v, u_across, v_down = _load_boxes(table, other_index, valid, stride, BLOCK_M)
         distance = _distance(x - u, y - v)
         beyond = _beyond(distance, u < x, left, right)
         weight = _kappa(beyond, scale, inverse) * tl.where(u < x, to_left, to_right)
         if SLOPE:
             weight *= beyond - tl.where(u < x, left_mean, right_mean)
-        rows = tl.load(source + offset, mask=wanted, other=0.0)
+        rows = tl.load(source + offset, mask=mask, other=0.0)
         total = _add_product(total, weight, u < x, rows, PRECISION)
-        rows = tl.load(source + plane + offset, mask=wanted, other=0.0)
+        rows = tl.load(source + plane + offset, mask=mask, other=0.0)
         total = _add_product(total, weight, u > x, rows, PRECISION)
         beyond = _beyond(distance, v < y, above, below)
         weight = _kappa(beyond, scale, inverse) * tl.where(v < y, to_above, to_below)
         if SLOPE:
             weight *= beyond - tl.where(v < y, above_mean, below_mean)
-        rows = tl.load(source + 2 * plane + offset, mask=wanted, other=0.0)
+        rows = tl.load(source + 2 * plane + offset, mask=mask, other=0.0)
         total = _add_product(total, weight, v < y, rows, PRECISION)
-        rows = tl.load(source + 3 * plane + offset, mask=wanted, other=0.0)
+        rows = tl.load(source + 3 * plane + offset, mask=mask, other=0.0)
         total = _add_product(total, weight, v > y, rows, PRECISION)
         if not SLOPE:
             # These values are loaded again in every step, from a cache, so that they take no registers between. The
@@ -394,7 +394,7 @@ def propagate_regions_forward_kernel(
             overlap_inverse = tl.load(table + (INVERSES + SIDES) * stride + index + start // 2**30)
             pair = own[:, None] != other[None, :]
             weight = _overlap(x1, y1, x2, y2, across, down, u1, v1, u2, v2, u_across, v_down, pair) * overlap_inverse
-            rows = tl.load(source + 4 * plane + offset, mask=wanted, other=0.0)
+            rows = tl.load(source + 4 * plane + offset, mask=mask, other=0.0)
             total = _add_product(total, weight, pair, rows, PRECISION)
     target = out + (begin + own)[:, None] * channels + channel[None, :]
     stored = inside if EVEN else inside & (channel < channels)[None, :]
@@ -409,12 +409,12 @@ def propagate_regions_backward_kernel(
 ):  # fmt: skip
     """Each type's transposed adjacency times grad: `out` [regions, types, channels]. A program makes both sides along
     one axis, or the overlaps: what is divided by is known of the other region, which is the one that receives."""
-    first, count, begin, place = _tile(ptr, images, regions, BLOCK_M)
+    first, count, begin, table_begin = _tile(ptr, images, regions, BLOCK_M)
     last = tl.where(first < count, count, 0)
     axis = tl.program_id(1)
     own = first + tl.arange(0, BLOCK_M)
     channel = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
-    table, index, inside = table + place, own[:, None], (own < count)[:, None]
+    table, index, inside = table + table_begin, own[:, None], (own < count)[:, None]
     x1, y1, x2, y2, x, y, across, down = _load_boxes(table, index, inside, stride)
     offset = tl.arange(0, BLOCK_K)[:, None] * channels + channel[None, :]
     target = out + (begin + first) * 5 * channels + tl.arange(0, BLOCK_M)[:, None] * 5 * channels + channel[None, :]
@@ -423,12 +423,12 @@ def propagate_regions_backward_kernel(
     if axis == 2:
         for start in range(0, last, BLOCK_K):
             other = start + tl.arange(0, BLOCK_K)
-            there_index, there = other[None, :], (other < count)[None, :]
-            wanted = (other < count)[:, None] if EVEN else (other < count)[:, None] & (channel < channels)[None, :]
-            rows = tl.load(grad + (begin + start) * channels + offset, mask=wanted, other=0.0)
-            u1, v1, u2, v2, u, v, u_across, v_down = _load_boxes(table, there_index, there, stride, BLOCK_M)
-            inverse = tl.load(table + (INVERSES + SIDES) * stride + there_index)
-            pair = there & (own[:, None] != other[None, :])
+            other_index, valid = other[None, :], (other < count)[None, :]
+            mask = (other < count)[:, None] if EVEN else (other < count)[:, None] & (channel < channels)[None, :]
+            rows = tl.load(grad + (begin + start) * channels + offset, mask=mask, other=0.0)
+            u1, v1, u2, v2, u, v, u_across, v_down = _load_boxes(table, other_index, valid, stride, BLOCK_M)
+            inverse = tl.load(table + (INVERSES + SIDES) * stride + other_index)
+            pair = valid & (own[:, None] != other[None, :])
             weight = _overlap(x1, y1, x2, y2, across, down, u1, v1, u2, v2, u_across, v_down, pair) * inverse
             total = _add_product(total, weight, pair, rows, PRECISION)
         tl.store(target + SIDES * channels, _stored(total, grad.dtype.element_ty, out.dtype.element_ty), mask=stored)
@@ -438,12 +438,12 @@ def propagate_regions_backward_kernel(
         along, second = tl.where(axis == 0, x, y), total
         for start in range(0, last, BLOCK_K):
             other = start + tl.arange(0, BLOCK_K)
-            there_index, there = other[None, :], (other < count)[None, :]
-            wanted = (other < count)[:, None] if EVEN else (other < count)[:, None] & (channel < channels)[None, :]
-            rows = tl.load(grad + (begin + start) * channels + offset, mask=wanted, other=0.0)
-            u1, v1, u2, v2, u, v, u_across, v_down = _load_boxes(table, there_index, there, stride, BLOCK_M)
-            low, high = _load_pair(table, 2 * axis, there_index, stride)
-            to_low, to_high = _load_pair(table, INVERSES + 2 * axis, there_index, stride)
+            other_index, valid = other[None, :], (other < count)[None, :]
+            mask = (other < count)[:, None] if EVEN else (other < count)[:, None] & (channel < channels)[None, :]
+            rows = tl.load(grad + (begin + start) * channels + offset, mask=mask, other=0.0)
+            u1, v1, u2, v2, u, v, u_across, v_down = _load_boxes(table, other_index, valid, stride, BLOCK_M)
+            low, high = _load_pair(table, 2 * axis, other_index, stride)
+            to_low, to_high = _load_pair(table, INVERSES + 2 * axis, other_index, stride)
             receiver = tl.where(axis == 0, u, v)
             beyond = _beyond(_distance(x - u, y - v), along < receiver, low, high)
             weight = _kappa(beyond, scale, inverse) * tl.where(along < receiver, to_low, to_high)
@@ -457,42 +457,23 @@ def propagate_regions_backward_kernel(
 # Launchers, with the operators' own signatures
 
 
-def propagate(
-    x: Tensor,
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor,
-    t_indptr: Tensor,
-    t_indices: Tensor,
-    t_values: Tensor,
-    weight: Tensor,
-) -> Tensor:
+def propagate(x: Tensor, edges: list[Tensor], weight: Tensor) -> Tensor:
     images, nodes, _ = x.shape
-    x, edges, stacked = x.contiguous(), (indptr, indices, values), weight.flatten(0, 1).to(_wide(x.dtype))
+    x, stacked = x.contiguous(), weight.flatten(0, 1).to(_wide(x.dtype))
     out = x.new_empty((images, nodes, weight.shape[2]))
     for some in _groups(images, nodes):
-        out[some].flatten(0, 1).copy_(_product(_sums(x[some], edges, len(weight)), stacked))
+        out[some].flatten(0, 1).copy_(_product(_sums(x[some], edges[:3], len(weight)), stacked))
     return out
 
 
-def propagate_backward(
-    grad: Tensor,
-    x: Tensor,
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor,
-    t_indptr: Tensor,
-    t_indices: Tensor,
-    t_values: Tensor,
-    weight: Tensor,
-) -> tuple[Tensor, Tensor]:
+def propagate_backward(grad: Tensor, x: Tensor, edges: list[Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
     images, nodes, channels = x.shape
-    x, grad, edges = x.contiguous(), grad.contiguous(), (t_indptr, t_indices, t_values)
+    x, grad = x.contiguous(), grad.contiguous()
     stacked = weight.mT.flatten(0, 1).to(_wide(x.dtype))
     d_x = torch.empty_like(x)
     d_weight = x.new_zeros((channels, len(stacked)), dtype=opmath_dtype(x.dtype))
     for some in _groups(images, nodes):
-        sums = _sums(grad[some], edges, len(weight))
+        sums = _sums(grad[some], edges[3:], len(weight))
         d_x[some].flatten(0, 1).copy_(_product(sums, stacked))
         d_weight += _product(x[some].flatten(0, 1).T.to(sums.dtype), sums)
         del sums  # before the next one is made
@@ -529,14 +510,14 @@ def _groups(images: int, nodes: int) -> Iterator[slice]:
     return (slice(first, min(first + most, images)) for first in range(0, images, most))
 
 
-def _sums(x: Tensor, edges: tuple[Tensor, Tensor, Tensor], types: int) -> Tensor:
+def _sums(x: Tensor, csr: list[Tensor], types: int) -> Tensor:
     """A_t x of all types t for edges in CSR, [images * nodes, types * channels] of the dtype that is `_wide`."""
     images, nodes, channels = x.shape
     out = x.new_empty((images * nodes, types * channels), dtype=_wide(x.dtype))
     if out.numel():
         constants, options = _constants(x.dtype, channels)
         grid = (images * nodes * types, triton.cdiv(channels, constants["BLOCK"]))
-        indptr, indices, values = (t.contiguous() for t in edges)
+        indptr, indices, values = (t.contiguous() for t in csr)
         propagate_kernel[grid](x, indptr, indices, values, out, nodes, types, channels, **constants, **options)
     return out
 
@@ -616,7 +597,7 @@ def _constants(dtype: torch.dtype, channels: int) -> tuple[dict, dict]:
     """Compile-time arguments of propagate_kernel, and how it is compiled; a block is no larger than it need be."""
     block, warps = CHANNELS[dtype.itemsize]
     constants = {
-        "REAL": tl.float64 if dtype == torch.float64 else tl.float32,
+        "ACC_DTYPE": tl.float64 if dtype == torch.float64 else tl.float32,
         "BLOCK": min(block, triton.next_power_of_2(channels)),
     }
     return constants, {"num_warps": warps, "num_stages": 1}

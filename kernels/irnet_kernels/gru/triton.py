@@ -59,20 +59,20 @@ def _tile(regions, outputs, size, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """A program's first region, its first output channel, and the row and column of its position in the patch.
 
     Positions with most taps come first: the inner ones, then the edges, then the corners. Programs that run at the same
-    time share positions, and positions of one kind read the weights in the same order.
+    time share positions, and positions with the same taps read the weights in the same order.
     """
     across, down = tl.cdiv(outputs, BLOCK_N), tl.cdiv(regions, BLOCK_M)
     program = tl.program_id(0)
-    place = program // across // down
+    position = program // across // down
     inner, last = tl.maximum(size - 2, 0), size - 1
     side = tl.maximum(inner, 1)  # not divided by 0 where there is no inner position
-    on_edge = place - inner * inner
+    on_edge = position - inner * inner
     corner = on_edge - 4 * inner
     edge, along = on_edge // side, 1 + on_edge % side
     y = tl.where(edge == 0, 0, tl.where(edge == 1, last, along))
     x = tl.where(edge == 2, 0, tl.where(edge == 3, last, along))
-    y = tl.where(corner >= 0, corner // 2 * last, tl.where(on_edge >= 0, y, 1 + place // side))
-    x = tl.where(corner >= 0, corner % 2 * last, tl.where(on_edge >= 0, x, 1 + place % side))
+    y = tl.where(corner >= 0, corner // 2 * last, tl.where(on_edge >= 0, y, 1 + position // side))
+    x = tl.where(corner >= 0, corner % 2 * last, tl.where(on_edge >= 0, x, 1 + position % side))
     return program // across % down * BLOCK_M, program % across * BLOCK_N, y, x
 
 
@@ -145,19 +145,19 @@ def _halves(tile):
 
 @triton.jit
 def _cells(row, y, x, size):
-    """The places of one position in patches that are rows of memory."""
+    """The indices of one position in patches that are rows of memory."""
     return row * (size * size) + y * size + x
 
 
 @triton.jit
 def _stored(first, begin, regions, outputs, y, x, size, SHAPE: tl.constexpr, OFFSET: tl.constexpr):
-    """Where a tile of results lies in maps [regions, size, size, outputs]: the place of its first number, the others'
-    distances from that, and which of them there are; and the same for maps of one channel."""
+    """Where a tile of results lies in maps [regions, size, size, outputs]: the index of its first element, the offsets
+    of all from that, and a mask of those that exist; and the same for maps of one channel."""
     row, column = tl.arange(0, SHAPE[0]), tl.arange(0, SHAPE[1])
-    cell, there = _cells(first.to(tl.int64), y, x, size), row < regions - first
+    cell, valid = _cells(first.to(tl.int64), y, x, size), row < regions - first
     cells = row.to(OFFSET) * (size * size)
-    at, wanted = cells[:, None] * outputs + column[None, :], there[:, None] & (column < outputs - begin)[None, :]
-    return cell * outputs + begin, at, wanted, cell, cells, there
+    offset, mask = cells[:, None] * outputs + column[None, :], valid[:, None] & (column < outputs - begin)[None, :]
+    return cell * outputs + begin, offset, mask, cell, cells, valid
 
 
 @triton.jit
@@ -168,7 +168,7 @@ def _with_gates(
 ):  # fmt: skip
     """total + what the gates' convolutions carry back.
 
-    Wide gates: [regions, size, size, 2 * outputs] and turned kernels, as in `_convolved`. Narrow gates: their shifted
+    Wide gates: [regions, size, size, 2 * outputs] and rotated kernels, as in `_convolved`. Narrow gates: their shifted
     columns [regions, size, size, GATE_COLUMNS] and [outputs, GATE_COLUMNS].
     """
     if WIDE:
@@ -208,7 +208,7 @@ def _gate_columns(
 @triton.jit(do_not_specialize=("size",))
 def conv_gru_gates_forward_kernel(
     inputs, state, weight_x, weight_h, bias, reset, update, product, channels, size,
-    REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr,
     CELLS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Narrow gates: a program has a patch, and makes both gates and r.h."""
@@ -216,7 +216,7 @@ def conv_gru_gates_forward_kernel(
     patch = tl.program_id(0).to(tl.int64) * cells
     cell = tl.arange(0, CELLS)
     row = tl.minimum(cell, cells - 1)
-    total = tl.zeros((CELLS, GATE_COLUMNS), REAL)
+    total = tl.zeros((CELLS, GATE_COLUMNS), ACC_DTYPE)
     total = _gate_columns(total, inputs + patch * channels, weight_x, row, channels, BLOCK_K, EVEN, PRECISION)
     total = _gate_columns(total, state + patch * channels, weight_h, row, channels, BLOCK_K, EVEN, PRECISION)
 
@@ -224,30 +224,30 @@ def conv_gru_gates_forward_kernel(
     y, x = (cell // size)[:, None] + (tap // 3 - 1)[None, :], (cell % size)[:, None] + (tap % 3 - 1)[None, :]
     inside = (y >= 0) & (y < size) & (x >= 0) & (x < size)
     taps = tl.gather(total, tl.where(inside, y * size + x, 0), 0)
-    there = cell < cells
-    r = _sigmoid(tl.sum(tl.where(inside & (gate == 0)[None, :], taps, 0.0), 1) + tl.load(bias).to(REAL))
-    u = _sigmoid(tl.sum(tl.where(inside & (gate == 1)[None, :], taps, 0.0), 1) + tl.load(bias + 1).to(REAL))
-    tl.store(reset + patch + cell, rounded(r, reset.dtype.element_ty), mask=there)
-    tl.store(update + patch + cell, u, mask=there)
+    valid = cell < cells
+    r = _sigmoid(tl.sum(tl.where(inside & (gate == 0)[None, :], taps, 0.0), 1) + tl.load(bias).to(ACC_DTYPE))
+    u = _sigmoid(tl.sum(tl.where(inside & (gate == 1)[None, :], taps, 0.0), 1) + tl.load(bias + 1).to(ACC_DTYPE))
+    tl.store(reset + patch + cell, rounded(r, reset.dtype.element_ty), mask=valid)
+    tl.store(update + patch + cell, u, mask=valid)
     for first in range(0, channels, BLOCK_K):
         column = first + tl.arange(0, BLOCK_K)
-        at = patch * channels + cell[:, None] * channels + column[None, :]
-        wanted = there[:, None] & (column < channels)[None, :]
-        value = r[:, None] * tl.load(state + at, mask=wanted, other=0.0).to(REAL)
-        tl.store(product + at, rounded(value, product.dtype.element_ty), mask=wanted)
+        offset = patch * channels + cell[:, None] * channels + column[None, :]
+        mask = valid[:, None] & (column < channels)[None, :]
+        value = r[:, None] * tl.load(state + offset, mask=mask, other=0.0).to(ACC_DTYPE)
+        tl.store(product + offset, rounded(value, product.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def conv_gru_wide_gates_forward_kernel(
     inputs, state, weight_x, weight_h, bias, reset, update, regions, gate_channels, channels, size,
-    REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr,
     OFFSET: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Both gates, of `gate_channels` each, whose kernels and biases are one after the other."""
     outputs = 2 * gate_channels
     first, begin, y, x = _tile(regions, outputs, size, BLOCK_M, BLOCK_N)
-    total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
+    total = tl.zeros((BLOCK_M, BLOCK_N), ACC_DTYPE)
     total = _convolved(
         total, inputs, weight_x, first, begin, y, x, regions, outputs, channels, size,
         BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
@@ -266,26 +266,28 @@ def conv_gru_wide_gates_forward_kernel(
 def _store_gates(total, bias, reset, update, first, begin, y, x, regions, gate_channels, size, OFFSET: tl.constexpr):
     """Both gates from what the convolutions have summed, [regions, outputs] from `first` and `begin` on."""
     column = begin + tl.arange(0, total.shape[1])
-    cell, _, _, _, cells, there = _stored(first, begin, regions, gate_channels, y, x, size, total.shape, OFFSET)
+    cell, _, _, _, cells, valid = _stored(first, begin, regions, gate_channels, y, x, size, total.shape, OFFSET)
     inside = column < 2 * gate_channels
     gate = _sigmoid(total + tl.load(bias + column, mask=inside, other=0.0).to(total.dtype)[None, :])
-    at = cells[:, None] * gate_channels + (column % gate_channels)[None, :]
+    offset = cells[:, None] * gate_channels + (column % gate_channels)[None, :]
     reset += cell - begin
     update += cell - begin
-    tl.store(reset + at, rounded(gate, reset.dtype.element_ty), mask=there[:, None] & (column < gate_channels)[None, :])
-    tl.store(update + at, gate, mask=there[:, None] & (inside & (column >= gate_channels))[None, :])
+    tl.store(
+        reset + offset, rounded(gate, reset.dtype.element_ty), mask=valid[:, None] & (column < gate_channels)[None, :]
+    )
+    tl.store(update + offset, gate, mask=valid[:, None] & (inside & (column >= gate_channels))[None, :])
 
 
 @triton.jit(do_not_specialize=SIZES)
 def conv_gru_forward_kernel(
     inputs, product, weight_x, weight_h, bias, before, update, new, out, regions, channels, size,
-    REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
     OFFSET: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """n from x and r.h, which is `product`; and u.(n - h), where h is `before`."""
     first, begin, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
-    total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
+    total = tl.zeros((BLOCK_M, BLOCK_N), ACC_DTYPE)
     total = _convolved(
         total, inputs, weight_x, first, begin, y, x, regions, channels, channels, size,
         BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
@@ -308,17 +310,17 @@ def _store_change(
     WIDE: tl.constexpr, OFFSET: tl.constexpr,
 ):  # fmt: skip
     """n and u.(n - h) from what the convolutions have summed, [regions, channels] from `first` and `begin` on."""
-    place, at, wanted, cell, cells, there = _stored(first, begin, regions, channels, y, x, size, total.shape, OFFSET)
+    base, offset, mask, cell, cells, valid = _stored(first, begin, regions, channels, y, x, size, total.shape, OFFSET)
     column = begin + tl.arange(0, total.shape[1])
     total += tl.load(bias + column, mask=column < channels, other=0.0).to(total.dtype)[None, :]
     n = tl.where(total <= 0, 0.0, total)  # a NaN stays one
-    tl.store(new + place + at, rounded(n, new.dtype.element_ty), mask=wanted)
-    h = tl.load(before + place + at, mask=wanted, other=0.0).to(total.dtype)
+    tl.store(new + base + offset, rounded(n, new.dtype.element_ty), mask=mask)
+    h = tl.load(before + base + offset, mask=mask, other=0.0).to(total.dtype)
     if WIDE:
-        u = tl.load(update + place + at, mask=wanted, other=0.0)
+        u = tl.load(update + base + offset, mask=mask, other=0.0)
     else:
-        u = tl.load(update + cell + cells, mask=there, other=0.0)[:, None]
-    tl.store(out + place + at, rounded(u * (n - h), out.dtype.element_ty), mask=wanted)
+        u = tl.load(update + cell + cells, mask=valid, other=0.0)[:, None]
+    tl.store(out + base + offset, rounded(u * (n - h), out.dtype.element_ty), mask=mask)
 
 
 # Backward; a gradient before an activation is called `pre_`. `gates` [cells, 2 * (channels or 1)] has r's, then u's.
@@ -326,7 +328,7 @@ def _store_change(
 
 @triton.jit
 def _rows(rows, BLOCK_M: tl.constexpr):
-    """A program's rows of memory, one a cell, and which of them there are."""
+    """A program's rows of memory, one a cell, and a mask of those that exist."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     return row, row < rows
 
@@ -334,92 +336,92 @@ def _rows(rows, BLOCK_M: tl.constexpr):
 @triton.jit(do_not_specialize=("rows",))
 def conv_gru_update_backward_kernel(
     grad, state, new, update, pre_new, gates, new_sums, gate_sums, rows, channels,
-    REAL: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """pre_n = g.u.(n > 0) and pre_u = (the sum of) g.(n - h).u.(1 - u); and sums over a program's rows of
     pre_n and, for wide gates, pre_u."""
-    row, there = _rows(rows, BLOCK_M)
-    total = tl.zeros((BLOCK_M,), REAL)
+    row, valid = _rows(rows, BLOCK_M)
+    total = tl.zeros((BLOCK_M,), ACC_DTYPE)
     for first in range(0, channels, BLOCK_K):
         column = first + tl.arange(0, BLOCK_K)
-        at, wanted = row[:, None] * channels + column[None, :], there[:, None] & (column < channels)[None, :]
-        g = tl.load(grad + at, mask=wanted, other=0.0).to(REAL)
-        n = tl.load(new + at, mask=wanted, other=0.0).to(REAL)
-        h = tl.load(state + at, mask=wanted, other=0.0).to(REAL)
+        offset, mask = row[:, None] * channels + column[None, :], valid[:, None] & (column < channels)[None, :]
+        g = tl.load(grad + offset, mask=mask, other=0.0).to(ACC_DTYPE)
+        n = tl.load(new + offset, mask=mask, other=0.0).to(ACC_DTYPE)
+        h = tl.load(state + offset, mask=mask, other=0.0).to(ACC_DTYPE)
         if WIDE:
-            u = tl.load(update + at, mask=wanted, other=0.0).to(REAL)
+            u = tl.load(update + offset, mask=mask, other=0.0).to(ACC_DTYPE)
         else:
-            u = tl.load(update + row, mask=there, other=0.0).to(REAL)[:, None]
-        pre = g * u * (n > 0).to(REAL)
+            u = tl.load(update + row, mask=valid, other=0.0).to(ACC_DTYPE)[:, None]
+        pre = g * u * (n > 0).to(ACC_DTYPE)
         sums = tl.program_id(0).to(tl.int64) * channels + column
-        tl.store(pre_new + at, rounded(pre, pre_new.dtype.element_ty), mask=wanted)
+        tl.store(pre_new + offset, rounded(pre, pre_new.dtype.element_ty), mask=mask)
         tl.store(new_sums + sums, tl.sum(pre.to(new_sums.dtype.element_ty), 0), mask=column < channels)
         if WIDE:
             pre = g * (n - h) * u * (1 - u)
-            tl.store(gates + at + (row + 1)[:, None] * channels, rounded(pre, gates.dtype.element_ty), mask=wanted)
+            tl.store(gates + offset + (row + 1)[:, None] * channels, rounded(pre, gates.dtype.element_ty), mask=mask)
             tl.store(gate_sums + sums, tl.sum(pre.to(gate_sums.dtype.element_ty), 0), mask=column < channels)
         else:
             total += tl.sum(g * (n - h), 1)
     if not WIDE:
-        u = tl.load(update + row, mask=there, other=0.0).to(REAL)
-        tl.store(gates + 2 * row + 1, total * u * (1 - u), mask=there)
+        u = tl.load(update + row, mask=valid, other=0.0).to(ACC_DTYPE)
+        tl.store(gates + 2 * row + 1, total * u * (1 - u), mask=valid)
 
 
 @triton.jit(do_not_specialize=("rows",))
 def conv_gru_reset_backward_kernel(
     state, d_product, reset, gates, gate_sums, rows, channels,
-    REAL: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """pre_r = (the sum of) d_rh.h.r.(1 - r), where d_rh is the gradient to r.h; for wide gates also its sums over
     a program's rows."""
-    row, there = _rows(rows, BLOCK_M)
-    total = tl.zeros((BLOCK_M,), REAL)
+    row, valid = _rows(rows, BLOCK_M)
+    total = tl.zeros((BLOCK_M,), ACC_DTYPE)
     for first in range(0, channels, BLOCK_K):
         column = first + tl.arange(0, BLOCK_K)
-        at, wanted = row[:, None] * channels + column[None, :], there[:, None] & (column < channels)[None, :]
-        d_reset = tl.load(d_product + at, mask=wanted, other=0.0)
-        d_reset *= tl.load(state + at, mask=wanted, other=0.0).to(REAL)
+        offset, mask = row[:, None] * channels + column[None, :], valid[:, None] & (column < channels)[None, :]
+        d_reset = tl.load(d_product + offset, mask=mask, other=0.0)
+        d_reset *= tl.load(state + offset, mask=mask, other=0.0).to(ACC_DTYPE)
         if WIDE:
-            r = tl.load(reset + at, mask=wanted, other=0.0).to(REAL)
+            r = tl.load(reset + offset, mask=mask, other=0.0).to(ACC_DTYPE)
             pre = d_reset * r * (1 - r)
             sums = tl.program_id(0).to(tl.int64) * channels + column
-            tl.store(gates + at + row[:, None] * channels, rounded(pre, gates.dtype.element_ty), mask=wanted)
+            tl.store(gates + offset + row[:, None] * channels, rounded(pre, gates.dtype.element_ty), mask=mask)
             tl.store(gate_sums + sums, tl.sum(pre.to(gate_sums.dtype.element_ty), 0), mask=column < channels)
         else:
             total += tl.sum(d_reset, 1)
     if not WIDE:
-        r = tl.load(reset + row, mask=there, other=0.0).to(REAL)
-        tl.store(gates + 2 * row, total * r * (1 - r), mask=there)
+        r = tl.load(reset + row, mask=valid, other=0.0).to(ACC_DTYPE)
+        tl.store(gates + 2 * row, total * r * (1 - r), mask=valid)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def conv_gru_product_backward_kernel(
     pre_new, weight, d_product, regions, channels, size,
-    REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr,
     OFFSET: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """d_rh: pre_n convolved with the turned kernel. It is not rounded, as what follows from it is."""
+    """d_rh: pre_n convolved with the rotated kernel. It is not rounded, as what follows from it is."""
     first, begin, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
     total = _convolved(
-        tl.zeros((BLOCK_M, BLOCK_N), REAL),
+        tl.zeros((BLOCK_M, BLOCK_N), ACC_DTYPE),
         pre_new, weight, first, begin, y, x, regions, channels, channels, size,
         BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
     )  # fmt: skip
-    place, at, wanted, _, _, _ = _stored(first, begin, regions, channels, y, x, size, total.shape, OFFSET)
-    tl.store(d_product + place + at, total, mask=wanted)
+    base, offset, mask, _, _, _ = _stored(first, begin, regions, channels, y, x, size, total.shape, OFFSET)
+    tl.store(d_product + base + offset, total, mask=mask)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def conv_gru_inputs_backward_kernel(
     pre_new, weight, gates, gate_weight, d_inputs, regions, channels, size,
-    REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
     OFFSET: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """d_x: what pre_n and the gates carry back through turned kernels."""
+    """d_x: what pre_n and the gates carry back through rotated kernels."""
     first, begin, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
-    total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
+    total = tl.zeros((BLOCK_M, BLOCK_N), ACC_DTYPE)
     total = _convolved(
         total, pre_new, weight, first, begin, y, x, regions, channels, channels, size,
         BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
@@ -428,21 +430,21 @@ def conv_gru_inputs_backward_kernel(
         total, gates, gate_weight, first, begin, y, x, regions, channels, size,
         WIDE, BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
     )  # fmt: skip
-    place, at, wanted, _, _, _ = _stored(first, begin, regions, channels, y, x, size, total.shape, OFFSET)
-    tl.store(d_inputs + place + at, rounded(total, d_inputs.dtype.element_ty), mask=wanted)
+    base, offset, mask, _, _, _ = _stored(first, begin, regions, channels, y, x, size, total.shape, OFFSET)
+    tl.store(d_inputs + base + offset, rounded(total, d_inputs.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def conv_gru_state_backward_kernel(
     gates, gate_weight, grad, d_product, reset, update, d_state, regions, channels, size,
-    REAL: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
     OFFSET: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """d_h = d_rh.r - g.u, and what the gates carry back through turned kernels."""
+    """d_h = d_rh.r - g.u, and what the gates carry back through rotated kernels."""
     first, begin, y, x = _tile(regions, channels, size, BLOCK_M, BLOCK_N)
     total = _with_gates(
-        tl.zeros((BLOCK_M, BLOCK_N), REAL),
+        tl.zeros((BLOCK_M, BLOCK_N), ACC_DTYPE),
         gates, gate_weight, first, begin, y, x, regions, channels, size,
         WIDE, BLOCK_K, EVEN, PRECISION, OFFSET, DESCRIPTORS,
     )  # fmt: skip
@@ -460,22 +462,22 @@ def _store_state(
     WIDE: tl.constexpr, OFFSET: tl.constexpr,
 ):  # fmt: skip
     """d_h from what the gates carry back, [regions, channels] from `first` and `begin` on."""
-    place, at, wanted, cell, cells, there = _stored(first, begin, regions, channels, y, x, size, total.shape, OFFSET)
+    base, offset, mask, cell, cells, valid = _stored(first, begin, regions, channels, y, x, size, total.shape, OFFSET)
     if WIDE:
-        r = tl.load(reset + place + at, mask=wanted, other=0.0).to(total.dtype)
-        u = tl.load(update + place + at, mask=wanted, other=0.0).to(total.dtype)
+        r = tl.load(reset + base + offset, mask=mask, other=0.0).to(total.dtype)
+        u = tl.load(update + base + offset, mask=mask, other=0.0).to(total.dtype)
     else:
-        r = tl.load(reset + cell + cells, mask=there, other=0.0).to(total.dtype)[:, None]
-        u = tl.load(update + cell + cells, mask=there, other=0.0).to(total.dtype)[:, None]
-    total += tl.load(d_product + place + at, mask=wanted, other=0.0) * r
-    total -= tl.load(grad + place + at, mask=wanted, other=0.0).to(total.dtype) * u
-    tl.store(d_state + place + at, rounded(total, d_state.dtype.element_ty), mask=wanted)
+        r = tl.load(reset + cell + cells, mask=valid, other=0.0).to(total.dtype)[:, None]
+        u = tl.load(update + cell + cells, mask=valid, other=0.0).to(total.dtype)[:, None]
+    total += tl.load(d_product + base + offset, mask=mask, other=0.0) * r
+    total -= tl.load(grad + base + offset, mask=mask, other=0.0).to(total.dtype) * u
+    tl.store(d_state + base + offset, rounded(total, d_state.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=(*SIZES, "length"))
 def conv_gru_weight_backward_kernel(
     pre, source, parts, regions, length, outputs, channels, size,
-    REAL: tl.constexpr, PRECISION: tl.constexpr, TAPS: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, PRECISION: tl.constexpr, TAPS: tl.constexpr,
     OFFSET: tl.constexpr, DESCRIPTORS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -500,16 +502,16 @@ def conv_gru_weight_backward_kernel(
         # needed; what is computed for them is not stored.
         pres = regions_apart[None, :] * outputs + (row % outputs)[:, None]
         sources = regions_apart[:, None] * channels + (column % channels)[None, :]
-    total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
+    total = tl.zeros((BLOCK_M, BLOCK_N), ACC_DTYPE)
     y, x, region = top, left, part * length
     for _ in range(positions * (length // BLOCK_K)):
         if DESCRIPTORS:
             a = pre.load([region, (y * size + x) * outputs + first_row]).T
             b = source.load([region, ((y + dy) * size + x + dx) * channels + first_column])
         else:
-            there, cell = inner < regions - region, _cells(region.to(tl.int64), y, x, size)
-            a = tl.load(pre + cell * outputs + pres, mask=there[None, :], other=0.0)
-            b = tl.load(source + (cell + dy * size + dx) * channels + sources, mask=there[:, None], other=0.0)
+            valid, cell = inner < regions - region, _cells(region.to(tl.int64), y, x, size)
+            a = tl.load(pre + cell * outputs + pres, mask=valid[None, :], other=0.0)
+            b = tl.load(source + (cell + dy * size + dx) * channels + sources, mask=valid[:, None], other=0.0)
         total = dot(a, b, total, PRECISION)
         x += 1
         y = tl.where(x < right, y, y + 1)
@@ -520,8 +522,8 @@ def conv_gru_weight_backward_kernel(
     tiles = _parts(total)
     for i in tl.static_range(len(tiles)):
         column = i * tiles[i].shape[1] + tl.arange(0, tiles[i].shape[1])
-        wanted = (row < outputs)[:, None] & (column < channels - first_column)[None, :]
-        tl.store(parts + (row - first_row).to(OFFSET)[:, None] * channels + column[None, :], tiles[i], mask=wanted)
+        mask = (row < outputs)[:, None] & (column < channels - first_column)[None, :]
+        tl.store(parts + (row - first_row).to(OFFSET)[:, None] * channels + column[None, :], tiles[i], mask=mask)
 
 
 # Launchers, with the operators' own signatures
@@ -568,17 +570,17 @@ def conv_gru_backward(
     new_sums, update_sums = _launch_rows(
         conv_gru_update_backward_kernel, (grad, state, new, update, pre_new, pre), sums=2, **shape
     )
-    _launch(conv_gru_product_backward_kernel, (pre_new, _turned(new_h), d_product), **shape)
+    _launch(conv_gru_product_backward_kernel, (pre_new, _rotated(new_h), d_product), **shape)
     (reset_sums,) = _launch_rows(conv_gru_reset_backward_kernel, (state, d_product, reset, pre), sums=1, **shape)
 
     gate_x, gate_h = torch.cat([reset_x, update_x]), torch.cat([reset_h, update_h])
     if gates > 1:
-        gate_x, gate_h = _turned(gate_x), _turned(gate_h)
+        gate_x, gate_h = _rotated(gate_x), _rotated(gate_h)
     else:
         reset_sums, update_sums = pre.sum((0, 2, 3), dtype=torch.float64).split(1)
         pre = _shifted(pre, inputs.dtype)
         gate_x, gate_h = (_columns(w.flip(2, 3)).mT.contiguous() for w in (gate_x, gate_h))
-    _launch(conv_gru_inputs_backward_kernel, (pre_new, _turned(new_x), pre, gate_x, d_inputs), **shape)
+    _launch(conv_gru_inputs_backward_kernel, (pre_new, _rotated(new_x), pre, gate_x, d_inputs), **shape)
     _launch(conv_gru_state_backward_kernel, (pre, gate_h, grad, d_product, reset, update, d_state), **shape)
 
     product = torch.mul(reset, state, out=empty_map(inputs, inputs.shape))
@@ -596,7 +598,7 @@ def _packed(t: Tensor) -> Tensor:
     return t.contiguous(memory_format=torch.channels_last)
 
 
-def _turned(weight: Tensor) -> Tensor:
+def _rotated(weight: Tensor) -> Tensor:
     """The kernel by which a convolution's gradient comes back: [channels, 3, 3, outputs] in memory."""
     return _packed(weight.transpose(0, 1).flip(2, 3))
 
@@ -608,7 +610,7 @@ def _columns(weight: Tensor) -> Tensor:
 
 
 def _shifted(gates: Tensor, dtype: torch.dtype) -> Tensor:
-    """What the turned taps of both narrow gates see: [regions, GATE_COLUMNS, size, size]."""
+    """What the rotated taps of both narrow gates see: [regions, GATE_COLUMNS, size, size]."""
     regions, _, size, _ = gates.shape
     windows = torch.nn.functional.pad(gates, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)
     columns = gates.new_zeros((regions, size, size, GATE_COLUMNS.value), dtype=dtype)
@@ -697,7 +699,7 @@ def _constants(kernel, like: tuple, outputs: int, channels: int, size: int = 1, 
         * max(channels, outputs)
     )
     constants |= flags | {
-        "REAL": tl.float64 if dtype == torch.float64 else tl.float32,
+        "ACC_DTYPE": tl.float64 if dtype == torch.float64 else tl.float32,
         "PRECISION": "tf32" if tf32 else "ieee",  # as PyTorch's own products
         "EVEN": even,
         "OFFSET": tl.int32 if span <= MOST_OFFSET else tl.int64,

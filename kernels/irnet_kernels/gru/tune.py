@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,17 @@ class _Attempted:
 # Timing
 
 
+@dataclass(frozen=True)
+class Deadline:
+    """A time of `clock` at which nothing more is begun."""
+
+    end: float = float("inf")
+    clock: Callable[[], float] = time.monotonic
+
+    def passed(self) -> bool:
+        return self.clock() >= self.end
+
+
 def tune(
     regions: int = 2048,
     channels: int = 512,
@@ -178,15 +190,14 @@ def tune(
     file: Path | None = None,
     device: str = "cuda",
     gates: Sequence[str] = ("narrow", "wide"),
-    until: float = float("inf"),
-    clock: Callable[[], float] = time.monotonic,
+    until: Deadline = Deadline(),
 ) -> Path:
     """Time CANDIDATES for every kernel that multiplies matrices, on the current GPU, and keep the fastest in a file.
 
     The whole operator is timed while one kernel after the other tries its candidates. This process goes on with what
     was found, and others of the same user find the file, which is returned.
 
-    until  no candidate is begun after this time of `clock`; what is found by then is kept
+    until  no candidate is begun after it; what is found by then is kept
     Raises RuntimeError where the GPU itself is lost, after which nothing more can be timed.
     """
     gpu_device = torch.device(device)
@@ -206,7 +217,7 @@ def tune(
             entries: list[dict[str, Any]] = []
             times.setdefault(gpu, {}).setdefault(name, {})[short] = entries
             try:
-                _try_all(name, dtype, candidates, backward if "backward" in name else forward, x, entries, until, clock)
+                _try_all(name, dtype, candidates, backward if "backward" in name else forward, x, entries, until)
             finally:
                 timed = [(entry["ms"], entry["sizes"]) for entry in entries if "ms" in entry]
                 if timed:
@@ -215,7 +226,7 @@ def tune(
                     table.setdefault(gpu, {}).setdefault(name, {})[short] = best
                     _write(file, table)
                 _write(log, times)
-            if clock() >= until:
+            if until.passed():
                 print(f"out of time at {name} {short}: what is found by now stays in {file}", flush=True)
                 return file
     if not any("ms" in entry for kernels in times[gpu].values() for entry in kernels.get(short, [])):
@@ -230,13 +241,12 @@ def _try_all(
     run: Callable[[], Any],
     x: torch.Tensor,
     entries: list[dict[str, Any]],
-    until: float,
-    clock: Callable[[], float],
+    until: Deadline,
 ) -> None:
     """Adds to `entries` what each candidate takes in milliseconds, or why it is lost."""
     expected = None
     for candidate in candidates:
-        if clock() >= until:
+        if until.passed():
             return
         entry: dict[str, Any] = {"sizes": candidate}
         try:
@@ -292,7 +302,7 @@ def main() -> int:
     parser.add_argument("--compile-only", action="store_true")
     parser.add_argument("--capability", type=int, help="to compile for; default: the GPU's, 90 where there is none")
     given = parser.parse_args()
-    until = time.monotonic() + given.seconds
+    until = Deadline(time.monotonic() + given.seconds)
     dtypes = [getattr(torch, name) for name in given.dtype]
     here = torch.cuda.get_device_capability() if torch.cuda.is_available() else (9, 0)
     capability = given.capability or 10 * here[0] + here[1]

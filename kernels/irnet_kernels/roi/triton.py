@@ -30,7 +30,7 @@ SCHEDULE = {"num_warps": 4, "num_stages": 1}
 OPTIONS = {"enable_fp_fusion": False, "maxnreg": 168}  # without a bound ptxas spills to have more programs at once
 
 BOXES = tl.constexpr(32)  # that are looked at together
-STEPS = tl.constexpr(4)  # cells of one row that are weighted together for each of SAMPLES
+CELLS = tl.constexpr(4)  # cells of one row that are weighted together for each of SAMPLES
 TOLERANCE = tl.constexpr(1e-4)  # as in geometry.h
 SIZES = ("images", "regions", "height", "width", "size")  # one kernel serves them all, also 1 and multiples of 16
 
@@ -45,7 +45,7 @@ def _clip(position, cells):
 
 
 @triton.jit
-def _place(position, cells):
+def _clamp_position(position, cells):
     """Whether a position is on an axis of `cells` (a NaN is not), and where exactly if it is."""
     last = cells - 1
     end = (last.to(tl.float64) + tl.full((), TOLERANCE, tl.float64)).to(position.dtype)
@@ -56,7 +56,7 @@ def _place(position, cells):
 @triton.jit
 def _tap(position, cells):
     """geometry.h's tap: whether inside, the two cells, and their weights. Outside, both cells are 0."""
-    inside, position = _place(position, cells)
+    inside, position = _clamp_position(position, cells)
     position = tl.where(inside, position, 0.0)
     low = tl.minimum(position.to(tl.int32), cells - 1)
     high_weight = position - low.to(position.dtype)
@@ -66,21 +66,21 @@ def _tap(position, cells):
 @triton.jit
 def _weight(position, cell, cells):
     """The tap's weight of one cell."""
-    inside, position = _place(position, cells)
+    inside, position = _clamp_position(position, cells)
     cell = cell.to(position.dtype)
     weight = tl.where(position >= cell, 1 - (position - cell), position - (cell - 1))
     return tl.where(inside & (weight > 0), weight, 0.0)
 
 
 @triton.jit
-def _crop_step(low, high, size):
+def _crop_spacing(low, high, size):
     return divide(high - low, tl.maximum(size - 1, 1).to(low.dtype))
 
 
 @triton.jit
-def _crop_position(low, step, index, size, cells, CLAMP: tl.constexpr):
+def _crop_position(low, spacing, index, size, cells, CLAMP: tl.constexpr):
     """Of sample `index` of `size`, on the map's axis."""
-    position = low + tl.where(size > 1, index.to(low.dtype), 0.5) * step
+    position = low + tl.where(size > 1, index.to(low.dtype), 0.5) * spacing
     if CLAMP:  # what is infinite stays outside
         position = tl.where(position - position == 0, _clip(position, cells), position)
     return position
@@ -110,14 +110,14 @@ def _neighbours(index, origin, slope, indices, points):
 
 
 @triton.jit
-def _samples_near(low, step, cell, size, cells, border, CLAMP: tl.constexpr):
+def _samples_near(low, spacing, cell, size, cells, border, CLAMP: tl.constexpr):
     """The samples that may touch a cell, as `_neighbours` tells them; `border` if some of the cells are on it."""
-    low, step = low.to(tl.float32), step.to(tl.float32)
-    high = low + step * (size - 1)
+    low, spacing = low.to(tl.float32), spacing.to(tl.float32)
+    high = low + spacing * (size - 1)
     every = size == 1
     if CLAMP:  # any number of samples may fall on the border
         every |= border & ((tl.minimum(low, high) < 0) | (tl.maximum(low, high) > cells - 1))
-    slope = tl.where(every, float("inf"), divide(tl.full(step.shape, 1, tl.float32), step))
+    slope = tl.where(every, float("inf"), divide(tl.full(spacing.shape, 1, tl.float32), spacing))
     return _neighbours(cell, -low * slope, slope, cells, size)
 
 
@@ -125,13 +125,13 @@ def _samples_near(low, step, cell, size, cells, border, CLAMP: tl.constexpr):
 
 
 @triton.jit
-def _box(boxes, region, end, REAL: tl.constexpr):
+def _box(boxes, region, end, ACC_DTYPE: tl.constexpr):
     """The edges x1, y1, x2, y2 of regions; NaN from `end` on."""
-    corner, there = boxes + region * 4, region < end
-    x1 = tl.load(corner, mask=there, other=float("nan")).to(REAL)
-    y1 = tl.load(corner + 1, mask=there, other=float("nan")).to(REAL)
-    x2 = tl.load(corner + 2, mask=there, other=float("nan")).to(REAL)
-    y2 = tl.load(corner + 3, mask=there, other=float("nan")).to(REAL)
+    corner, valid = boxes + region * 4, region < end
+    x1 = tl.load(corner, mask=valid, other=float("nan")).to(ACC_DTYPE)
+    y1 = tl.load(corner + 1, mask=valid, other=float("nan")).to(ACC_DTYPE)
+    x2 = tl.load(corner + 2, mask=valid, other=float("nan")).to(ACC_DTYPE)
+    y2 = tl.load(corner + 3, mask=valid, other=float("nan")).to(ACC_DTYPE)
     return x1, y1, x2, y2
 
 
@@ -176,24 +176,24 @@ def _hits(boxes, start, end, y, x, height, width, reach, share, ROWS: tl.constex
 
 @triton.jit
 def _first_bit(bits):
-    """The place of the lowest bit, by the exponent of that power of two as a float; and the other bits."""
+    """The index of the lowest bit, by the exponent of that power of two as a float; and the other bits."""
     rest = bits & (bits - 1)
     return ((bits ^ rest).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127, rest
 
 
 @triton.jit
-def _coverage(boxes, begin, end, y, x, size, REAL: tl.constexpr):
+def _coverage(boxes, begin, end, y, x, size, ACC_DTYPE: tl.constexpr):
     """How many of the regions [begin, end) cover the cells (y, x), at least 1: [len(y), len(x)], whole numbers.
 
     The product of who covers the rows and who covers the columns, in exact arithmetic.
     """
     count = tl.zeros((y.shape[0], x.shape[0]), tl.float32)
     for start in range(begin, end, BOXES):
-        x1, y1, x2, y2 = _box(boxes, start + tl.arange(0, BOXES), end, REAL)
-        rows, _ = _place(_paste_position(y1[None, :], y2[None, :], y[:, None], size), size)
-        columns, _ = _place(_paste_position(x1[:, None], x2[:, None], x[None, :], size), size)
+        x1, y1, x2, y2 = _box(boxes, start + tl.arange(0, BOXES), end, ACC_DTYPE)
+        rows, _ = _clamp_position(_paste_position(y1[None, :], y2[None, :], y[:, None], size), size)
+        columns, _ = _clamp_position(_paste_position(x1[:, None], x2[:, None], x[None, :], size), size)
         count = tl.dot(rows.to(tl.float16), columns.to(tl.float16), count)
-    return tl.maximum(count, 1.0).to(REAL)
+    return tl.maximum(count, 1.0).to(ACC_DTYPE)
 
 
 # Parts of the output
@@ -229,15 +229,15 @@ def _sampled(total, top, bottom, left, right, top_weight, bottom_weight, left_we
 @triton.jit(do_not_specialize=SIZES)
 def crop_resize_forward_kernel(
     features, boxes, ptr, out, images, regions, channels, height, width, size,
-    REAL: tl.constexpr, CLAMP: tl.constexpr, SAMPLES: tl.constexpr, CHUNKS: tl.constexpr, LANES: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, CLAMP: tl.constexpr, SAMPLES: tl.constexpr, CHUNKS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """A program makes one row of a patch."""
     region, row = (tl.program_id(0) // size).to(tl.int64), tl.program_id(0) % size
     channel = _channels(CHUNKS, LANES)[:, None, :]
     image, begin, end = _owner(region, ptr, images, regions)
-    x1, y1, x2, y2 = _box(boxes, region, regions, REAL)
-    step = _crop_step(x1, x2, size)
-    y = _crop_position(y1, _crop_step(y1, y2, size), row, size, height, CLAMP)
+    x1, y1, x2, y2 = _box(boxes, region, regions, ACC_DTYPE)
+    spacing = _crop_spacing(x1, x2, size)
+    y = _crop_position(y1, _crop_spacing(y1, y2, size), row, size, height, CLAMP)
     y_inside, top, bottom, top_weight, bottom_weight = _tap(y, height)
     samples = tl.where(y_inside & (begin <= region) & (region < end), size, 0)  # the others are 0
     stride = width.to(tl.int64) * channels
@@ -245,21 +245,21 @@ def crop_resize_forward_kernel(
     target = out + (region * size + row) * size * channels + channel
     for first in range(0, size, SAMPLES):
         column = first + tl.arange(0, SAMPLES)[None, :, None]
-        x = _crop_position(x1, step, column, size, width, CLAMP)
+        x = _crop_position(x1, spacing, column, size, width, CLAMP)
         x_inside, left, right, left_weight, right_weight = _tap(x, width)
-        wanted = (column < size) & (channel < channels)
+        mask = (column < size) & (channel < channels)
         total = _sampled(
-            tl.zeros((CHUNKS, SAMPLES, LANES), REAL), source + top * stride, source + bottom * stride,
+            tl.zeros((CHUNKS, SAMPLES, LANES), ACC_DTYPE), source + top * stride, source + bottom * stride,
             left.to(tl.int64) * channels, right.to(tl.int64) * channels,
-            top_weight, bottom_weight, left_weight, right_weight, wanted & x_inside & (column < samples),
+            top_weight, bottom_weight, left_weight, right_weight, mask & x_inside & (column < samples),
         )  # fmt: skip
-        tl.store(target + column.to(tl.int64) * channels, rounded(total, out.dtype.element_ty), mask=wanted)
+        tl.store(target + column.to(tl.int64) * channels, rounded(total, out.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def crop_resize_backward_kernel(
     grad, boxes, ptr, out, images, regions, channels, height, width, size,
-    REAL: tl.constexpr, CLAMP: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, CLAMP: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """A program makes a tile of a map, from the samples near its cells."""
@@ -271,40 +271,40 @@ def crop_resize_backward_kernel(
     x_border = (first_x == 0) | (first_x + COLUMNS >= width)
     stride = size.to(tl.int64) * channels
     begin, end = _owned(image, ptr, images, regions)
-    total = tl.zeros((CHUNKS, ROWS, COLUMNS, LANES), REAL)
+    total = tl.zeros((CHUNKS, ROWS, COLUMNS, LANES), ACC_DTYPE)
     for start in range(begin, end, BOXES):
         hits = _hits(boxes, start, end, first_y, first_x, height, width, 1, 1e-6, ROWS, COLUMNS, CLAMP)
         while hits != 0:
-            place, hits = _first_bit(hits)
-            region = start + place
-            x1, y1, x2, y2 = _box(boxes, region, end, REAL)
-            y_step, x_step = _crop_step(y1, y2, size), _crop_step(x1, x2, size)
-            first_row, rows = _samples_near(y1, y_step, y, size, height, y_border, CLAMP)
-            first_column, columns = _samples_near(x1, x_step, x, size, width, x_border, CLAMP)
+            bit, hits = _first_bit(hits)
+            region = start + bit
+            x1, y1, x2, y2 = _box(boxes, region, end, ACC_DTYPE)
+            y_spacing, x_spacing = _crop_spacing(y1, y2, size), _crop_spacing(x1, x2, size)
+            first_row, rows = _samples_near(y1, y_spacing, y, size, height, y_border, CLAMP)
+            first_column, columns = _samples_near(x1, x_spacing, x, size, width, x_border, CLAMP)
             source = grad + region * size * stride + channel
             for i in range(rows):
                 row = first_row + i
                 line = source + row * stride
-                y_weight = _weight(_crop_position(y1, y_step, row, size, height, CLAMP), y, height)
+                y_weight = _weight(_crop_position(y1, y_spacing, row, size, height, CLAMP), y, height)
                 y_weight = tl.where(row < size, y_weight, 0.0)
-                part = tl.zeros((CHUNKS, ROWS, COLUMNS, LANES), REAL)
+                part = tl.zeros((CHUNKS, ROWS, COLUMNS, LANES), ACC_DTYPE)
                 for j in range(columns):
                     column = first_column + j
-                    x_weight = _weight(_crop_position(x1, x_step, column, size, width, CLAMP), x, width)
+                    x_weight = _weight(_crop_position(x1, x_spacing, column, size, width, CLAMP), x, width)
                     x_weight = tl.where(column < size, x_weight, 0.0)
                     touched = (y_weight > 0) & (x_weight > 0) & (channel < channels)
-                    value = tl.load(line + column.to(tl.int64) * channels, mask=touched, other=0.0).to(REAL)
+                    value = tl.load(line + column.to(tl.int64) * channels, mask=touched, other=0.0).to(ACC_DTYPE)
                     part = tl.fma(x_weight, value, part)
                 total = tl.fma(y_weight, part, total)
     target = out + ((image * height + y) * width + x) * channels + channel
-    wanted = (y < height) & (x < width) & (channel < channels)
-    tl.store(target, rounded(total, out.dtype.element_ty), mask=wanted)
+    mask = (y < height) & (x < width) & (channel < channels)
+    tl.store(target, rounded(total, out.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def paste_mean_forward_kernel(
     memory, patches, boxes, ptr, out, images, regions, channels, height, width, size,
-    REAL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr, LANES: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """A program makes a tile of a map."""
     image, first_y, first_x = _tile(height, width, ROWS, COLUMNS)
@@ -314,14 +314,14 @@ def paste_mean_forward_kernel(
     share = divide(tl.full((), TOLERANCE, tl.float32), (size - 1).to(tl.float32)) + 1e-6
     stride = size.to(tl.int64) * channels
     begin, end = _owned(image, ptr, images, regions)
-    total = tl.zeros((CHUNKS, ROWS, COLUMNS, LANES), REAL)
+    total = tl.zeros((CHUNKS, ROWS, COLUMNS, LANES), ACC_DTYPE)
     count = tl.zeros((1, ROWS, COLUMNS, 1), tl.int32)
     for start in range(begin, end, BOXES):
         hits = _hits(boxes, start, end, first_y, first_x, height, width, 0, share, ROWS, COLUMNS, False)
         while hits != 0:
-            place, hits = _first_bit(hits)
-            region = start + place
-            x1, y1, x2, y2 = _box(boxes, region, end, REAL)
+            bit, hits = _first_bit(hits)
+            region = start + bit
+            x1, y1, x2, y2 = _box(boxes, region, end, ACC_DTYPE)
             y_inside, top, bottom, top_weight, bottom_weight = _tap(_paste_position(y1, y2, y, size), size)
             x_inside, left, right, left_weight, right_weight = _tap(_paste_position(x1, x2, x, size), size)
             covered = y_inside & x_inside
@@ -333,27 +333,27 @@ def paste_mean_forward_kernel(
                 top_weight, bottom_weight, left_weight, right_weight, covered & (channel < channels),
             )  # fmt: skip
     cell = ((image * height + y) * width + x) * channels + channel
-    wanted = (y < height) & (x < width) & (channel < channels)
-    before = tl.load(memory + cell, mask=wanted, other=0.0)
-    after = before.to(REAL) + divide(total, tl.maximum(count, 1).to(REAL))
+    mask = (y < height) & (x < width) & (channel < channels)
+    before = tl.load(memory + cell, mask=mask, other=0.0)
+    after = before.to(ACC_DTYPE) + divide(total, tl.maximum(count, 1).to(ACC_DTYPE))
     # What nothing covers keeps its bits, -0.0 and all.
-    tl.store(out + cell, tl.where(count > 0, rounded(after, out.dtype.element_ty), before), mask=wanted)
+    tl.store(out + cell, tl.where(count > 0, rounded(after, out.dtype.element_ty), before), mask=mask)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def paste_mean_backward_kernel(
     grad, boxes, ptr, out, images, regions, channels, height, width, size,
-    REAL: tl.constexpr, SAMPLES: tl.constexpr, CHUNKS: tl.constexpr, LANES: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, SAMPLES: tl.constexpr, CHUNKS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """A program makes one row of a patch's gradient, from the cells near its samples.
 
-    The weights of a block of cells, 16 rows by STEPS columns for every sample, are made at once, so that counting who
+    The weights of a block of cells, 16 rows by CELLS columns for every sample, are made at once, so that counting who
     covers a cell is a product, and then taken one cell a sample.
     """
     region, row = (tl.program_id(0) // size).to(tl.int64), tl.program_id(0) % size
     channel = _channels(CHUNKS, LANES)[:, None, :]
     image, begin, end = _owner(region, ptr, images, regions)
-    x1, y1, x2, y2 = _box(boxes, region, regions, REAL)
+    x1, y1, x2, y2 = _box(boxes, region, regions, ACC_DTYPE)
     last = (size - 1).to(tl.float32)
     y_slope, x_slope = divide((y2 - y1).to(tl.float32), last), divide((x2 - x1).to(tl.float32), last)
     first_y, rows = _neighbours(row, y1.to(tl.float32), y_slope, size, height)
@@ -364,31 +364,31 @@ def paste_mean_backward_kernel(
     for first in range(0, size, SAMPLES):
         column = first + tl.arange(0, SAMPLES)[None, :, None]
         first_x, columns = _neighbours(column, x1.to(tl.float32), x_slope, size, width)
-        total = tl.zeros((CHUNKS, SAMPLES, LANES), REAL)
-        for left in range(0, columns, STEPS):
-            sample = first + tl.arange(0, STEPS * SAMPLES) % SAMPLES
+        total = tl.zeros((CHUNKS, SAMPLES, LANES), ACC_DTYPE)
+        for left in range(0, columns, CELLS):
+            sample = first + tl.arange(0, CELLS * SAMPLES) % SAMPLES
             x, _ = _neighbours(sample, x1.to(tl.float32), x_slope, size, width)
-            x += left + tl.arange(0, STEPS * SAMPLES) // SAMPLES
+            x += left + tl.arange(0, CELLS * SAMPLES) // SAMPLES
             x_weight = _weight(_paste_position(x1, x2, x, size), sample, size)
             x_weight = tl.where((x < width) & (sample < size), x_weight, 0.0)
             for top in range(0, rows, 16):
                 # Not grad / count, as in the reference: one division serves all channels.
-                count = _coverage(boxes, begin, end, first_y + top + tl.arange(0, 16), x, size, REAL)
-                weights = tl.reshape(divide(x_weight[None, :], count), (16 * STEPS * SAMPLES,))
+                count = _coverage(boxes, begin, end, first_y + top + tl.arange(0, 16), x, size, ACC_DTYPE)
+                weights = tl.reshape(divide(x_weight[None, :], count), (16 * CELLS * SAMPLES,))
                 for i in range(top, tl.minimum(top + 16, rows)):
                     y = first_y + i
                     y_weight = _weight(_paste_position(y1, y2, y, size), row, size)
                     if (y < height) & (y_weight > 0):
-                        part = tl.zeros((CHUNKS, SAMPLES, LANES), REAL)
-                        for j in range(left, tl.minimum(left + STEPS, columns)):
-                            at = ((i - top) * STEPS + j - left) * SAMPLES + tl.arange(0, SAMPLES)
-                            weight = tl.gather(weights, at, 0)[None, :, None]
+                        part = tl.zeros((CHUNKS, SAMPLES, LANES), ACC_DTYPE)
+                        for j in range(left, tl.minimum(left + CELLS, columns)):
+                            index = ((i - top) * CELLS + j - left) * SAMPLES + tl.arange(0, SAMPLES)
+                            weight = tl.gather(weights, index, 0)[None, :, None]
                             cell = source + y * stride + (first_x + j).to(tl.int64) * channels
-                            value = tl.load(cell, mask=(weight > 0) & (channel < channels), other=0.0).to(REAL)
+                            value = tl.load(cell, mask=(weight > 0) & (channel < channels), other=0.0).to(ACC_DTYPE)
                             part = tl.fma(weight, value, part)
                         total = tl.fma(y_weight, part, total)
-        wanted = (column < size) & (channel < channels)
-        tl.store(target + column.to(tl.int64) * channels, rounded(total, out.dtype.element_ty), mask=wanted)
+        mask = (column < size) & (channel < channels)
+        tl.store(target + column.to(tl.int64) * channels, rounded(total, out.dtype.element_ty), mask=mask)
 
 
 # Launchers, with the operators' own signatures
@@ -451,7 +451,7 @@ def _constants(kernel, dtype: torch.dtype, channels: int) -> dict:
     channels = min(triton.next_power_of_2(channels), most)
     lanes = min(channels, ACCESS // dtype.itemsize)
     tile = {"ROWS": ROWS, "COLUMNS": COLUMNS, "SAMPLES": SAMPLES, "CHUNKS": channels // lanes, "LANES": lanes}
-    return {"REAL": acc_dtype} | {name: value for name, value in tile.items() if name in kernel.arg_names}
+    return {"ACC_DTYPE": acc_dtype} | {name: value for name, value in tile.items() if name in kernel.arg_names}
 
 
 def kernels(channels: int = 512) -> list[dict]:

@@ -77,11 +77,11 @@ def segment_align_kernel(x, out, rows, width, BLOCK_M: tl.constexpr, BLOCK_N: tl
 @triton.jit(do_not_specialize=("images", "rows", "depth", "width"))
 def segment_matmul_kernel(
     x, other, ptr, out, images, rows, depth, width,
-    REAL: tl.constexpr, PRECISION: tl.constexpr, TURNED: tl.constexpr, ALIGNED: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, PRECISION: tl.constexpr, TRANSPOSED: tl.constexpr, ALIGNED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """A program makes a tile of the result, of one image: x [rows, depth], other [images, depth, width], or
-    [images, width, depth] in memory if TURNED. Programs that run at the same time share rows.
+    [images, width, depth] in memory if TRANSPOSED. Programs that run at the same time share rows.
 
     Rows of x and other begin at multiples of 16 bytes, with zeros at their ends; if ALIGNED, those of out do, too.
     """
@@ -95,20 +95,20 @@ def segment_matmul_kernel(
         column = program % across * BLOCK_N + tl.arange(0, BLOCK_N)
         inner = tl.arange(0, BLOCK_K)
         left = x + row[:, None] * deep + inner[None, :]
-        right = other + (image * width * deep if TURNED else image * depth * wide)
-        if TURNED:
+        right = other + (image * width * deep if TRANSPOSED else image * depth * wide)
+        if TRANSPOSED:
             right += column.to(tl.int64)[None, :] * deep + inner[:, None]
         else:
             right += inner.to(tl.int64)[:, None] * wide + column[None, :]
-        total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
+        total = tl.zeros((BLOCK_M, BLOCK_N), ACC_DTYPE)
         for start in range(0, depth, BLOCK_K):
             k = start + inner
             a = tl.load(left + start, mask=owned[:, None] & (k < deep)[None, :], other=0.0)
-            if TURNED:
+            if TRANSPOSED:
                 b = tl.load(right + start, mask=(k < deep)[:, None] & (column < width)[None, :], other=0.0)
             else:
-                at = right + wide.to(tl.int64) * start
-                b = tl.load(at, mask=(k < depth)[:, None] & (column < wide)[None, :], other=0.0)
+                pointers = right + wide.to(tl.int64) * start
+                b = tl.load(pointers, mask=(k < depth)[:, None] & (column < wide)[None, :], other=0.0)
             total = dot(a, b, total, PRECISION)
         out_width = wide if ALIGNED else width
         within = owned[:, None] & (column < out_width)[None, :]
@@ -119,7 +119,7 @@ def segment_matmul_kernel(
 @triton.jit(do_not_specialize=("images", "rows", "height", "width"))
 def segment_outer_kernel(
     x, y, ptr, out, images, rows, height, width,
-    REAL: tl.constexpr, PRECISION: tl.constexpr, ALIGNED: tl.constexpr,
+    ACC_DTYPE: tl.constexpr, PRECISION: tl.constexpr, ALIGNED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """A program makes a tile of one image's matrix from all rows of the image: x [rows, height], y [rows, width].
@@ -134,7 +134,7 @@ def segment_outer_kernel(
     top = program // across % down * BLOCK_M
     i = top + tl.arange(0, BLOCK_M)
     j = program % across * BLOCK_N + tl.arange(0, BLOCK_N)
-    total = tl.zeros((BLOCK_M, BLOCK_N), REAL)
+    total = tl.zeros((BLOCK_M, BLOCK_N), ACC_DTYPE)
     for start in range(begin, end, BLOCK_K):
         row = start + tl.arange(0, BLOCK_K)
         owned = _first(end - start, BLOCK_K)
@@ -155,12 +155,12 @@ def segment_matmul(x: Tensor, other: Tensor, ptr: Tensor) -> Tensor:
     (rows, depth), (images, _, width) = x.shape, other.shape
     out = x.new_empty((rows, width))
     if out.numel():
-        turned = other.mT.is_contiguous()  # as a gradient calls this operator
+        transposed = other.mT.is_contiguous()  # as a gradient calls this operator
         constants, options = _constants(x.dtype, None, width, depth)
         tiles = (rows // constants["BLOCK_M"] + images) * triton.cdiv(width, constants["BLOCK_N"])
-        given = (_aligned(x), _aligned(other.mT if turned else other), ptr.contiguous(), out)
+        given = (_aligned(x), _aligned(other.mT if transposed else other), ptr.contiguous(), out)
         shape = (images, rows, depth, width)
-        segment_matmul_kernel[(tiles,)](*given, *shape, **(constants | {"TURNED": turned}), **options)
+        segment_matmul_kernel[(tiles,)](*given, *shape, **(constants | {"TRANSPOSED": transposed}), **options)
     return out
 
 
@@ -195,7 +195,7 @@ def _align_constants(width: int) -> dict[str, int]:
 
 
 def _constants(dtype: torch.dtype, m: int | None, n: int, k: int | None) -> tuple[dict, dict]:
-    """A kernel's compile-time arguments but TURNED, and how it is compiled, for products of [m, k] and [k, n].
+    """A kernel's compile-time arguments but TRANSPOSED, and how it is compiled, for products of [m, k] and [k, n].
 
     Blocks are no larger than they need be; None is the number of rows, which changes from batch to batch.
     """
@@ -209,7 +209,7 @@ def _constants(dtype: torch.dtype, m: int | None, n: int, k: int | None) -> tupl
             constants[name] = min(constants[name], max(triton.next_power_of_2(end), 16))
     tf32 = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
     constants["PRECISION"] = "tf32" if tf32 else "ieee"  # as PyTorch's own products
-    constants["REAL"] = tl.float64 if dtype == torch.float64 else tl.float32
+    constants["ACC_DTYPE"] = tl.float64 if dtype == torch.float64 else tl.float32
     constants["ALIGNED"] = n * dtype.itemsize % 16 == 0
     return constants, options
 
@@ -225,8 +225,8 @@ def kernels(channels: int = 512, dtypes: tuple[torch.dtype, ...] = (torch.float3
         launches: list[tuple] = [(segment_align_kernel, _align_constants(odd), {})]
         for width in (aligned, odd):
             constants, options = _constants(dtype, None, width, channels)
-            for turned in (False, True):
-                launches.append((segment_matmul_kernel, constants | {"TURNED": turned}, options))
+            for transposed in (False, True):
+                launches.append((segment_matmul_kernel, constants | {"TRANSPOSED": transposed}, options))
             launches.append((segment_outer_kernel, *_constants(dtype, channels, width, None)))
         for kernel, constants, options in launches:
             numbers = dict.fromkeys(("images", "rows", "depth", "height", "width"), "i32")
