@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import math
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -47,7 +48,7 @@ def setting(
     help: str,
     bounds: Bounds = Bounds(),
     *,
-    choices: tuple[str, ...] = (),
+    choices: Collection[str] = (),
     flags: tuple[str, ...] = (),
     metavar: str | None = None,
 ) -> Any:
