@@ -92,7 +92,7 @@ def planned(config: Config, scene: Scene, gpu: bool = False) -> Footprint:
         for p in step.learned:
             p.grad = torch.empty_like(p)
         with Numberless():
-            update(step.optimizer, step.scaler)
+            step.optimizer.step()
     step.optimizer.zero_grad()
     for category, tensors in step.present().items():
         for tensor in tensors:
