@@ -128,7 +128,7 @@ def _table(found: "Fit", real: int | None) -> str:
     rows += [(category, _mib(size)) for category, size in footprint.bytes.items()]
     rows += [(f"total, within {footprint.operator}", _mib(footprint.total))]
     if real is not None:
-        rows += [("measured", _mib(real)), ("the plan is off by", f"{100 * (footprint.total / real - 1):+.2f}%")]
+        rows += [("measured", _mib(real)), ("the plan is off by", f"{100 * (footprint.used / real - 1):+.2f}%")]
     return _aligned(rows)
 
 

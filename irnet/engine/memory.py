@@ -23,11 +23,12 @@ from ..config import Config
 from ..data.sample import Batch
 from ..models.irnet import IRNet
 from .optim import make_optimizer
+from .segments import Segments
 from .step import gradients, make_scaler, update
 
 # Where memory goes, in the order of the table.
 CATEGORIES = ("parameters", "gradients", "optimizer", "batch", "activations", "temporaries")
-GPU_BLOCK = 512  # bytes, in multiples of which PyTorch's allocator hands out a GPU's memory
+UNUSED = "unused"  # of a GPU's segments, which its allocator cannot do without
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class Footprint:
         """All of them."""
         return sum(self.bytes.values())
 
+    @property
+    def used(self) -> int:
+        """All of them but what a GPU's allocator leaves unused."""
+        return self.total - self.bytes.get(UNUSED, 0)
+
 
 def planned(config: Config, scene: Scene, gpu: bool = False) -> Footprint:
     """Plan the peak of a step, of those behind the first, in which the optimiser has its state.
@@ -77,8 +83,8 @@ def planned(config: Config, scene: Scene, gpu: bool = False) -> Footprint:
     Args:
         config: Settings of the run, of which `model`, `loss` and `train` are read.
         scene: What its images look like.
-        gpu: Whether it runs on a GPU. Sizes are then those of its allocator's blocks; what its libraries take within
-            an operator is not known, and left out. No GPU is needed.
+        gpu: Whether it runs on a GPU, of which none is needed. What its allocator leaves unused then counts, too; what
+            operators and libraries take within themselves there is not known, and left out.
 
     Returns:
         The peak.
@@ -113,7 +119,7 @@ def measured(config: Config, scene: Scene, device: torch.device) -> int:
         device: Where it runs.
 
     Returns:
-        Bytes. On a CPU PyTorch's profiler tells them.
+        Bytes that are in use: on a CPU PyTorch's profiler sees them, on a GPU the allocator counts them.
     """
     gpu = device.type == "cuda"
     with torch.random.fork_rng():
@@ -123,9 +129,15 @@ def measured(config: Config, scene: Scene, device: torch.device) -> int:
             step()
             step.optimizer.zero_grad()  # nothing is left for a later call to free, which no profiler would see
 
+        if gpu:
+            call()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+            call()
+            return torch.cuda.max_memory_allocated(device)
         peak = counts.count(call, device).peak_allocated_bytes
-    present = [t for category, tensors in step.present().items() for t in tensors if not gpu or category != "batch"]
-    return sum(_size(t.untyped_storage().nbytes(), gpu) for t in present) + peak + step.waiting_bytes
+    present = sum(t.untyped_storage().nbytes() for tensors in step.present().values() for t in tensors)
+    return present + peak + step.waiting_bytes
 
 
 class Step:
@@ -215,14 +227,14 @@ class Tracker(Numberless):
 
     def __init__(self, gpu: bool):
         super().__init__()
-        self.gpu = gpu
+        self.segments = Segments() if gpu else None
         self.pieces: dict[int, tuple[_Piece, weakref.ref]] = {}  # that are there, by storage
         self.all: list[_Piece] = []
         self.time = self.present = self.peak = self.peak_time = self.peak_workspace = 0
         self.operator = "nothing"
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        within = 0 if self.gpu or not isinstance(func, torch._ops.OpOverload) else workspace(func, args)
+        within = workspace(func, args) if self.segments is None else 0
         made = super().__torch_dispatch__(func, types, args, kwargs)
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
@@ -239,13 +251,17 @@ class Tracker(Numberless):
         if key in self.pieces:
             return
         self.time += 1
-        piece = _Piece(_size(storage.nbytes(), self.gpu), category, self.time)
+        size = storage.nbytes()
+        block = self.segments.take(size) if self.segments and size else None
+        piece = _Piece(block.size if block else size, category, self.time)
 
         def gone(_: object) -> None:
             del self.pieces[key]
             self.time += 1
             piece.gone = self.time
             self.present -= piece.size
+            if self.segments and block:
+                self.segments.give_back(block)
             if piece.category == "activations" and torch._C._current_graph_task_id() == -1:
                 piece.category = "temporaries"  # the backward pass did not need it
 
@@ -266,9 +282,6 @@ class Tracker(Numberless):
                 found[piece.category] += piece.size
         found["temporaries"] += self.peak_workspace
         found["batch"] += waiting
+        if self.segments:
+            found[UNUSED] = self.segments.needed - sum(found.values())
         return Footprint(found, self.operator)
-
-
-def _size(size: int, gpu: bool) -> int:
-    """What an allocator hands out for so many bytes."""
-    return -(-size // GPU_BLOCK) * GPU_BLOCK if gpu else size

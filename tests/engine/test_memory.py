@@ -76,8 +76,10 @@ def test_float16_and_its_scaler(optimizer):
     assert found.bytes["optimizer"] == pytest.approx(moments, rel=0.01)
 
 
-def test_a_plan_for_a_gpu_needs_none_and_is_in_its_blocks():
+def test_a_plan_for_a_gpu_needs_none_and_is_in_its_segments():
     config, scene = settings("local", "fp16"), Scene(64, 64, (8,), CLASSES)
     found = planned(config, scene, gpu=True)
     assert all(size % 512 == 0 for size in found.bytes.values())
+    assert found.used + found.bytes["unused"] == found.total and found.total % (2 * 2**20) == 0
+    assert 0 <= found.bytes["unused"] < 40 * 2**20
     assert found.bytes["optimizer"] > 1.9 * found.bytes["parameters"]
