@@ -11,6 +11,7 @@ from irnet.commands import demo
 from irnet.engine import checkpoint
 from irnet.options import read_settings
 from tests.conftest import TINY
+from tests.tools import WITH_FORMULAS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NEW = """
@@ -163,6 +164,7 @@ def test_printing_the_settings_of_a_new_run_needs_no_torch(tmp_path):
 PLAN = ["plan", "--small", "--device", "cpu", "--size", "64x64", "--regions", "8", "--classes", "4"]
 
 
+@WITH_FORMULAS
 def test_a_plan_beside_what_was_measured(capsys):
     assert cli.main([*PLAN, "--variant", "full", "-b", "4", "--grad-accum-steps", "2", "--measure"]) == 0
     title, _, head, *rows, _, words = capsys.readouterr().out.splitlines()

@@ -6,6 +6,7 @@ import torch
 from irnet.config import small
 from irnet.engine.memory import Scene, measured, planned
 from irnet_kernels import EdgeSet
+from tests.tools import WITH_FORMULAS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -26,6 +27,7 @@ def settings(variant, amp="off", checkpointing=False, images=1, parts=1):
     return config
 
 
+@WITH_FORMULAS
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 @pytest.mark.parametrize(
@@ -38,6 +40,7 @@ def test_planned_is_what_the_allocator_says(variant, images, parts, regions, amp
     assert planned(config, scene).total == pytest.approx(measured(config, scene, CPU), rel=0.05)
 
 
+@WITH_FORMULAS
 @pytest.mark.parametrize("variant", ["conv", "local", "global", "full"])
 def test_without_a_workspace_at_the_peak_the_plan_is_exact(variant, edges):
     config, scene = settings(variant), Scene(64, 64, (8, 2), CLASSES, edges, vector_size=30)
@@ -66,6 +69,7 @@ def test_activations_grow_with_images_and_checkpointing_keeps_fewer():
     assert planned(settings("local", checkpointing=True, images=4), scene).bytes["activations"] < 0.8 * four
 
 
+@WITH_FORMULAS
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_float16_and_its_scaler(optimizer):
     config, scene = settings("local", "fp16", images=2), Scene(128, 160, (100,), CLASSES)

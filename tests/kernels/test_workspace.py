@@ -4,16 +4,13 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-import irnet_kernels
 from irnet_kernels import counts
 from irnet_kernels.workspace import workspace
+from tests.tools import WITH_FORMULAS
 
 # oneDNN's own memory for each of two threads, and sums of biases, which the formulas leave out.
 SLACK = 320 * 1024
-pytestmark = [
-    pytest.mark.skipif("cpp" not in irnet_kernels.available()["conv_gru"]["cpu"], reason="no native extension here"),
-    pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="read off a processor with AVX-512"),
-]
+pytestmark = WITH_FORMULAS
 
 
 @pytest.fixture(autouse=True)
