@@ -130,6 +130,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto is the GPU where there is one")
 
 
+def add_memory(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --memory, the memory `what`."""
+    parser.add_argument("--memory", metavar="SIZE", help=f"the memory {what}; 8GiB, 7500MB")
+
+
 def add_scene_counts(parser: argparse.ArgumentParser) -> None:
     """Add --train-scenes and --val-scenes."""
     parser.add_argument(

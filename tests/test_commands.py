@@ -11,6 +11,7 @@ from irnet.commands import demo
 from irnet.engine import checkpoint
 from irnet.options import read_settings
 from tests.conftest import TINY
+from tests.tools import WITH_FORMULAS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NEW = """
@@ -28,7 +29,7 @@ def run(options):
 
 
 def test_the_commands():
-    assert commands.names() == ["bench", "data", "demo", "eval", "graph", "info", "predict", "train"]
+    assert commands.names() == ["bench", "data", "demo", "eval", "graph", "info", "plan", "predict", "train"]
     for name in commands.names():
         module = commands.load(name)
         assert module.HELP and module.__doc__.startswith(f"`irnet {name}")
@@ -78,6 +79,8 @@ def test_a_new_command_is_one_file(tmp_path, monkeypatch, capsys):
         ("train --output-dir x", "--vis"),
         ("train --output-dir x", "--checkpoint"),
         ("info", "--device"),
+        ("plan", "--output-dir"),
+        ("plan", "--workers"),
     ],
 )
 def test_an_option_that_a_command_does_not_use_is_refused(command, option, capsys, monkeypatch, tmp_path):
@@ -154,3 +157,43 @@ def test_printing_the_settings_of_a_new_run_needs_no_torch(tmp_path):
     code = f"import sys; sys.modules['torch'] = None; from irnet.cli import main; sys.exit(main({['train', *TINY]}"
     done = subprocess.run([sys.executable, "-c", f"{code} + ['--print-config']))"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and "  hidden: 8\n" in done.stdout
+
+
+# --------------------------------------------------------------------------------------------------------------- plan
+
+PLAN = ["plan", "--small", "--device", "cpu", "--size", "64x64", "--regions", "8", "--classes", "4"]
+
+
+@WITH_FORMULAS
+def test_a_plan_beside_what_was_measured(capsys):
+    assert cli.main([*PLAN, "--variant", "full", "-b", "4", "--grad-accum-steps", "2", "--measure"]) == 0
+    title, _, head, *rows, _, words = capsys.readouterr().out.splitlines()
+    assert title == "full on small, 4 classes, 4 images of 64 x 64 pixels with 8 regions a step, on a CPU"
+    assert head.split() == ["peak", "of", "a", "step,", "2", "images", "at", "a", "time,", "float32", "MiB"]
+    sizes = {row[: row.rindex(" ")].strip(): float(row.split()[-1].rstrip("%")) for row in rows}
+    total = next(size for name, size in sizes.items() if name.startswith("total, within "))
+    assert total == pytest.approx(sum(list(sizes.values())[:6]), abs=0.04)
+    assert total == pytest.approx(sizes["measured"], rel=0.05) and abs(sizes["the plan is off by"]) < 5
+    assert words == "train.batch_size=4 train.grad_accum_steps=2 train.amp=off train.grad_checkpointing=false"
+
+
+def test_a_plan_for_a_memory(capsys):
+    assert cli.main([*PLAN, "--variant", "conv", "-b", "4", "--memory", "1GiB"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["precision", "checkpointing", "micro-batch", "parts", "peak,", "MiB"]
+    assert [line.split()[:4] for line in lines[3:7]] == [
+        [precision, checkpointing, "4", "1"] for precision in ("float32", "bfloat16") for checkpointing in ("off", "on")
+    ]
+    read = cli.parser_of(["train"]).parse_args(["train", *lines[-1].split()])
+    assert read_settings(read).train.batch_size == 4
+    assert cli.main([*PLAN, "--variant", "conv", "-b", "1", "--memory", "1KiB"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("irnet: --memory: nothing fits into 0.00 MiB; the least is train.batch_size=1 ")
+
+
+@pytest.mark.parametrize("size", ["600", "600x", "x", "0x5", "axb", "99999x99999"])
+def test_a_size_that_is_none(size, capsys):
+    assert cli.main(["plan", "--size", size]) == 2
+    assert capsys.readouterr().err == (
+        f"irnet: --size: {size!r} is no size of an image; write HxW in pixels, such as 600x1000\n"
+    )

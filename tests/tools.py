@@ -5,8 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+import irnet_kernels
 from irnet_kernels.aot.tools import ToolUnavailable
+
+# Of what operators take beside their results, which follow the native kernels and oneDNN.
+WITH_FORMULAS = pytest.mark.skipif(
+    "cpp" not in irnet_kernels.available()["conv_gru"]["cpu"] or torch.backends.cpu.get_cpu_capability() != "AVX512",
+    reason="the formulas are those of the native extension on a processor with AVX-512",
+)
 
 
 def here(action: Callable, *arguments, **options):

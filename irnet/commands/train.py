@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", nargs="?", const="auto", metavar="auto|PATH", help="go on from a run folder or checkpoint"
     )
+    shared.add_memory(parser, "of a step: decides in how many parts a batch is worked on (see irnet plan)")
     shared.add_print_config(parser)
     shared.add_device(parser)
     shared.add_settings(parser, settings.Config(), settings.small())
@@ -36,10 +37,12 @@ def run(options: argparse.Namespace) -> None:
         return
     from ..engine import checkpoint, evaluate
     from ..engine.build import choose_device
+    from ..engine.fit import read_memory
     from ..engine.train import train
 
     output = Path(options.output_dir)
-    print(evaluate.table_text(train(config, output, choose_device(options.device), resume)))
+    memory = None if options.memory is None else read_memory(options.memory)
+    print(evaluate.table_text(train(config, output, choose_device(options.device), resume, memory=memory)))
     print(f"{output}: results.json, per_class.csv, metrics.jsonl, log.txt, vis/")
     print(output / "checkpoints" / checkpoint.LAST)
 

@@ -13,6 +13,7 @@ from ..models.irnet import IRNet
 from . import checkpoint
 from .build import build_model, compile_parts, open_splits, restore_model, take_weights
 from .checkpoint import BEST, LAST, Checkpoint
+from .fit import fitted, size_text, told
 from .optim import make_optimizer, make_scheduler
 from .resume import changes, check_settings, fingerprint, reinstate_previous
 from .step import LOWER, make_scaler
@@ -33,7 +34,14 @@ class RunState:
         updating: Whether the optimiser is changing the weights, which are no step's then.
     """
 
-    def __init__(self, config: Config, device: torch.device, resume: Checkpoint | None = None, same_run: bool = False):
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        resume: Checkpoint | None = None,
+        same_run: bool = False,
+        memory: int | None = None,
+    ):
         """Open the data and make or restore the model and its optimiser.
 
         Args:
@@ -41,12 +49,19 @@ class RunState:
             device: Device on which it trains.
             resume: Checkpoint to go on from.
             same_run: Whether that checkpoint is this run's own, see `resume.check_folder`.
+            memory: Bytes that a step may take, which decide `train.grad_accum_steps`; None: the settings do.
 
         Raises:
-            InputError: The data cannot be used, or the checkpoint does not fit it or the settings.
+            InputError: The data cannot be used, the checkpoint does not fit it or the settings, or no step fits into
+                the memory.
         """
-        self.config, self.device, self.begin = config, device, time.perf_counter()
+        self.device, self.begin = device, time.perf_counter()
         self.data, self.held_out = open_splits(config.data)
+        if memory is not None:
+            fit = fitted(config, self.data, memory, gpu=device.type == "cuda")
+            log.info("planned for %s of memory: %s", size_text(memory), told(fit))
+            config = fit.config
+        self.config = config
         self.fingerprints = {"train": fingerprint(self.data), "val": fingerprint(self.held_out)}
         self.step, self.position, self.best, self.seconds_before = 0, (0, 0), -1.0, 0.0
         self.saved, self.updating = None, False

@@ -26,7 +26,12 @@ log = logging.getLogger("irnet")
 
 
 def train(
-    config: Config, output: Path, device: torch.device, resume: Checkpoint | None = None, progress: bool = True
+    config: Config,
+    output: Path,
+    device: torch.device,
+    resume: Checkpoint | None = None,
+    progress: bool = True,
+    memory: int | None = None,
 ) -> dict:
     """Train to config.train.steps and evaluate on the held-out split.
 
@@ -39,6 +44,7 @@ def train(
         device: Device on which to train.
         resume: Checkpoint to go on from, as `checkpoint.find` gives it.
         progress: Whether to show how far the run is; the lines of train.log_every come all the same.
+        memory: Bytes that a step may take, which decide `train.grad_accum_steps`; None: the settings do.
 
     Returns:
         The content of results.json.
@@ -52,8 +58,8 @@ def train(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
     torch.use_deterministic_algorithms(config.train.deterministic)
     with locked(output), log_file(output / "log.txt"):
-        state = RunState(config, device, resume, same_run=check_folder(output, resume))
-        write_settings(output, config, device, state.step)
+        state = RunState(config, device, resume, check_folder(output, resume), memory)
+        write_settings(output, state.config, device, state.step)
         log.info("%s", describe(state.model, state.data))
         log.info("results go to %s: log.txt, metrics.jsonl, results.json, checkpoints/, vis/", output)
         with deferred() as stop:

@@ -1,0 +1,143 @@
+"""`irnet plan`: how much memory a step of training takes, and the micro-batch that fits into what there is."""
+
+import argparse
+import dataclasses
+from typing import TYPE_CHECKING
+
+from .. import config as settings
+from .. import options as shared
+from ..errors import InputError, check_bounds
+
+if TYPE_CHECKING:
+    from ..engine.fit import Fit
+    from ..engine.memory import Scene
+
+HELP = "plan the memory of a training step; needs neither data nor a GPU"
+SETTINGS = (
+    *("model.variant", "data.name", "data.root", "data.max_regions"),
+    *("train.batch_size", "train.grad_accum_steps", "train.amp", "train.grad_checkpointing"),
+)
+PRECISIONS = {"off": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    shared.add_memory(parser, "that there is: look for the largest micro-batch that fits")
+    size = "of the images as the model takes them; else the largest of the data, or 600x1000"
+    parser.add_argument("--size", metavar="HxW", help=size)
+    parser.add_argument("--regions", type=int, metavar="N", help="of an image; else the most that the data has, or 64")
+    parser.add_argument("--classes", type=int, metavar="N", help="their number; else the data's, or 80")
+    parser.add_argument("--measure", action="store_true", help="also run a step on this machine, and compare")
+    parser.add_argument("--small", action="store_true", help="the small model for CPUs, in place of the paper's")
+    kinds = ("auto", "cpu", "cuda")
+    parser.add_argument("--device", default="auto", choices=kinds, help="to plan for; auto: a GPU where there is one")
+    shared.add_settings(parser, settings.Config(), settings.small(), only=SETTINGS)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the plan as a table, and the settings as `irnet train` takes them."""
+    config = shared.read_settings(options)
+    for name in ("regions", "classes"):
+        check_bounds(f"--{name}", getattr(options, name), 1, 10**6)
+    import torch
+
+    from ..engine import fit
+    from ..engine.memory import measured, planned
+
+    memory = None if options.memory is None else fit.read_memory(options.memory)
+    gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    scene = _scene(options, config)
+    print(_title(config, scene, gpu))
+    found = fit.Fit(config, planned(config, scene, gpu)) if memory is None else _search(config, scene, memory, gpu)
+    real = None
+    if options.measure:
+        from ..engine.build import choose_device
+
+        real = measured(found.config, scene, choose_device("cuda" if gpu else "cpu"))
+    print(_table(found, real), end="\n\n")
+    print(found.words)
+
+
+def _scene(options: argparse.Namespace, config: settings.Config) -> "Scene":
+    """What the images look like: as the options say, else as in the data, else as in COCO."""
+    from ..engine import fit
+    from ..engine.build import open_dataset
+    from ..engine.memory import Scene
+
+    if config.data.root:
+        scene = fit.scene_of(open_dataset(config.data, "train", require_images=False), config)
+    else:
+        scene = Scene(600, 1000, (64,), 80)
+    if options.size:
+        height, width = _size(options.size)
+        scene = dataclasses.replace(scene, height=height, width=width)
+    if options.regions:
+        scene = dataclasses.replace(scene, regions=(options.regions,))
+    if options.classes:
+        scene = dataclasses.replace(scene, classes=options.classes, edges=None)
+    if scene.edges is None and config.model.variant in ("global", "full"):
+        scene = dataclasses.replace(scene, edges=fit.made_up_edges(scene.classes))
+    return scene
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal() and 0 < int(height) * int(width) <= 10**9):
+        raise InputError("--size", f"{text!r} is no size of an image", "write HxW in pixels, such as 600x1000")
+    return int(height), int(width)
+
+
+def _search(config: settings.Config, scene: "Scene", memory: int, gpu: bool) -> "Fit":
+    """Print what fits in every way to take less memory; returns the first that does. InputError if none does."""
+    from ..engine import fit
+    from ..progress import Progress
+
+    rows = [("precision", "checkpointing", "micro-batch", "parts", "peak, MiB")]
+    shown = []
+    with Progress("planning"):
+        for way in fit.ways(config):
+            found = fit.largest(way, scene, memory, gpu)
+            shown.append(found)
+            train, size = found.config.train, found.footprint.total
+            micro = str(found.micro_batch) if size <= memory else "none fits"
+            checkpointing = "on" if train.grad_checkpointing else "off"
+            rows.append((PRECISIONS[train.amp], checkpointing, micro, str(train.grad_accum_steps), _mib(size)))
+    print(_aligned(rows), end="\n\n")
+    fitting = [found for found in shown if found.footprint.total <= memory]
+    if fitting:
+        return fitting[0]
+    least = min(shown, key=lambda found: found.footprint.total)
+    trouble = f"nothing fits into {fit.size_text(memory)}; the least is {fit.told(least)}"
+    raise InputError("--memory", trouble, "take smaller images, fewer regions, a smaller model or more memory")
+
+
+def _title(config: settings.Config, scene: "Scene", gpu: bool) -> str:
+    images = config.train.batch_size
+    regions = f"{scene.regions[0]} regions" if len(scene.regions) == 1 else f"at most {scene.regions[0]} regions"
+    step = f"{images} image{'s' * (images > 1)} of {scene.height} x {scene.width} pixels with {regions} a step"
+    where = "a GPU, without what its driver and libraries take" if gpu else "a CPU"
+    return f"{config.model.variant} on {config.model.backbone}, {scene.classes} classes, {step}, on {where}\n"
+
+
+def _table(found: "Fit", real: int | None) -> str:
+    """The peak by category and, below the total, what was measured."""
+    footprint, train = found.footprint, found.config.train
+    checkpointing = ", checkpointing" if train.grad_checkpointing else ""
+    at_once = f"{found.micro_batch} image{'s' * (found.micro_batch > 1)} at a time"
+    rows = [(f"peak of a step, {at_once}, {PRECISIONS[train.amp]}{checkpointing}", "MiB")]
+    rows += [(category, _mib(size)) for category, size in footprint.bytes.items()]
+    rows += [(f"total, within {footprint.operator}", _mib(footprint.total))]
+    if real is not None:
+        rows += [("measured", _mib(real)), ("the plan is off by", f"{100 * (footprint.used / real - 1):+.2f}%")]
+    return _aligned(rows)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.2f}"
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    """Rows of text in columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    turned = [(row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])) for row in rows]
+    return "\n".join("  ".join(row) for row in turned)

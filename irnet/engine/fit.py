@@ -1,0 +1,164 @@
+"""The largest micro-batch whose step fits into a given memory, by the plans of memory.py. Runs no step."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from irnet_kernels import EdgeSet
+
+from ..config import Config
+from ..data.coco import CocoDataset
+from ..data.sample import resized_size
+from ..errors import InputError
+from ..progress import Progress
+from .build import class_graph, read_word_vectors
+from .memory import Footprint, Scene, planned
+
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+_UNITS |= {f"{letter}i": 1024**power for power, letter in enumerate("KMGT", 1)}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Settings whose step has a plan. `config` is never the caller's own."""
+
+    config: Config
+    footprint: Footprint
+
+    @property
+    def micro_batch(self) -> int:
+        """Images that are worked on at once."""
+        return self.config.train.batch_size // self.config.train.grad_accum_steps
+
+    @property
+    def words(self) -> str:
+        """The settings that a fit decides, as `irnet train` takes them."""
+        train = self.config.train
+        keys = ("batch_size", "grad_accum_steps", "amp", "grad_checkpointing")
+        return " ".join(f"train.{key}={str(getattr(train, key)).lower()}" for key in keys)
+
+
+def read_memory(text: str) -> int:
+    """Read a number of bytes with a unit, such as 8GiB or 7.5 GB; InputError for anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?)B?\s*", text, re.IGNORECASE)
+    unit = (found[2][:1].upper() + found[2][1:].lower()) if found else ""
+    if found is None or unit not in _UNITS or not float(found[1]):
+        raise InputError("--memory", f"{text!r} is not a size", "write for example 8GiB or 7500MB")
+    return int(float(found[1]) * _UNITS[unit])
+
+
+def scene_of(data: CocoDataset, config: Config) -> Scene:
+    """Describe the training images that take most: the largest of them, and as many regions as those with most have.
+
+    Args:
+        data: Training part of the data set.
+        config: Settings of the run.
+    """
+    short, long = config.data.short_side or None, config.data.long_side or None
+    sizes = [resized_size(height, width, short, long) for height, width in data.image_sizes().tolist()]
+    height, width = max(sizes, key=lambda size: size[0] * size[1])
+    regions = sorted((len(labels) for labels in data.image_labels()), reverse=True)
+    edges, vector_size = None, 0
+    if config.model.variant in ("global", "full"):
+        relations = class_graph(config.data, data).relations
+        edges = EdgeSet.from_edges(list(relations.values()), len(data.classes), normalize=True)
+        vectors = read_word_vectors(config.data.word_vectors, data.classes)
+        vector_size = 0 if vectors is None else vectors.shape[1]
+    return Scene(height, width, tuple(regions), len(data.classes), edges, vector_size)
+
+
+def made_up_edges(classes: int, types: int = 2) -> EdgeSet:
+    """Edges for a plan without data: all types between neighbours, each class with four."""
+    nodes = torch.arange(classes)
+    shifts = [k for k in (1, 2, -1, -2) if classes > 1]
+    sources, targets = nodes.repeat(len(shifts)), torch.cat([nodes[:0], *(nodes.roll(k) for k in shifts)])
+    return EdgeSet.from_edges([(sources, targets, torch.ones(len(sources)))] * types, classes, normalize=True)
+
+
+def with_parts(config: Config, **changed: object) -> Config:
+    """The settings with others of section train."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changed))
+
+
+def ways(config: Config) -> Iterator[Config]:
+    """The settings as they are and, after them, those that take less: checkpointing, bfloat16, both."""
+    for amp in dict.fromkeys((config.train.amp, config.train.amp if config.train.amp != "off" else "bf16")):
+        for checkpointing in dict.fromkeys((config.train.grad_checkpointing, True)):
+            yield with_parts(config, amp=amp, grad_checkpointing=checkpointing)
+
+
+def smallest(config: Config, scene: Scene, gpu: bool) -> Fit:
+    """Plan the step that works on one image at a time."""
+    config = with_parts(config, grad_accum_steps=config.train.batch_size)
+    return Fit(config, planned(config, scene, gpu))
+
+
+def largest(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
+    """Find the largest micro-batch that fits, of those into which the batch can be split evenly.
+
+    Args:
+        config: Settings of the run; its batch size is kept, the number of parts is not.
+        scene: What its images look like.
+        memory: Bytes that a step may take.
+        gpu: See `memory.planned`.
+
+    Returns:
+        The settings with the fewest parts that fit. Where none do, those with one image at a time.
+    """
+    images = config.train.batch_size
+    parts = [n for n in range(1, images + 1) if images % n == 0]
+    low, high, best = 0, len(parts), None  # parts[high] is known to fit
+    while low < high:
+        at = (low + high) // 2 if low else 0  # the whole batch first
+        tried = with_parts(config, grad_accum_steps=parts[at])
+        found = Fit(tried, planned(tried, scene, gpu))
+        if found.footprint.total <= memory:
+            best, high = found, at
+        else:
+            low = at + 1
+    return best or found
+
+
+def fitted(config: Config, data: CocoDataset, memory: int, gpu: bool) -> Fit:
+    """Choose how many parts a batch is worked on in, for a run whose steps shall take at most `memory` bytes.
+
+    Args:
+        config: Settings of the run, of which `train.grad_accum_steps` is decided here.
+        data: Training part of its data set.
+        memory: Bytes.
+        gpu: See `memory.planned`.
+
+    Raises:
+        InputError: Not even one image at a time fits. It says with which settings it would.
+    """
+    with Progress("planning the memory"):
+        scene = scene_of(data, config)
+        found = largest(config, scene, memory, gpu)
+        if found.footprint.total <= memory:
+            return found
+        least = found
+        for other in list(ways(config))[1:]:
+            one = smallest(other, scene, gpu)
+            least = min(least, one, key=lambda fit: fit.footprint.total)
+            if one.footprint.total <= memory:
+                raise InputError("--memory", _too_little(memory, config, scene), f"this fits: {told(one)}")
+    take = "take smaller images (data.short_side), fewer regions (--max-regions) or more memory"
+    raise InputError("--memory", _too_little(memory, config, scene), f"the least is {told(least)}: {take}")
+
+
+def told(fit: Fit) -> str:
+    """A fit in a few words: its settings and its peak."""
+    return f"{fit.words}, {size_text(fit.footprint.total)}"
+
+
+def size_text(size: float) -> str:
+    """A number of bytes for a message."""
+    return f"{size / 1024**3:.2f} GiB" if size >= 1024**3 else f"{size / 1024**2:.2f} MiB"
+
+
+def _too_little(memory: int, config: Config, scene: Scene) -> str:
+    size = f"{scene.height} x {scene.width} pixels and {scene.regions[0]} regions"
+    return f"one image of {size} at a time does not fit into {size_text(memory)} with these settings"

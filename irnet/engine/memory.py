@@ -1,0 +1,287 @@
+"""The memory of one training step, planned without running it, or measured by running it. Searches for nothing.
+
+A plan runs the step of step.py on fake tensors, which have shapes, dtypes and lifetimes but no numbers, and adds up
+what is there after every operator. What operators take within themselves comes from formulas (irnet_kernels.workspace).
+"""
+
+import dataclasses
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from irnet_kernels import EdgeSet, counts
+from irnet_kernels.workspace import workspace
+
+from ..config import Config
+from ..data.sample import Batch
+from ..models.irnet import IRNet
+from .optim import make_optimizer
+from .segments import Segments
+from .step import gradients, make_scaler, update
+
+# Where memory goes, in the order of the table.
+CATEGORIES = ("parameters", "gradients", "optimizer", "batch", "activations", "temporaries")
+UNUSED = "unused"  # of a GPU's segments, which its allocator cannot do without
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What training images look like, as far as memory depends on it.
+
+    height, width  of the largest image, in pixels, as the model takes it
+    regions        of the images that have most, in falling order; the last number holds for all further ones
+    classes        C
+    edges          of the class graph, where the variant has a global module
+    vector_size    of a word vector; 0: class features are learned
+    """
+
+    height: int
+    width: int
+    regions: tuple[int, ...]
+    classes: int
+    edges: EdgeSet | None = None
+    vector_size: int = 0
+
+    def of(self, images: int) -> list[int]:
+        """The regions of each of `images` images."""
+        return [self.regions[min(i, len(self.regions) - 1)] for i in range(images)]
+
+    @property
+    def image_bytes(self) -> int:
+        """Of one image as the model takes it."""
+        return 3 * self.height * self.width * 4
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The bytes that are there at the peak of a step, by category, and the operator that runs then."""
+
+    bytes: dict[str, int]
+    operator: str
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self.bytes.values())
+
+    @property
+    def used(self) -> int:
+        """All of them but what a GPU's allocator leaves unused."""
+        return self.total - self.bytes.get(UNUSED, 0)
+
+
+def planned(config: Config, scene: Scene, gpu: bool = False) -> Footprint:
+    """Plan the peak of a step, of those behind the first, in which the optimiser has its state.
+
+    Args:
+        config: Settings of the run, of which `model`, `loss` and `train` are read.
+        scene: What its images look like.
+        gpu: Whether it runs on a GPU, of which none is needed. What its allocator leaves unused then counts, too; what
+            operators and libraries take within themselves there is not known, and left out.
+
+    Returns:
+        The peak.
+    """
+    tracker = Tracker(gpu)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        step = Step(config, scene, gpu)
+        if gpu:  # PyTorch's choice there
+            for group in step.optimizer.param_groups:
+                group["foreach"] = not group["fused"] if group["foreach"] is None else group["foreach"]
+        for p in step.learned:
+            p.grad = torch.empty_like(p)
+        with Numberless():
+            step.optimizer.step()
+    step.optimizer.zero_grad()
+    for category, tensors in step.present().items():
+        for tensor in tensors:
+            tracker.add(tensor, category)
+    for p in step.learned:
+        p.register_post_accumulate_grad_hook(tracker.add_gradient)
+    with mode, tracker:
+        step()
+    return tracker.footprint(step.waiting_bytes)
+
+
+def measured(config: Config, scene: Scene, device: torch.device) -> int:
+    """Run steps on this machine, with random numbers, and measure the peak of one, as PyTorch's allocator has it.
+
+    Args:
+        config: Settings of the run, of which `model`, `loss` and `train` are read.
+        scene: What its images look like.
+        device: Where it runs.
+
+    Returns:
+        Bytes that are in use: on a CPU PyTorch's profiler sees them, on a GPU the allocator counts them.
+    """
+    gpu = device.type == "cuda"
+    with torch.random.fork_rng():
+        step = Step(config, scene, gpu, device)
+
+        def call() -> None:
+            step()
+            step.optimizer.zero_grad()  # nothing is left for a later call to free, which no profiler would see
+
+        if gpu:
+            call()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+            call()
+            return torch.cuda.max_memory_allocated(device)
+        peak = counts.count(call, device).peak_allocated_bytes
+    present = sum(t.untyped_storage().nbytes() for tensors in step.present().values() for t in tensors)
+    return present + peak + step.waiting_bytes
+
+
+class Step:
+    """A model, an optimiser and a batch with nothing in them, and the step that they make when called.
+
+    Of a batch that is worked on in more than two parts, two parts are there: the second is the first to find gradients.
+
+    Attributes:
+        learned: The parameters that are.
+        waiting_bytes: What else of the batch is there.
+    """
+
+    def __init__(self, config: Config, scene: Scene, gpu: bool, device: torch.device | None = None):
+        """Make them on `device`; None: as fake tensors, if the mode for them is on."""
+        train = config.train
+        self.micro, parts = train.batch_size // train.grad_accum_steps, min(2, train.grad_accum_steps)
+        self.config = dataclasses.replace(config, train=dataclasses.replace(train, grad_accum_steps=parts))
+        # On a GPU there is the part alone that is worked on, on a CPU the rest of the batch as well.
+        self.gpu = gpu
+        self.waiting_bytes = 0 if gpu else (train.batch_size - self.micro * parts) * scene.image_bytes
+        vectors = torch.empty(scene.classes, scene.vector_size) if scene.vector_size else None
+        self.model = IRNet(dataclasses.replace(config.model, backbone_weights=""), scene.classes, scene.edges, vectors)
+        if device is not None:
+            self.model.to(device)
+        self.model.train().set_grad_checkpointing(train.grad_checkpointing)
+        self.learned = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(self.model, train)
+        self.scaler = make_scaler(device or torch.device("cpu"), train)
+        self.batch = _batch(scene, self.micro * parts)
+
+    def __call__(self) -> None:
+        """Take the step."""
+        gradients(self.model, self.batch, self.optimizer, self.scaler, self.config)
+        update(self.optimizer, self.scaler)
+
+    def present(self) -> dict[str, list[Tensor]]:
+        """What is there before the step, by category."""
+        state = [t for values in self.optimizer.state.values() for t in values.values() if isinstance(t, Tensor)]
+        images = self.batch.images[: self.micro] if self.gpu else self.batch.images
+        return {
+            "parameters": [*self.model.parameters(), *self.model.buffers()],
+            "optimizer": state,
+            "batch": [*images, self.batch.boxes, self.batch.ptr, self.batch.labels],
+        }
+
+
+def _batch(scene: Scene, images: int) -> Batch:
+    """Images of noise with boxes anywhere in them. The numbers of regions are no fake: the roll-out reads them."""
+    regions = scene.of(images)
+    with unset_fake_temporarily():
+        ptr = torch.tensor([0, *regions]).cumsum(0)
+    corner, size = torch.rand(2, sum(regions), 2)
+    boxes = torch.cat([corner, corner + size * (1 - corner)], 1) * torch.tensor([scene.width, scene.height] * 2)
+    labels = torch.zeros(sum(regions), dtype=torch.int64)
+    return Batch([torch.randn(3, scene.height, scene.width) for _ in regions], boxes, ptr, labels, [""] * images)
+
+
+class Numberless(TorchDispatchMode):
+    """Lets a step run on fake tensors: it answers 0 for the numbers that they lack, as for a loss that is logged.
+
+    An operator all of whose tensors are real, such as those of the numbers of regions, runs on them.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if tensors and not any(isinstance(t, FakeTensor) for t in tensors):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 0.0 if args[0].is_floating_point() else 0
+        return func(*args, **kwargs)
+
+
+@dataclass
+class _Piece:
+    """A storage: its size, its category, and when it came and went, counted in such events."""
+
+    size: int
+    category: str
+    born: int
+    gone: int | None = None
+
+
+class Tracker(Numberless):
+    """Follows every storage from the operator that makes it until nothing holds it."""
+
+    def __init__(self, gpu: bool):
+        super().__init__()
+        self.segments = Segments() if gpu else None
+        self.pieces: dict[int, tuple[_Piece, weakref.ref]] = {}  # that are there, by storage
+        self.all: list[_Piece] = []
+        self.time = self.present = self.peak = self.peak_time = self.peak_workspace = 0
+        self.operator = "nothing"
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        within = workspace(func, args) if self.segments is None else 0
+        made = super().__torch_dispatch__(func, types, args, kwargs)
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self.add(tensor, "activations" if torch.is_grad_enabled() else "temporaries")
+        if self.present + within > self.peak:
+            self.peak, self.peak_time, self.peak_workspace = self.present + within, self.time, within
+            self.operator = str(func).removesuffix(".default")
+        return made
+
+    def add(self, tensor: Tensor, category: str) -> None:
+        """Follow the storage of a tensor, unless it is followed already."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.pieces:
+            return
+        self.time += 1
+        size = storage.nbytes()
+        block = self.segments.take(size) if self.segments and size else None
+        piece = _Piece(block.size if block else size, category, self.time)
+
+        def gone(_: object) -> None:
+            del self.pieces[key]
+            self.time += 1
+            piece.gone = self.time
+            self.present -= piece.size
+            if self.segments and block:
+                self.segments.give_back(block)
+            if piece.category == "activations" and torch._C._current_graph_task_id() == -1:
+                piece.category = "temporaries"  # the backward pass did not need it
+
+        self.pieces[key] = piece, weakref.ref(storage, gone)
+        self.all.append(piece)
+        self.present += piece.size
+
+    def add_gradient(self, parameter: Tensor) -> None:
+        """Call the gradient of a parameter by its name."""
+        if parameter.grad is not None:
+            self.pieces[parameter.grad.untyped_storage()._cdata][0].category = "gradients"
+
+    def footprint(self, waiting: int) -> Footprint:
+        """The peak, to which `waiting` bytes of the batch are added."""
+        found = dict.fromkeys(CATEGORIES, 0)
+        for piece in self.all:
+            if piece.born <= self.peak_time and (piece.gone is None or piece.gone > self.peak_time):
+                found[piece.category] += piece.size
+        found["temporaries"] += self.peak_workspace
+        found["batch"] += waiting
+        if self.segments:
+            found[UNUSED] = self.segments.needed - sum(found.values())
+        return Footprint(found, self.operator)

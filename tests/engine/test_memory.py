@@ -1,0 +1,89 @@
+"""Memory: a step that is planned on fake tensors takes what the allocator says that it takes."""
+
+import pytest
+import torch
+
+from irnet.config import small
+from irnet.engine.memory import Scene, measured, planned
+from irnet_kernels import EdgeSet
+from tests.tools import WITH_FORMULAS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CPU = torch.device("cpu")
+CLASSES = 20
+
+
+@pytest.fixture(scope="module")
+def edges():
+    nodes = torch.arange(CLASSES)
+    return EdgeSet.from_edges([(nodes, nodes.roll(k), torch.ones(CLASSES)) for k in (1, 2)], CLASSES, normalize=True)
+
+
+def settings(variant, amp="off", checkpointing=False, images=1, parts=1):
+    config = small()
+    config.model.variant = variant
+    config.train.amp, config.train.grad_checkpointing = amp, checkpointing
+    config.train.batch_size, config.train.grad_accum_steps = images, parts
+    return config
+
+
+@WITH_FORMULAS
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize(
+    ("variant", "images", "parts", "regions"),
+    [("local", 8, 1, 16), ("local", 1, 1, 1000), ("full", 1, 1, 300), ("full", 6, 3, 50)],
+    ids=["local-8x16", "local-1x1000", "full-1x300", "full-6x50-in-3"],
+)
+def test_planned_is_what_the_allocator_says(variant, images, parts, regions, amp, checkpointing, edges):
+    config, scene = settings(variant, amp, checkpointing, images, parts), Scene(128, 160, (regions,), CLASSES, edges)
+    assert planned(config, scene).total == pytest.approx(measured(config, scene, CPU), rel=0.05)
+
+
+@WITH_FORMULAS
+@pytest.mark.parametrize("variant", ["conv", "local", "global", "full"])
+def test_without_a_workspace_at_the_peak_the_plan_is_exact(variant, edges):
+    config, scene = settings(variant), Scene(64, 64, (8, 2), CLASSES, edges, vector_size=30)
+    found = planned(config, scene)
+    assert found.operator == "aten.add.Tensor" or variant in ("conv", "global")
+    assert found.total == pytest.approx(measured(config, scene, CPU), rel=0.001)
+
+
+def test_categories(edges):
+    config, scene = settings("full", images=4), Scene(64, 64, (8,), CLASSES, edges)
+    one, kept = (planned(c, scene).bytes for c in (settings("full"), config))
+    assert one["parameters"] == kept["parameters"] and one["optimizer"] == kept["optimizer"]
+    assert one["parameters"] < one["optimizer"] < 2 * one["parameters"] + 4096  # AdamW: two moments, counts of steps
+    assert kept["batch"] == pytest.approx(4 * one["batch"], abs=64)
+    config.train.grad_accum_steps = 4
+    parts = planned(config, scene).bytes
+    assert parts["batch"] == pytest.approx(kept["batch"], rel=0.01)  # without the boxes of what waits
+    assert parts["activations"] < kept["activations"]
+    assert 0.9 * parts["parameters"] < parts["gradients"] <= parts["parameters"]  # there from the first part on
+
+
+def test_activations_grow_with_images_and_checkpointing_keeps_fewer():
+    scene = Scene(128, 160, (50,), CLASSES)
+    one, four = (planned(settings("local", images=n), scene).bytes["activations"] for n in (1, 4))
+    assert 3 * one < four < 5 * one
+    assert planned(settings("local", checkpointing=True, images=4), scene).bytes["activations"] < 0.8 * four
+
+
+@WITH_FORMULAS
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_float16_and_its_scaler(optimizer):
+    config, scene = settings("local", "fp16", images=2), Scene(128, 160, (100,), CLASSES)
+    config.train.optimizer = optimizer
+    found = planned(config, scene)
+    assert found.total == pytest.approx(measured(config, scene, CPU), rel=0.05)
+    moments = {"sgd": 1, "adamw": 2}[optimizer] * found.bytes["parameters"]
+    assert found.bytes["optimizer"] == pytest.approx(moments, rel=0.01)
+
+
+def test_a_plan_for_a_gpu_needs_none_and_is_in_its_segments():
+    config, scene = settings("local", "fp16"), Scene(64, 64, (8,), CLASSES)
+    found = planned(config, scene, gpu=True)
+    assert all(size % 512 == 0 for size in found.bytes.values())
+    assert found.used + found.bytes["unused"] == found.total and found.total % (2 * 2**20) == 0
+    assert 0 <= found.bytes["unused"] < 40 * 2**20
+    assert found.bytes["optimizer"] > 1.9 * found.bytes["parameters"]
