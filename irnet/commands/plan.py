@@ -60,8 +60,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _scene(options: argparse.Namespace, config: settings.Config) -> "Scene":
     """What the images look like: as the options say, else as in the data, else as in COCO."""
+    from ..data.registry import open_dataset
     from ..engine import fit
-    from ..engine.build import open_dataset
     from ..engine.memory import Scene
 
     if config.data.root:

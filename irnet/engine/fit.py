@@ -10,8 +10,8 @@ import torch
 from irnet_kernels import EdgeSet
 
 from ..config import Config
-from ..data.coco import CocoDataset
-from ..data.sample import resized_size
+from ..data.dataset import RegionDataset
+from ..data.transforms import resized_size
 from ..errors import InputError
 from ..progress import Progress
 from .build import class_graph, read_word_vectors
@@ -50,7 +50,7 @@ def read_memory(text: str) -> int:
     return int(float(found[1]) * _UNITS[unit])
 
 
-def scene_of(data: CocoDataset, config: Config) -> Scene:
+def scene_of(data: RegionDataset, config: Config) -> Scene:
     """Describe the training images that take most: the largest of them, and as many regions as those with most have.
 
     Args:
@@ -122,7 +122,7 @@ def largest(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
     return best or found
 
 
-def fitted(config: Config, data: CocoDataset, memory: int, gpu: bool) -> Fit:
+def fitted(config: Config, data: RegionDataset, memory: int, gpu: bool) -> Fit:
     """Choose how many parts a batch is worked on in, for a run whose steps shall take at most `memory` bytes.
 
     Args:

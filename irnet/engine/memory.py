@@ -24,7 +24,7 @@ from ..data.sample import Batch
 from ..models.irnet import IRNet
 from .optim import make_optimizer
 from .segments import Segments
-from .step import gradients, make_scaler, update
+from .step import make_scaler, train_step
 
 # Where memory goes, in the order of the table.
 CATEGORIES = ("parameters", "gradients", "optimizer", "batch", "activations", "temporaries")
@@ -170,8 +170,7 @@ class Step:
 
     def __call__(self) -> None:
         """Take the step."""
-        gradients(self.model, self.batch, self.optimizer, self.scaler, self.config)
-        update(self.optimizer, self.scaler)
+        train_step(self.model, self.batch, self.optimizer, self.scaler, self.config, number=2)
 
     def present(self) -> dict[str, list[Tensor]]:
         """What is there before the step, by category."""

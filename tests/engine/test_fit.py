@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from irnet.config import Config, DataConfig, TrainConfig, load, small
+from irnet.data.registry import open_dataset
 from irnet.engine import fit
-from irnet.engine.build import open_dataset
 from irnet.engine.memory import Footprint, Scene
 from irnet.errors import InputError
 from tests.conftest import TINY
