@@ -158,7 +158,7 @@ class Step:
         # On a GPU there is the part alone that is worked on, on a CPU the rest of the batch as well.
         self.gpu = gpu
         self.waiting_bytes = 0 if gpu else (train.batch_size - self.micro * parts) * scene.image_bytes
-        vectors = torch.empty(scene.classes, scene.vector_size) if scene.vector_size else None
+        vectors = torch.zeros(scene.classes, scene.vector_size) if scene.vector_size else None
         self.model = IRNet(dataclasses.replace(config.model, backbone_weights=""), scene.classes, scene.edges, vectors)
         if device is not None:
             self.model.to(device)
