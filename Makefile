@@ -58,14 +58,14 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.* csrc/*/*.*)
 
-# Other cases on every run: the seed is printed. Triton's kernels are interpreted.
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 
+# Other cases on every run: the seed is printed. Triton's kernels are interpreted.
 fuzz: $(STAMP)
 	IRNET_FUZZ=$(or $(IRNET_FUZZ),1000) IRNET_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -q $(FUZZER)
 	TRITON_INTERPRET=1 IRNET_FUZZ=$(or $(IRNET_FUZZ),1000) IRNET_FUZZ_SEED=$(FUZZ_SEED) \
-	  $(BIN)/python -m pytest -q $(FUZZER) -k triton
+	  $(BIN)/python -m pytest -q $(FUZZER) -m triton
 
 FUZZER := $(addprefix tests/kernels/test_,roi_fuzz.py graph_fuzz.py)
 FUZZ_SEED := $(or $(IRNET_FUZZ_SEED),$(shell date +%s))
@@ -81,7 +81,7 @@ sanitize: $(STAMP)
 	  ATEN_CPU_CAPABILITY=$$level IRNET_FUZZ=$(or $(IRNET_FUZZ),300) OMP_NUM_THREADS=2 \
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
 	  ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(BIN)/python -m pytest -q -k cpp -o pythonpath="$(SANITIZED)/lib ." --capture=sys \
+	  $(BIN)/python -m pytest -q -m cpp -o pythonpath="$(SANITIZED)/lib ." --capture=sys \
 	    --log-file=$(SANITIZED)/scenes.log --log-file-level=INFO \
 	    $(FUZZER) $(addprefix tests/kernels/test_,roi.py roi_cpp.py gru.py gru_cpp.py graph.py graph_cpp.py segment.py) \
 	  || { tail -n 1 $(SANITIZED)/scenes.log; exit 1; }; \

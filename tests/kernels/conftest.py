@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+MARKS = {"cuda": pytest.mark.gpu, "cpp": pytest.mark.cpp, "triton": pytest.mark.triton}
+
 
 @pytest.fixture(autouse=True)
 def one_thread(one_thread):
@@ -13,14 +15,18 @@ def one_thread(one_thread):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What has "cuda" among its parameters needs a GPU: `-m gpu` takes all of that and nothing else.
+    """Mark every test by the implementation that it runs: the parameter's, or that of its file (test_roi_cpp.py).
 
+    What has "cuda" among its parameters, as implementation or device, needs a GPU: `-m gpu` takes all of that alone.
     What every operator owes comes first and the fuzzers last, for where the time of a GPU ends before the tests do.
     """
     for item in items:
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        if any(isinstance(value, str) and value == "cuda" for value in parameters):
-            item.add_marker(pytest.mark.gpu)
+        named = {value for value in parameters if isinstance(value, str)}
+        named |= {item.path.stem.rpartition("_")[2]} - {"cuda"}  # test_roi_cuda.py compiles kernels for the CPU
+        for name, mark in MARKS.items():
+            if name in named:
+                item.add_marker(mark)
     items.sort(key=lambda item: ("test_contract" not in item.nodeid, "fuzz" in item.nodeid))
 
 
