@@ -1,4 +1,4 @@
-"""A linear layer that a roll-out applies several times, whose weight's gradient is one matrix product over all of them.
+"""A linear layer that a roll-out applies several times, whose weight's gradient is made once.
 
 Autograd would make the gradient of the weight at every use, and add them up. For the wide layers of the local module
 these are products of few rows, which are bound by the memory that they write, and every one is as large as the weight.
@@ -13,25 +13,54 @@ from torch.nn import functional as F
 
 from irnet_kernels.numerics import autocast
 
-# Rows of the outputs' gradient [R, O] and of the inputs [R, I] of every use, by the backward pass that met them.
-_Rows = dict[int, list[tuple[Tensor, Tensor]]]
+ENOUGH = 512  # rows for which a matrix product is bound by arithmetic, and need not wait for more
+
+
+class _Gradient:
+    """The gradient [O, I] of a shared weight in one backward pass."""
+
+    def __init__(self) -> None:
+        self.product: Tensor | None = None
+        self.rows: list[tuple[Tensor, Tensor]] = []  # of the outputs' gradient [R, O] and the inputs [R, I] of uses
+
+    def add(self, outputs: Tensor, inputs: Tensor) -> None:
+        """Add what one use gives, which is kept until there are rows enough."""
+        self.rows.append((outputs, inputs))
+        if sum(len(some) for some, _ in self.rows) >= ENOUGH:
+            self.total()
+
+    def total(self) -> Tensor | None:
+        """Multiply the rows that are kept; returns the gradient of all uses so far, None without any."""
+        if self.rows:
+            outputs, inputs = (
+                torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*self.rows, strict=True)
+            )
+            self.rows.clear()
+            if self.product is None:
+                self.product = outputs.T @ inputs
+            else:
+                self.product.addmm_(outputs.T, inputs)
+        return self.product
+
+
+_Gradients = dict[int, _Gradient]  # by backward pass, of which a graph may see several
 
 
 class SharedWeight(NamedTuple):
-    """The weight and bias of an nn.Linear, cast once for a roll-out; `rows` belongs to the backward pass."""
+    """The weight and bias of an nn.Linear, cast once for a roll-out, and what backward passes make of its uses."""
 
     weight: Tensor  # [O, I]
     bias: Tensor  # [O]
-    rows: _Rows
+    gradients: _Gradients
 
 
 def share(layer: nn.Linear) -> SharedWeight:
     """The weights of `layer` for any number of `shared_linear` calls of one roll-out."""
     weight, bias = autocast(layer.weight, layer.bias)
-    rows: _Rows = {}
+    gradients: _Gradients = {}
     if weight.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        weight = _Shared.apply(weight, rows)
-    return SharedWeight(weight, bias, rows)
+        weight = _Shared.apply(weight, gradients)
+    return SharedWeight(weight, bias, gradients)
 
 
 def shared_linear(x: Tensor, shared: SharedWeight) -> Tensor:
@@ -42,32 +71,30 @@ def shared_linear(x: Tensor, shared: SharedWeight) -> Tensor:
 
 
 class _Shared(torch.autograd.Function):
-    """The weight itself. Its backward runs behind those of all uses, and multiplies their rows."""
+    """The weight itself. Its backward runs behind those of all uses, and hands on what they have left."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, rows: _Rows) -> Tensor:
-        ctx.rows = rows
+    def forward(ctx: Any, weight: Tensor, gradients: _Gradients) -> Tensor:
+        ctx.gradients = gradients
         ctx.set_materialize_grads(False)
         return weight.view_as(weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None]:
-        met = ctx.rows.pop(torch._C._current_graph_task_id(), [])
-        if met:
-            outputs, inputs = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*met, strict=True))
-            product = outputs.T @ inputs
-            grad = product if grad is None else grad + product
-        return grad, None
+        total = ctx.gradients.pop(torch._C._current_graph_task_id(), _Gradient()).total()
+        if grad is None or total is None:
+            return (total if grad is None else grad), None
+        return grad + total, None
 
 
 class _Use(torch.autograd.Function):
     """One use of a shared weight, whose gradient it leaves to `_Shared`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, rows: _Rows) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, gradients: _Gradients) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.rows = rows
+        ctx.gradients = gradients
         return F.linear(x, weight, bias)
 
     @staticmethod
@@ -75,6 +102,6 @@ class _Use(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         if ctx.needs_input_grad[1]:
-            ctx.rows.setdefault(torch._C._current_graph_task_id(), []).append((grad, x.detach()))
+            ctx.gradients.setdefault(torch._C._current_graph_task_id(), _Gradient()).add(grad, x.detach())
         grad_x = grad @ weight if ctx.needs_input_grad[0] else None
         return grad_x, None, grad.sum(0) if ctx.needs_input_grad[2] else None, None

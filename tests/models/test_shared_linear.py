@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from irnet.models import shared_linear as shared_linear_module
 from irnet.models.shared_linear import share, shared_linear
 
 
@@ -35,7 +36,10 @@ def assert_close(found, wanted):
 
 
 @pytest.mark.parametrize("uses", [1, 2, 4])
-def test_gradients_are_those_of_linear(parts, uses):
+@pytest.mark.parametrize("enough", [3, 6, 512])
+def test_gradients_are_those_of_linear(parts, uses, enough, monkeypatch):
+    """Whether the rows of one use are enough for a product, those of two, or none are."""
+    monkeypatch.setattr(shared_linear_module, "ENOUGH", enough)
     layer, back, x, leaves = parts
     leaves = leaves if uses > 1 else leaves[:3]
     wanted = torch.autograd.grad(roll_out(layer, back, x, uses), leaves)
