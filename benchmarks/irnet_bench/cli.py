@@ -12,6 +12,7 @@ from irnet.options import tell_defaults
 from .case import DTYPES, MODES, SUITES
 
 DEFAULT_OUTPUT = "runs/bench/DEVICE.jsonl"
+EXTRA = ("pandas", "psutil", "scipy")  # of pyproject.toml's `bench`
 
 
 def add_parsers(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -49,6 +50,8 @@ def _run(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) 
     try:
         return run(options)
     except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
         raise InputError(error.name, "is not installed", 'pip install "irnet[bench]"') from error
 
 

@@ -54,7 +54,9 @@ def train_step(
     Args:
         model: Model in training mode.
         batch: Batch on any device; its parts are moved to the model's.
-        optimizer: Optimiser of the model's parameters.
+        optimizer: Optimiser of the model's parameters. Within the backward pass its `step` runs once for every
+            parameter, and so do hooks on it. A trunk of one's own must not use reentrant checkpointing, which may
+            complete a gradient several times.
         scaler: Loss scaler of `make_scaler`.
         config: Settings, of which `loss` and `train` are read.
         number: Number of the step, for a message.

@@ -51,23 +51,23 @@ class SharedWeight(NamedTuple):
 
     weight: Tensor  # [O, I]
     bias: Tensor  # [O]
-    gradients: _Gradients
+    gradients: _Gradients | None  # None: autograd makes the weight's gradient as it does anywhere
 
 
 def share(layer: nn.Linear) -> SharedWeight:
     """The weights of `layer` for any number of `shared_linear` calls of one roll-out."""
     weight, bias = autocast(layer.weight, layer.bias)
+    if not (weight.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+        return SharedWeight(weight, bias, None)
     gradients: _Gradients = {}
-    if weight.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        weight = _Shared.apply(weight, gradients)
-    return SharedWeight(weight, bias, gradients)
+    return SharedWeight(_Shared.apply(weight, gradients), bias, gradients)
 
 
 def shared_linear(x: Tensor, shared: SharedWeight) -> Tensor:
     """F.linear(x, weight, bias) for x [R, I] -> [R, O]; the weight's gradient comes when all uses have had theirs."""
-    if shared.weight.grad_fn is None or torch.compiler.is_compiling():
+    if shared.gradients is None or torch.compiler.is_compiling():
         return F.linear(x, shared.weight, shared.bias)
-    return _Use.apply(x.to(shared.weight.dtype), *shared)
+    return _Use.apply(*autocast(x), *shared)
 
 
 class _Shared(torch.autograd.Function):
@@ -102,6 +102,10 @@ class _Use(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         if ctx.needs_input_grad[1]:
-            ctx.gradients.setdefault(torch._C._current_graph_task_id(), _Gradient()).add(grad, x.detach())
+            this = torch._C._current_graph_task_id()
+            if this not in ctx.gradients:
+                ctx.gradients.clear()  # of an earlier backward pass that did not go as far as the weight
+                ctx.gradients[this] = _Gradient()
+            ctx.gradients[this].add(grad, x.detach())
         grad_x = grad @ weight if ctx.needs_input_grad[0] else None
         return grad_x, None, grad.sum(0) if ctx.needs_input_grad[2] else None, None

@@ -58,9 +58,13 @@ def test_the_weight_has_one_gradient_product(parts):
 def test_a_backward_pass_that_stops_before_the_weight_leaves_nothing_behind(parts):
     layer, back, x, leaves = parts
     wanted = torch.autograd.grad(roll_out(layer, back, x), leaves)
-    loss = shared(layer, back, x)
-    assert_close(torch.autograd.grad(loss, [x], retain_graph=True), wanted[2:3])
+    weight = share(layer)
+    loss = roll_out(lambda rows: shared_linear(rows, weight), back, x)
+    for _ in range(3):
+        assert_close(torch.autograd.grad(loss, [x], retain_graph=True), wanted[2:3])
+    assert len(weight.gradients) == 1
     assert_close(torch.autograd.grad(loss, leaves, retain_graph=True), wanted)
+    assert not weight.gradients
     assert_close(torch.autograd.grad(loss, leaves), wanted)
 
 
@@ -104,3 +108,26 @@ def test_without_a_gradient_it_is_linear(parts, frozen):
     with torch.set_grad_enabled(frozen):
         out = shared_linear(x, share(layer))
     assert out.equal(layer(x)) and out.requires_grad == frozen
+
+
+@pytest.mark.parametrize("amp", [False, True], ids=["float32", "autocast"])
+@pytest.mark.parametrize("compiled", ["share", "use", "both"])
+def test_a_compiled_part_and_an_eager_one(amp, compiled):
+    layer, x = nn.Linear(5, 4), torch.randn(3, 5)
+    wrap = lambda function: torch.compile(function, backend="eager", fullgraph=True)  # noqa: E731
+    sharing = share if compiled == "use" else wrap(share)
+    using = shared_linear if compiled == "share" else wrap(shared_linear)
+    with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+        weight = sharing(layer)
+        (using(x, weight).float() + using(2 * x, weight).float()).sum().backward()
+        found = layer.weight.grad
+        layer.weight.grad = None
+        (layer(x).float() + layer(2 * x).float()).sum().backward()
+    torch.testing.assert_close(found, layer.weight.grad, rtol=2e-2, atol=2e-2)
+
+
+def test_a_wrong_dtype_is_refused_with_and_without_a_gradient():
+    layer, x = nn.Linear(5, 4), torch.randn(3, 5, dtype=torch.double)
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled), pytest.raises(RuntimeError, match="dtype"):
+            shared_linear(x, share(layer))

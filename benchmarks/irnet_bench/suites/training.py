@@ -1,6 +1,7 @@
 """Cases of the training suite: steps of the optimiser on images with random labels. Measures nothing.
 
-The loss, autocast and the optimiser are the engine's own; only float16's loss scaling is left out.
+The loss, autocast and the optimiser are the engine's own. All gradients are made before the update, as where they are
+clipped; float16's loss scaling is left out.
 """
 
 from collections.abc import Callable
