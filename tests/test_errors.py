@@ -62,7 +62,7 @@ def test_input_errors_are_themselves():
 def test_every_required_package_is_told_where_it_is_absent():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}
-    assert set(REQUIRED.values()) == names - {"triton", "pycocotools"}  # without which irnet works
+    assert set(REQUIRED.values()) == names - {"triton"}  # without which irnet works
     for module, package in REQUIRED.items():
         told = explain(ModuleNotFoundError(f"No module named {module!r}", name=module))
         assert str(told) == f"{package}: is not installed; pip install {package}"

@@ -1,7 +1,6 @@
 """The model, training and data suites: what their contestants compute, what a shape changes, what they leave behind."""
 
 import gc
-import importlib.util
 import os
 import tempfile
 from types import SimpleNamespace
@@ -273,13 +272,6 @@ def test_temporary_folders_vanish(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     build("scene_generation").contestants["irnet"].call()
     assert not list(tmp_path.iterdir())
-
-
-def test_without_pycocotools_loading_is_skipped(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    found = build("load_batches").contestants
-    assert set(found) == {"workers=0", "workers=2"}
-    assert all(c.call is None and "pip install pycocotools" in c.missing for c in found.values())
 
 
 def test_checksum_sees_every_bit_and_the_order():

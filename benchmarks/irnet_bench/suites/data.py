@@ -1,6 +1,5 @@
 """Cases of the data suite: from files to batches, generated scenes, derived class graphs. All on the host; no model."""
 
-import importlib.util
 import tempfile
 import weakref
 import zlib
@@ -33,9 +32,6 @@ FLOAT32 = {"cuda": ("float32",)}  # nothing here depends on the dtype
 def load_batches(setup: Setup) -> Work:
     """An epoch of batches from image files, resized to a shorter side (0: as they are), by the number of workers."""
     workers = {f"workers={count}": count for count in (0, 2)}
-    if importlib.util.find_spec("pycocotools") is None:
-        absent = Contestant(None, missing="pycocotools is not installed: pip install pycocotools")
-        return Work([], dict.fromkeys(workers, absent), reference="workers=0")
     folder = tempfile.TemporaryDirectory(prefix="irnet-bench-")
     root = Path(folder.name) / "scenes"
     generate(root, train=setup.images, val=2, size=setup.size, seed=setup.seed, progress=False)
