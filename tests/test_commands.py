@@ -188,7 +188,8 @@ def test_a_plan_for_a_memory(capsys):
     assert read_settings(read).train.batch_size == 4
     assert cli.main([*PLAN, "--variant", "conv", "-b", "1", "--memory", "1KiB"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("irnet: --memory: nothing fits into 0.00 MiB; the least is train.batch_size=1 ")
+    trouble = "no step on images of 64 x 64 pixels and 8 regions fits into 1.00 KiB"
+    assert error.startswith(f"irnet: --memory: {trouble}; the least is train.batch_size=1 ")
 
 
 @pytest.mark.parametrize("size", ["600", "600x", "x", "0x5", "axb", "99999x99999"])

@@ -106,9 +106,7 @@ def _search(config: settings.Config, scene: "Scene", memory: int, gpu: bool) -> 
     fitting = [found for found in shown if found.footprint.total <= memory]
     if fitting:
         return fitting[0]
-    least = min(shown, key=lambda found: found.footprint.total)
-    trouble = f"nothing fits into {fit.size_text(memory)}; the least is {fit.told(least)}"
-    raise InputError("--memory", trouble, "take smaller images, fewer regions, a smaller model or more memory")
+    raise fit.too_little(memory, scene, shown)
 
 
 def _title(config: settings.Config, scene: "Scene", gpu: bool) -> str:

@@ -46,20 +46,52 @@ def test_the_largest_that_fits_with_the_batch_kept(plans, memory, micro):
 
 def test_none_that_fits(plans):
     found = fit.largest(of(12), SCENE, 109, False)
-    assert found.footprint.total == 110 and found == fit.smallest(of(12), SCENE, False) and found.micro_batch == 1
+    assert found.footprint.total == 110 and found.micro_batch == 1
 
 
-def test_what_would_fit_is_named(plans, scenes_root):
+@pytest.fixture
+def run_of_four(scenes_root):
+    """The settings of a run with four images a step, and its data."""
     config = of(4)
     config.data = DataConfig(name="scenes", root=str(scenes_root), short_side=0)
     config.model.variant = "local"
-    data = open_dataset(config.data, "train")
+    return config, open_dataset(config.data, "train")
+
+
+def test_what_would_fit_is_named(plans, run_of_four):
+    config, data = run_of_four
     assert fit.fitted(config, data, 140, False).micro_batch == 4
-    fits = "train.batch_size=4 train.grad_accum_steps=4 train.amp=off train.grad_checkpointing=true, 0.00 MiB"
-    with pytest.raises(InputError, match=rf"at a time does not fit into 0.00 MiB .*; this fits: {fits}$"):
+    fits = "train.batch_size=4 train.grad_accum_steps=4 train.amp=off train.grad_checkpointing=true, 105 bytes"
+    with pytest.raises(InputError, match=rf"fits into 105 bytes with these settings; this fits: {fits}$"):
         fit.fitted(config, data, 105, False)
-    with pytest.raises(InputError, match=rf"; the least is {fits}: take smaller images"):
+    with pytest.raises(InputError, match=rf"fits into 104 bytes; the least is {fits}: take smaller images"):
         fit.fitted(config, data, 104, False)
+
+
+def test_settings_that_take_least_already(plans, run_of_four):
+    config, data = run_of_four
+    config.train.amp, config.train.grad_checkpointing = "bf16", True
+    with pytest.raises(InputError, match=r"; the least is .*, 105 bytes: "):
+        fit.fitted(config, data, 104, False)
+
+
+def test_one_part_may_take_less_than_several(monkeypatch, run_of_four):
+    """Several parts hold all gradients, one does not: none of these fits in parts, and with checkpointing one does."""
+
+    def planned(config, scene, gpu=False):
+        train = config.train
+        size = 40 if train.grad_accum_steps == 1 else 100
+        return Footprint({"activations": size + 10 * (train.amp == "bf16") - train.grad_checkpointing}, "mm")
+
+    monkeypatch.setattr(fit, "planned", planned)
+    config, data = run_of_four
+    found = fit.largest(config, SCENE, 30, False)
+    assert found.micro_batch == 4 and found.footprint.total == 40
+    whole = "train.batch_size=4 train.grad_accum_steps=1 train.amp=off train.grad_checkpointing=true, 39 bytes"
+    with pytest.raises(InputError, match=f"; this fits: {whole}$"):
+        fit.fitted(config, data, 39, False)
+    with pytest.raises(InputError, match=f"; the least is {whole}: "):
+        fit.fitted(config, data, 38, False)
 
 
 def test_ways_begin_with_the_settings_as_they_are():
@@ -70,16 +102,27 @@ def test_ways_begin_with_the_settings_as_they_are():
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("8GiB", 8 * 2**30), ("8 gib", 8 * 2**30), ("7500MB", 7_500_000_000), ("1.5G", 1_500_000_000), ("512", 512)],
+    [
+        *(("8GiB", 8 * 2**30), ("8 gib", 8 * 2**30), ("7500MB", 7_500_000_000), ("1.5G", 1_500_000_000)),
+        *(("512", 512), ("1", 1), ("0.002KiB", 2)),
+    ],
 )
 def test_sizes(text, size):
     assert fit.read_memory(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "8 bananas", "-1GiB", "GiB", "0GiB", "nan"])
+@pytest.mark.parametrize("text", ["", "8 bananas", "-1GiB", "GiB", "0GiB", "nan", "0.2", "9" * 400, "8388608TiB"])
 def test_what_is_no_size(text):
     with pytest.raises(InputError, match=r"--memory: .* is not a size; write for example 8GiB"):
         fit.read_memory(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(1023, "1023 bytes"), (1536, "1.50 KiB"), (5 * 2**20, "5.00 MiB"), (2**31, "2.00 GiB")],
+)
+def test_sizes_in_messages(size, text):
+    assert fit.size_text(size) == text
 
 
 def test_the_scene_of_a_data_set(scenes_root):
@@ -116,5 +159,5 @@ def test_a_run_in_parts(irnet, train_arguments, tmp_path, scenes_root):
 
 def test_a_run_that_fits_no_way(irnet, train_arguments, tmp_path):
     result = irnet.run([*train_arguments(tmp_path / "run"), "--memory", "10KiB"], code=2)
-    assert result.err.splitlines()[-1].startswith("irnet: --memory: one image of ")
-    assert "the least is train.batch_size=4 train.grad_accum_steps=4 train.amp=bf16" in result.err
+    assert result.err.splitlines()[-1].startswith("irnet: --memory: no step on images of ")
+    assert "fits into 10.00 KiB; the least is train.batch_size=4 train.grad_accum_steps=" in result.err
