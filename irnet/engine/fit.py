@@ -13,6 +13,7 @@ from ..config import Config
 from ..data.dataset import RegionDataset
 from ..data.transforms import resized_size
 from ..errors import InputError
+from ..models.irnet import IRNet
 from ..progress import Progress
 from .build import class_graph, read_word_vectors
 from .memory import Footprint, Scene, planned
@@ -51,23 +52,27 @@ def read_memory(text: str) -> int:
     return int(size)
 
 
-def scene_of(data: RegionDataset, config: Config) -> Scene:
+def scene_of(data: RegionDataset, config: Config, model: IRNet | None = None) -> Scene:
     """Describe the training images that take most: the largest of them, and as many regions as those with most have.
 
     Args:
         data: Training part of the data set.
         config: Settings of the run.
+        model: Whose class graph and word vectors count, as those of a run that goes on; None: the data's.
     """
-    short, long = config.data.short_side or None, config.data.long_side or None
+    short, long = config.data.short_side, config.data.long_side
     sizes = [resized_size(height, width, short, long) for height, width in data.image_sizes().tolist()]
     height, width = max(sizes, key=lambda size: size[0] * size[1])
     regions = sorted((len(labels) for labels in data.image_labels()), reverse=True)
-    edges, vector_size = None, 0
-    if config.model.variant in ("global", "full"):
+    edges = vectors = None
+    if model is not None:
+        if model.graph is not None:
+            edges, vectors = model.graph.class_graph, getattr(model.graph, "word_vectors", None)
+    elif config.model.variant in ("global", "full"):
         relations = class_graph(config.data, data).relations
         edges = EdgeSet.from_edges(list(relations.values()), len(data.classes), normalize=True)
         vectors = read_word_vectors(config.data.word_vectors, data.classes)
-        vector_size = 0 if vectors is None else vectors.shape[1]
+    vector_size = 0 if vectors is None else vectors.shape[1]
     return Scene(height, width, tuple(regions), len(data.classes), edges, vector_size)
 
 
@@ -122,12 +127,12 @@ def largest(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
     return best or least
 
 
-def fitted(config: Config, data: RegionDataset, memory: int, gpu: bool) -> Fit:
+def fitted(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
     """Choose how many parts a batch is worked on in, for a run whose steps shall take at most `memory` bytes.
 
     Args:
         config: Settings of the run, of which `train.grad_accum_steps` is decided here.
-        data: Training part of its data set.
+        scene: What its images look like.
         memory: Bytes.
         gpu: See `memory.planned`.
 
@@ -135,7 +140,6 @@ def fitted(config: Config, data: RegionDataset, memory: int, gpu: bool) -> Fit:
         InputError: No number of parts fits. It says with which settings a step would.
     """
     with Progress("planning the memory"):
-        scene = scene_of(data, config)
         first, *others = ways(config)
         found = [largest(first, scene, memory, gpu)]
         if found[0].footprint.total <= memory:

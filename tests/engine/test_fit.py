@@ -1,13 +1,19 @@
 """The largest micro-batch that fits: the search, the sizes that it reads, and runs that let it choose."""
 
+import dataclasses
+import shutil
+
 import pytest
+import torch
 import yaml
 
 from irnet.config import Config, DataConfig, TrainConfig, load, small
 from irnet.data.registry import open_dataset
-from irnet.engine import fit
+from irnet.engine import checkpoint, fit
 from irnet.engine.memory import Footprint, Scene
+from irnet.engine.state import RunState
 from irnet.errors import InputError
+from irnet.models.irnet import IRNet
 from tests.conftest import TINY
 
 SCENE = Scene(64, 64, (8,), 4)
@@ -49,33 +55,23 @@ def test_none_that_fits(plans):
     assert found.footprint.total == 110 and found.micro_batch == 1
 
 
-@pytest.fixture
-def run_of_four(scenes_root):
-    """The settings of a run with four images a step, and its data."""
+def test_what_would_fit_is_named(plans):
     config = of(4)
-    config.data = DataConfig(name="scenes", root=str(scenes_root), short_side=0)
-    config.model.variant = "local"
-    return config, open_dataset(config.data, "train")
-
-
-def test_what_would_fit_is_named(plans, run_of_four):
-    config, data = run_of_four
-    assert fit.fitted(config, data, 140, False).micro_batch == 4
+    assert fit.fitted(config, SCENE, 140, False).micro_batch == 4
     fits = "train.batch_size=4 train.grad_accum_steps=4 train.amp=off train.grad_checkpointing=true, 105 bytes"
     with pytest.raises(InputError, match=rf"fits into 105 bytes with these settings; this fits: {fits}$"):
-        fit.fitted(config, data, 105, False)
+        fit.fitted(config, SCENE, 105, False)
     with pytest.raises(InputError, match=rf"fits into 104 bytes; the least is {fits}: take smaller images"):
-        fit.fitted(config, data, 104, False)
+        fit.fitted(config, SCENE, 104, False)
 
 
-def test_settings_that_take_least_already(plans, run_of_four):
-    config, data = run_of_four
-    config.train.amp, config.train.grad_checkpointing = "bf16", True
+def test_settings_that_take_least_already(plans):
+    config = of(4, amp="bf16", grad_checkpointing=True)
     with pytest.raises(InputError, match=r"; the least is .*, 105 bytes: "):
-        fit.fitted(config, data, 104, False)
+        fit.fitted(config, SCENE, 104, False)
 
 
-def test_one_part_may_take_less_than_several(monkeypatch, run_of_four):
+def test_one_part_may_take_less_than_several(monkeypatch):
     """Several parts hold all gradients, one does not: none of these fits in parts, and with checkpointing one does."""
 
     def planned(config, scene, gpu=False):
@@ -84,14 +80,14 @@ def test_one_part_may_take_less_than_several(monkeypatch, run_of_four):
         return Footprint({"activations": size + 10 * (train.amp == "bf16") - train.grad_checkpointing}, "mm")
 
     monkeypatch.setattr(fit, "planned", planned)
-    config, data = run_of_four
+    config = of(4)
     found = fit.largest(config, SCENE, 30, False)
     assert found.micro_batch == 4 and found.footprint.total == 40
     whole = "train.batch_size=4 train.grad_accum_steps=1 train.amp=off train.grad_checkpointing=true, 39 bytes"
     with pytest.raises(InputError, match=f"; this fits: {whole}$"):
-        fit.fitted(config, data, 39, False)
+        fit.fitted(config, SCENE, 39, False)
     with pytest.raises(InputError, match=f"; the least is {whole}: "):
-        fit.fitted(config, data, 38, False)
+        fit.fitted(config, SCENE, 38, False)
 
 
 def test_ways_begin_with_the_settings_as_they_are():
@@ -155,6 +151,28 @@ def test_a_run_in_parts(irnet, train_arguments, tmp_path, scenes_root):
     two = fit.planned(config, scene).total
     irnet.run([*train_arguments(tmp_path / "run"), "--memory", f"{two}"])
     assert load(tmp_path / "run" / "config.yaml").train.grad_accum_steps == 2
+
+
+def test_a_run_that_goes_on_is_planned_with_what_its_checkpoint_holds(trained, scenes_root, tmp_path):
+    """Its class graph is the checkpoint's, whatever has become of the data's."""
+    saved = checkpoint.find(trained)
+    root = shutil.copytree(scenes_root, tmp_path / "scenes")
+    (root / "class_graph.json").write_text("damaged")
+    config = dataclasses.replace(saved.config, data=dataclasses.replace(saved.config.data, root=str(root)))
+    state = RunState(config, torch.device("cpu"), saved, memory=2**30)
+    assert state.model.graph is not None and state.config.train.grad_accum_steps == 1
+    scene, held = fit.scene_of(state.data, config, state.model), state.model.graph.class_graph
+    assert all(map(torch.equal, scene.edges.tensors(), held.tensors()))
+
+
+def test_a_scene_has_the_word_vectors_of_its_model(scenes_root):
+    config = small()
+    config.data.root = str(scenes_root)
+    data = open_dataset(config.data, "train")
+    classes = len(data.classes)
+    model = IRNet(config.model, classes, fit.made_up_edges(classes, types=3), torch.zeros(classes, 7))
+    scene = fit.scene_of(data, config, model)
+    assert (scene.vector_size, scene.edges.num_types) == (7, 3) and fit.scene_of(data, config).vector_size == 0
 
 
 def test_a_run_that_fits_no_way(irnet, train_arguments, tmp_path):
