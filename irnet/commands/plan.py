@@ -150,6 +150,7 @@ def _mib(size: int) -> str:
 
 def _aligned(rows: list[tuple[str, ...]]) -> str:
     """Rows of text in columns: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    turned = [(row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])) for row in rows]
-    return "\n".join("  ".join(row) for row in turned)
+    from tabulate import tabulate
+
+    sides = ["left"] + ["right"] * (len(rows[0]) - 1)
+    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=sides)
