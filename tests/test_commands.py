@@ -148,6 +148,10 @@ def test_a_resumed_training_and_an_evaluation_print_the_settings_of_their_run(tr
 def test_settings_that_cannot_be_used_are_not_printed(trained, refused, capsys):
     refused(["train", "--print-config", "train.lr=-1"], "train.lr is -1.0; give at least 0")
     refused(["eval", "--checkpoint", trained, "--print-config", "model.hidden=9"], "model cannot be changed")
+    for memory in ("1GiB", "nonsense"):
+        with pytest.raises(SystemExit):
+            cli.main(["train", "--print-config", "--memory", memory])
+        assert "argument --print-config: not allowed with argument --memory\n" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["train", "--print-config", "--resume"])
     assert "required: --output-dir" in capsys.readouterr().err
@@ -188,7 +192,8 @@ def test_a_plan_for_a_memory(capsys):
     assert read_settings(read).train.batch_size == 4
     assert cli.main([*PLAN, "--variant", "conv", "-b", "1", "--memory", "1KiB"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("irnet: --memory: nothing fits into 0.00 MiB; the least is train.batch_size=1 ")
+    trouble = "no step on images of 64 x 64 pixels and 8 regions fits into 1.00 KiB"
+    assert error.startswith(f"irnet: --memory: {trouble}; the least is train.batch_size=1 ")
 
 
 @pytest.mark.parametrize("size", ["600", "600x", "x", "0x5", "axb", "99999x99999"])
@@ -197,3 +202,29 @@ def test_a_size_that_is_none(size, capsys):
     assert capsys.readouterr().err == (
         f"irnet: --size: {size!r} is no size of an image; write HxW in pixels, such as 600x1000\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["--data", "coco"], "data.name"),
+        (["--small", "--data", "scenes"], "data.name"),
+        (["--max-regions", "8"], "data.max_regions"),
+        (["data.short_side=300", "--small"], "data.short_side"),
+        (["--data-root", "", "data.flip=false"], "data.flip"),
+    ],
+)
+def test_settings_of_data_need_data(words, key, refused):
+    refused(["plan", "--size", "64x64", *words], f"--data-root: is not given, and {key} is for data alone; ")
+
+
+def test_a_file_of_settings_with_data_needs_data(tmp_path, refused):
+    path = tmp_path / "my.yaml"
+    path.write_text("data: {max_regions: 9}\n")
+    refused(["plan", "--config", path], "--data-root: is not given, and data.max_regions is for data alone; ")
+
+
+def test_a_plan_for_data(scenes_root, capsys):
+    words = ["plan", "--small", "--device", "cpu", "--variant", "conv", "-b", "1", "--data-root", str(scenes_root)]
+    assert cli.main([*words, "--max-regions", "2"]) == 0
+    assert "1 image of 160 x 160 pixels with at most 2 regions a step" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from .. import config as settings
@@ -39,6 +40,7 @@ def run(options: argparse.Namespace) -> None:
     config = shared.read_settings(options)
     for name in ("regions", "classes"):
         check_bounds(f"--{name}", getattr(options, name), 1, 10**6)
+    _check_data(options, config)
     import torch
 
     from ..engine import fit
@@ -56,6 +58,18 @@ def run(options: argparse.Namespace) -> None:
         real = measured(found.config, scene, choose_device("cuda" if gpu else "cpu"))
     print(_table(found, real), end="\n\n")
     print(found.words)
+
+
+def _check_data(options: argparse.Namespace, config: settings.Config) -> None:
+    """InputError where settings of the data are given, but no data whose images they could change."""
+    if config.data.root:
+        return
+    base = settings.small() if options.small else settings.Config()
+    for key in (key for key in settings.fields_of(config) if key.startswith("data.") and key != "data.root"):
+        value = attrgetter(key)
+        if getattr(options, key, None) is not None or value(config) != value(base):
+            cure = f"name the folder of the data set, or leave out {key} (see --size, --regions and --classes)"
+            raise InputError("--data-root", f"is not given, and {key} is for data alone", cure)
 
 
 def _scene(options: argparse.Namespace, config: settings.Config) -> "Scene":
@@ -106,9 +120,7 @@ def _search(config: settings.Config, scene: "Scene", memory: int, gpu: bool) -> 
     fitting = [found for found in shown if found.footprint.total <= memory]
     if fitting:
         return fitting[0]
-    least = min(shown, key=lambda found: found.footprint.total)
-    trouble = f"nothing fits into {fit.size_text(memory)}; the least is {fit.told(least)}"
-    raise InputError("--memory", trouble, "take smaller images, fewer regions, a smaller model or more memory")
+    raise fit.too_little(memory, scene, shown)
 
 
 def _title(config: settings.Config, scene: "Scene", gpu: bool) -> str:
@@ -138,6 +150,7 @@ def _mib(size: int) -> str:
 
 def _aligned(rows: list[tuple[str, ...]]) -> str:
     """Rows of text in columns: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    turned = [(row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])) for row in rows]
-    return "\n".join("  ".join(row) for row in turned)
+    from tabulate import tabulate
+
+    sides = ["left"] + ["right"] * (len(rows[0]) - 1)
+    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=sides)

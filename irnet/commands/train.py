@@ -30,6 +30,8 @@ def run(options: argparse.Namespace) -> None:
     """Train, and print the table of results."""
     if options.output_dir is None and (options.resume == "auto" or not options.print_config):
         options.usage_error("the following arguments are required: --output-dir")
+    if options.print_config and options.memory is not None:  # a plan reads the data
+        options.usage_error("argument --print-config: not allowed with argument --memory")
     resume, base = find_resumed(options)
     config = shared.read_settings(options, resume.config if resume else base)
     if options.print_config:

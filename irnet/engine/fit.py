@@ -13,6 +13,7 @@ from ..config import Config
 from ..data.dataset import RegionDataset
 from ..data.transforms import resized_size
 from ..errors import InputError
+from ..models.irnet import IRNet
 from ..progress import Progress
 from .build import class_graph, read_word_vectors
 from .memory import Footprint, Scene, planned
@@ -45,28 +46,33 @@ def read_memory(text: str) -> int:
     """Read a number of bytes with a unit, such as 8GiB or 7.5 GB; InputError for anything else."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?)B?\s*", text, re.IGNORECASE)
     unit = (found[2][:1].upper() + found[2][1:].lower()) if found else ""
-    if found is None or unit not in _UNITS or not float(found[1]):
+    size = float(found[1]) * _UNITS[unit] if found and unit in _UNITS else 0.0
+    if not 1 <= size < 2**63:
         raise InputError("--memory", f"{text!r} is not a size", "write for example 8GiB or 7500MB")
-    return int(float(found[1]) * _UNITS[unit])
+    return int(size)
 
 
-def scene_of(data: RegionDataset, config: Config) -> Scene:
+def scene_of(data: RegionDataset, config: Config, model: IRNet | None = None) -> Scene:
     """Describe the training images that take most: the largest of them, and as many regions as those with most have.
 
     Args:
         data: Training part of the data set.
         config: Settings of the run.
+        model: Whose class graph and word vectors count, as those of a run that goes on; None: the data's.
     """
-    short, long = config.data.short_side or None, config.data.long_side or None
+    short, long = config.data.short_side, config.data.long_side
     sizes = [resized_size(height, width, short, long) for height, width in data.image_sizes().tolist()]
     height, width = max(sizes, key=lambda size: size[0] * size[1])
     regions = sorted((len(labels) for labels in data.image_labels()), reverse=True)
-    edges, vector_size = None, 0
-    if config.model.variant in ("global", "full"):
+    edges = vectors = None
+    if model is not None:
+        if model.graph is not None:
+            edges, vectors = model.graph.class_graph, getattr(model.graph, "word_vectors", None)
+    elif config.model.variant in ("global", "full"):
         relations = class_graph(config.data, data).relations
         edges = EdgeSet.from_edges(list(relations.values()), len(data.classes), normalize=True)
         vectors = read_word_vectors(config.data.word_vectors, data.classes)
-        vector_size = 0 if vectors is None else vectors.shape[1]
+    vector_size = 0 if vectors is None else vectors.shape[1]
     return Scene(height, width, tuple(regions), len(data.classes), edges, vector_size)
 
 
@@ -84,20 +90,17 @@ def with_parts(config: Config, **changed: object) -> Config:
 
 
 def ways(config: Config) -> Iterator[Config]:
-    """The settings as they are and, after them, those that take less: checkpointing, bfloat16, both."""
+    """The settings as they are and, after them, those that usually take less: checkpointing, bfloat16, both."""
     for amp in dict.fromkeys((config.train.amp, config.train.amp if config.train.amp != "off" else "bf16")):
         for checkpointing in dict.fromkeys((config.train.grad_checkpointing, True)):
             yield with_parts(config, amp=amp, grad_checkpointing=checkpointing)
 
 
-def smallest(config: Config, scene: Scene, gpu: bool) -> Fit:
-    """Plan the step that works on one image at a time."""
-    config = with_parts(config, grad_accum_steps=config.train.batch_size)
-    return Fit(config, planned(config, scene, gpu))
-
-
 def largest(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
     """Find the largest micro-batch that fits, of those into which the batch can be split evenly.
+
+    More parts take less memory, from two on. One part may take less than two: the gradients that parts add up exist
+    together, those of a whole batch need not (see step.train_step). It is tried first.
 
     Args:
         config: Settings of the run; its batch size is kept, the number of parts is not.
@@ -106,47 +109,55 @@ def largest(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
         gpu: See `memory.planned`.
 
     Returns:
-        The settings with the fewest parts that fit. Where none do, those with one image at a time.
+        The settings with the fewest parts that fit. Where none do, those that take least.
     """
     images = config.train.batch_size
     parts = [n for n in range(1, images + 1) if images % n == 0]
     low, high, best = 0, len(parts), None  # parts[high] is known to fit
+    least = None
     while low < high:
         at = (low + high) // 2 if low else 0  # the whole batch first
         tried = with_parts(config, grad_accum_steps=parts[at])
         found = Fit(tried, planned(tried, scene, gpu))
+        least = found if least is None or found.footprint.total < least.footprint.total else least
         if found.footprint.total <= memory:
             best, high = found, at
         else:
             low = at + 1
-    return best or found
+    return best or least
 
 
-def fitted(config: Config, data: RegionDataset, memory: int, gpu: bool) -> Fit:
+def fitted(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
     """Choose how many parts a batch is worked on in, for a run whose steps shall take at most `memory` bytes.
 
     Args:
         config: Settings of the run, of which `train.grad_accum_steps` is decided here.
-        data: Training part of its data set.
+        scene: What its images look like.
         memory: Bytes.
         gpu: See `memory.planned`.
 
     Raises:
-        InputError: Not even one image at a time fits. It says with which settings it would.
+        InputError: No number of parts fits. It says with which settings a step would.
     """
     with Progress("planning the memory"):
-        scene = scene_of(data, config)
-        found = largest(config, scene, memory, gpu)
-        if found.footprint.total <= memory:
-            return found
-        least = found
-        for other in list(ways(config))[1:]:
-            one = smallest(other, scene, gpu)
-            least = min(least, one, key=lambda fit: fit.footprint.total)
-            if one.footprint.total <= memory:
-                raise InputError("--memory", _too_little(memory, config, scene), f"this fits: {told(one)}")
-    take = "take smaller images (data.short_side), fewer regions (--max-regions) or more memory"
-    raise InputError("--memory", _too_little(memory, config, scene), f"the least is {told(least)}: {take}")
+        first, *others = ways(config)
+        found = [largest(first, scene, memory, gpu)]
+        if found[0].footprint.total <= memory:
+            return found[0]
+        found += [largest(other, scene, memory, gpu) for other in others]
+    raise too_little(memory, scene, found)
+
+
+def too_little(memory: int, scene: Scene, found: list[Fit]) -> InputError:
+    """The error where the first of `found` does not fit: it names the first that does, else the least."""
+    size = f"{scene.height} x {scene.width} pixels and {scene.regions[0]} regions"
+    trouble = f"no step on images of {size} fits into {size_text(memory)}"
+    fitting = [fit for fit in found if fit.footprint.total <= memory]
+    if fitting:
+        return InputError("--memory", f"{trouble} with these settings", f"this fits: {told(fitting[0])}")
+    least = min(found, key=lambda fit: fit.footprint.total)
+    take = "take smaller images (data.short_side), fewer regions (--max-regions), a smaller model or more memory"
+    return InputError("--memory", trouble, f"the least is {told(least)}: {take}")
 
 
 def told(fit: Fit) -> str:
@@ -154,11 +165,7 @@ def told(fit: Fit) -> str:
     return f"{fit.words}, {size_text(fit.footprint.total)}"
 
 
-def size_text(size: float) -> str:
+def size_text(size: int) -> str:
     """A number of bytes for a message."""
-    return f"{size / 1024**3:.2f} GiB" if size >= 1024**3 else f"{size / 1024**2:.2f} MiB"
-
-
-def _too_little(memory: int, config: Config, scene: Scene) -> str:
-    size = f"{scene.height} x {scene.width} pixels and {scene.regions[0]} regions"
-    return f"one image of {size} at a time does not fit into {size_text(memory)} with these settings"
+    units = [(1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB")]
+    return next((f"{size / unit:.2f} {name}" for unit, name in units if size >= unit), f"{size} bytes")

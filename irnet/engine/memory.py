@@ -144,6 +144,7 @@ class Step:
     """A model, an optimiser and a batch with nothing in them, and the step that they make when called.
 
     Of a batch that is worked on in more than two parts, two parts are there: the second is the first to find gradients.
+    Each has the images with most regions, as nothing says in which part of a batch they will be.
 
     Attributes:
         learned: The parameters that are.
@@ -166,7 +167,7 @@ class Step:
         self.learned = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.model, train)
         self.scaler = make_scaler(device or torch.device("cpu"), train)
-        self.batch = _batch(scene, self.micro * parts)
+        self.batch = _batch(scene, scene.of(self.micro) * parts)
 
     def __call__(self) -> None:
         """Take the step."""
@@ -183,15 +184,14 @@ class Step:
         }
 
 
-def _batch(scene: Scene, images: int) -> Batch:
+def _batch(scene: Scene, regions: list[int]) -> Batch:
     """Images of noise with boxes anywhere in them. The numbers of regions are no fake: the roll-out reads them."""
-    regions = scene.of(images)
     with unset_fake_temporarily():
         ptr = torch.tensor([0, *regions]).cumsum(0)
     corner, size = torch.rand(2, sum(regions), 2)
     boxes = torch.cat([corner, corner + size * (1 - corner)], 1) * torch.tensor([scene.width, scene.height] * 2)
     labels = torch.zeros(sum(regions), dtype=torch.int64)
-    return Batch([torch.randn(3, scene.height, scene.width) for _ in regions], boxes, ptr, labels, [""] * images)
+    return Batch([torch.randn(3, scene.height, scene.width) for _ in regions], boxes, ptr, labels, [""] * len(regions))
 
 
 class Numberless(TorchDispatchMode):

@@ -13,7 +13,7 @@ from ..models.irnet import IRNet
 from . import checkpoint
 from .build import build_model, compile_parts, open_splits, restore_model, take_weights
 from .checkpoint import BEST, LAST, Checkpoint
-from .fit import fitted, size_text, told
+from .fit import fitted, scene_of, size_text, told
 from .optim import make_optimizer, make_scheduler
 from .resume import changes, check_settings, fingerprint, reinstate_previous
 from .step import LOWER, make_scaler
@@ -57,15 +57,16 @@ class RunState:
         """
         self.device, self.begin = device, time.perf_counter()
         self.data, self.held_out = open_splits(config.data)
+        model = make_model(config, self.data, resume)
         if memory is not None:
-            fit = fitted(config, self.data, memory, gpu=device.type == "cuda")
+            fit = fitted(config, scene_of(self.data, config, model), memory, gpu=device.type == "cuda")
             log.info("planned for %s of memory: %s", size_text(memory), told(fit))
             config = fit.config
         self.config = config
         self.fingerprints = {"train": fingerprint(self.data), "val": fingerprint(self.held_out)}
         self.step, self.position, self.best, self.seconds_before = 0, (0, 0), -1.0, 0.0
         self.saved, self.updating = None, False
-        self.model = make_model(config, self.data, resume).to(device)
+        self.model = model.to(device)
         self.optimizer = make_optimizer(self.model, config.train)
         self.optimizer.register_step_pre_hook(self._begin_update)  # in the backward pass or behind it: see train_step
         self.scaler = make_scaler(device, config.train)

@@ -1,13 +1,19 @@
 """The largest micro-batch that fits: the search, the sizes that it reads, and runs that let it choose."""
 
+import dataclasses
+import shutil
+
 import pytest
+import torch
 import yaml
 
 from irnet.config import Config, DataConfig, TrainConfig, load, small
 from irnet.data.registry import open_dataset
-from irnet.engine import fit
+from irnet.engine import checkpoint, fit
 from irnet.engine.memory import Footprint, Scene
+from irnet.engine.state import RunState
 from irnet.errors import InputError
+from irnet.models.irnet import IRNet
 from tests.conftest import TINY
 
 SCENE = Scene(64, 64, (8,), 4)
@@ -46,20 +52,42 @@ def test_the_largest_that_fits_with_the_batch_kept(plans, memory, micro):
 
 def test_none_that_fits(plans):
     found = fit.largest(of(12), SCENE, 109, False)
-    assert found.footprint.total == 110 and found == fit.smallest(of(12), SCENE, False) and found.micro_batch == 1
+    assert found.footprint.total == 110 and found.micro_batch == 1
 
 
-def test_what_would_fit_is_named(plans, scenes_root):
+def test_what_would_fit_is_named(plans):
     config = of(4)
-    config.data = DataConfig(name="scenes", root=str(scenes_root), short_side=0)
-    config.model.variant = "local"
-    data = open_dataset(config.data, "train")
-    assert fit.fitted(config, data, 140, False).micro_batch == 4
-    fits = "train.batch_size=4 train.grad_accum_steps=4 train.amp=off train.grad_checkpointing=true, 0.00 MiB"
-    with pytest.raises(InputError, match=rf"at a time does not fit into 0.00 MiB .*; this fits: {fits}$"):
-        fit.fitted(config, data, 105, False)
-    with pytest.raises(InputError, match=rf"; the least is {fits}: take smaller images"):
-        fit.fitted(config, data, 104, False)
+    assert fit.fitted(config, SCENE, 140, False).micro_batch == 4
+    fits = "train.batch_size=4 train.grad_accum_steps=4 train.amp=off train.grad_checkpointing=true, 105 bytes"
+    with pytest.raises(InputError, match=rf"fits into 105 bytes with these settings; this fits: {fits}$"):
+        fit.fitted(config, SCENE, 105, False)
+    with pytest.raises(InputError, match=rf"fits into 104 bytes; the least is {fits}: take smaller images"):
+        fit.fitted(config, SCENE, 104, False)
+
+
+def test_settings_that_take_least_already(plans):
+    config = of(4, amp="bf16", grad_checkpointing=True)
+    with pytest.raises(InputError, match=r"; the least is .*, 105 bytes: "):
+        fit.fitted(config, SCENE, 104, False)
+
+
+def test_one_part_may_take_less_than_several(monkeypatch):
+    """Several parts hold all gradients, one does not: none of these fits in parts, and with checkpointing one does."""
+
+    def planned(config, scene, gpu=False):
+        train = config.train
+        size = 40 if train.grad_accum_steps == 1 else 100
+        return Footprint({"activations": size + 10 * (train.amp == "bf16") - train.grad_checkpointing}, "mm")
+
+    monkeypatch.setattr(fit, "planned", planned)
+    config = of(4)
+    found = fit.largest(config, SCENE, 30, False)
+    assert found.micro_batch == 4 and found.footprint.total == 40
+    whole = "train.batch_size=4 train.grad_accum_steps=1 train.amp=off train.grad_checkpointing=true, 39 bytes"
+    with pytest.raises(InputError, match=f"; this fits: {whole}$"):
+        fit.fitted(config, SCENE, 39, False)
+    with pytest.raises(InputError, match=f"; the least is {whole}: "):
+        fit.fitted(config, SCENE, 38, False)
 
 
 def test_ways_begin_with_the_settings_as_they_are():
@@ -70,16 +98,27 @@ def test_ways_begin_with_the_settings_as_they_are():
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("8GiB", 8 * 2**30), ("8 gib", 8 * 2**30), ("7500MB", 7_500_000_000), ("1.5G", 1_500_000_000), ("512", 512)],
+    [
+        *(("8GiB", 8 * 2**30), ("8 gib", 8 * 2**30), ("7500MB", 7_500_000_000), ("1.5G", 1_500_000_000)),
+        *(("512", 512), ("1", 1), ("0.002KiB", 2)),
+    ],
 )
 def test_sizes(text, size):
     assert fit.read_memory(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "8 bananas", "-1GiB", "GiB", "0GiB", "nan"])
+@pytest.mark.parametrize("text", ["", "8 bananas", "-1GiB", "GiB", "0GiB", "nan", "0.2", "9" * 400, "8388608TiB"])
 def test_what_is_no_size(text):
     with pytest.raises(InputError, match=r"--memory: .* is not a size; write for example 8GiB"):
         fit.read_memory(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(1023, "1023 bytes"), (1536, "1.50 KiB"), (5 * 2**20, "5.00 MiB"), (2**31, "2.00 GiB")],
+)
+def test_sizes_in_messages(size, text):
+    assert fit.size_text(size) == text
 
 
 def test_the_scene_of_a_data_set(scenes_root):
@@ -114,7 +153,29 @@ def test_a_run_in_parts(irnet, train_arguments, tmp_path, scenes_root):
     assert load(tmp_path / "run" / "config.yaml").train.grad_accum_steps == 2
 
 
+def test_a_run_that_goes_on_is_planned_with_what_its_checkpoint_holds(trained, scenes_root, tmp_path):
+    """Its class graph is the checkpoint's, whatever has become of the data's."""
+    saved = checkpoint.find(trained)
+    root = shutil.copytree(scenes_root, tmp_path / "scenes")
+    (root / "class_graph.json").write_text("damaged")
+    config = dataclasses.replace(saved.config, data=dataclasses.replace(saved.config.data, root=str(root)))
+    state = RunState(config, torch.device("cpu"), saved, memory=2**30)
+    assert state.model.graph is not None and state.config.train.grad_accum_steps == 1
+    scene, held = fit.scene_of(state.data, config, state.model), state.model.graph.class_graph
+    assert all(map(torch.equal, scene.edges.tensors(), held.tensors()))
+
+
+def test_a_scene_has_the_word_vectors_of_its_model(scenes_root):
+    config = small()
+    config.data.root = str(scenes_root)
+    data = open_dataset(config.data, "train")
+    classes = len(data.classes)
+    model = IRNet(config.model, classes, fit.made_up_edges(classes, types=3), torch.zeros(classes, 7))
+    scene = fit.scene_of(data, config, model)
+    assert (scene.vector_size, scene.edges.num_types) == (7, 3) and fit.scene_of(data, config).vector_size == 0
+
+
 def test_a_run_that_fits_no_way(irnet, train_arguments, tmp_path):
     result = irnet.run([*train_arguments(tmp_path / "run"), "--memory", "10KiB"], code=2)
-    assert result.err.splitlines()[-1].startswith("irnet: --memory: one image of ")
-    assert "the least is train.batch_size=4 train.grad_accum_steps=4 train.amp=bf16" in result.err
+    assert result.err.splitlines()[-1].startswith("irnet: --memory: no step on images of ")
+    assert "fits into 10.00 KiB; the least is train.batch_size=4 train.grad_accum_steps=" in result.err

@@ -63,6 +63,13 @@ def test_categories(edges):
     assert 0.9 * parts["parameters"] < parts["gradients"] <= parts["parameters"]  # there from the first part on
 
 
+def test_every_part_may_hold_the_image_with_most_regions():
+    """Of two parts, the second has gradients beside it, whichever image is in it."""
+    config = settings("local", images=2, parts=2)
+    mixed, equal = (planned(config, Scene(64, 64, regions, CLASSES)) for regions in ((300, 2), (300,)))
+    assert mixed.total == equal.total
+
+
 def test_gradients_that_are_not_needed_together_are_not_there():
     """Without clipping, weights are updated within the backward pass."""
     scene, config = Scene(64, 64, (8,), CLASSES), settings("local")
