@@ -61,7 +61,7 @@ def data_set(root: Path, table: object) -> Path:
     return root / "annotations/instances_train2017.json"
 
 
-NO_INTEGERS = ["1", True, 1.5, None, [], {}, math.nan, math.inf, 2**70, 1e30]
+NO_IDS = ["one", "01", " 1", "1.0", "", True, 1.5, None, [], {}, math.nan, math.inf, 2**70, 1e30]
 NO_NAMES = [7, True, None, "", "  ", "\ud800", [], "a\0b"]
 NO_BOXES = [
     [[1], 2, 3, 4],
@@ -78,9 +78,10 @@ NO_BOXES = [
     [[1], 2, 3, 4],
 ]
 VALUES = [
-    *(("images", key, value) for key in ("id", "width", "height") for value in NO_INTEGERS),
-    *(("annotations", key, value) for key in ("id", "image_id", "category_id", "iscrowd") for value in NO_INTEGERS),
-    *(("categories", "id", value) for value in NO_INTEGERS),
+    *(("images", key, value) for key in ("id", "width", "height") for value in NO_IDS),
+    *(("annotations", key, value) for key in ("id", "image_id", "category_id", "iscrowd") for value in NO_IDS),
+    *(("categories", "id", value) for value in NO_IDS),
+    *((table, key, "1") for table, key in (("images", "width"), ("images", "height"), ("annotations", "iscrowd"))),
     *(("images", "file_name", value) for value in NO_NAMES),
     *(("categories", "name", value) for value in NO_NAMES),
     *(("annotations", "bbox", value) for value in NO_BOXES),

@@ -35,7 +35,9 @@ def read_tables(path: Path) -> dict[str, list[dict]]:
 
 
 def integers(rows: list[dict], key: str, path: Path, what: str, default: int | None = None) -> np.ndarray:
-    """int64 [len(rows)]: `key` of every row, where whole floats count. InputError, naming the row, for anything else.
+    """int64 [len(rows)]: `key` of every row. Whole floats count, and as ids texts such as "7", which some tools write.
+
+    InputError, naming the row, for anything else.
 
     default  what a row without `key` has; None: it is an InputError
     """
@@ -43,13 +45,22 @@ def integers(rows: list[dict], key: str, path: Path, what: str, default: int | N
     if set(map(type, values)) <= {int} and -_INT64 <= min(values, default=0) <= max(values, default=0) < _INT64:
         return np.array(values, np.int64)
     for i, value in enumerate(values):
-        whole = type(value) is int or (type(value) is float and value.is_integer())
-        if not whole or not -_INT64 <= value < _INT64:
+        quoted = isinstance(value, str) and (key == "id" or key.endswith("_id"))
+        if not (_is_quoted(value) if quoted else _is_whole(value)) or not -_INT64 <= int(value) < _INT64:
             name = row_name(rows, i, what)
             if key not in rows[i]:
                 raise InputError(path, f"{name} has no {key}", CURE)
             raise InputError(path, f"{name} has {key} = {short(value)}, not an integer", CURE)
     return np.array([int(value) for value in values], np.int64)
+
+
+def _is_quoted(text: str) -> bool:
+    """Whether it is an integer as Python writes it: neither " 7" nor "07", which are other texts than "7"."""
+    return len(text) <= 20 and text.removeprefix("-").isdecimal() and str(int(text)) == text
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int or (type(value) is float and value.is_integer())
 
 
 def row_name(rows: list[dict], i: int, what: str) -> str:

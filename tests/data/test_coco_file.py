@@ -41,6 +41,12 @@ BAD_FILES = {
         'annotation 0 (of 1) has id = "x", not an integer',
         "fetch",
     ),
+    "text id among numbers in quotes": (
+        tables([box_row("3", 1, [1, 2, 3, 4]), box_row("07", 1, [1, 2, 3, 4])]),
+        'annotation 1 (of 2) has id = "07", not an integer',
+        "fetch",
+    ),
+    "long text id": (tables([box_row("9" * 19, 1, [1, 2, 3, 4])]), f'has id = "{"9" * 19}", not an integer', "fetch"),
     "huge id": (tables([box_row(2**70, 1, [1, 2, 3, 4])]), f"has id = {2**70}, not an integer", "fetch"),
     "missing image": (
         tables([box_row(3, 1, [1, 2, 3, 4]), box_row(4, 77, [1, 2, 3, 4]), box_row(5, 78, [1, 2, 3, 4])]),
@@ -91,6 +97,22 @@ def test_the_first_row_that_cannot_be_read_is_named(tmp_path):
     images = [image_row(1), image_row(2) | {"id": 2.0}, image_row(3)]
     make(tmp_path, tables(images=images) | {"annotations": [{"bbox": [1] * 4}] * 6})
     assert refused(tmp_path).trouble == "annotation 0 (of 6) has no id"
+
+
+def test_ids_in_quotes_are_those_without(tmp_path):
+    """Images' in quotes, and annotations' without, as some tools write them."""
+    images, boxes = [image_row(i) for i in (10, 9)], [box_row(i, i, [1, 2, 3, 4]) for i in (9, 10)]
+    read = []
+    for name, rows in (("plain", images), ("quoted", [row | {"id": str(row["id"])} for row in images])):
+        make(tmp_path / name, tables(boxes, rows))
+        data = CocoDataset(tmp_path / name, "train")
+        read.append((data.image_ids.tolist(), [labels.tolist() for labels in data.image_labels()]))
+    assert read[0] == read[1] == ([9, 10], [[0], [0]])
+
+
+def test_an_id_in_quotes_that_is_none_is_named(tmp_path):
+    make(tmp_path, tables(images=[image_row(i) | {"id": name} for i, name in enumerate(("1", "2", "img-x"))]))
+    assert refused(tmp_path).trouble == 'image 2 (of 3) has id = "img-x", not an integer'
 
 
 def test_other_threads_have_their_turn_while_a_large_file_is_parsed(tmp_path, monkeypatch):

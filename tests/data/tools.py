@@ -39,7 +39,11 @@ def make(root, data, split="train", folder=None):
     for row in data["images"] if isinstance(data, dict) else []:
         if isinstance(row.get("file_name"), str) and row.get("width", 0) > 0 and row.get("height", 0) > 0:
             (folder / row["file_name"]).parent.mkdir(parents=True, exist_ok=True)
-            pixels = np.full((row["height"], row["width"], 3), int(row["id"]) % 256, dtype=np.uint8)
+            pixels = np.full(
+                (row["height"], row["width"], 3),
+                int(row["id"]) % 256 if str(row["id"]).isdecimal() else 0,
+                dtype=np.uint8,
+            )
             Image.fromarray(pixels).save(folder / row["file_name"])
     return path
 
