@@ -50,9 +50,10 @@ def _run(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) 
     try:
         return run(options)
     except ModuleNotFoundError as error:
-        if error.name not in EXTRA:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA:
             raise
-        raise InputError(error.name, "is not installed", 'pip install "irnet[bench]"') from error
+        raise InputError(package, "is not installed", 'pip install "irnet[bench]"') from error
 
 
 def _measure_options(parser: argparse.ArgumentParser, suite: str) -> None:

@@ -539,6 +539,14 @@ def test_a_package_of_the_extra_that_is_absent_is_named(tmp_path, capsys, monkey
     assert capsys.readouterr().err.endswith('is not installed; pip install "irnet[bench]"\n')
 
 
+def test_another_package_that_is_absent_is_not_of_the_extra(tmp_path, capsys):
+    """What a file of cases needs is its author's affair: the traceback names the line."""
+    cases = tmp_path / "cases.py"
+    cases.write_text("import no_such_package_of_ours\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_package_of_ours"):
+        main(["bench", "gate", "--kind", "counts", "--cases", str(cases)])
+
+
 # ---------------------------------------------------------------------------------------------------- charts and page
 
 
