@@ -8,7 +8,10 @@ from .checkpoint import LAST
 from .evaluate import NotFinite
 from .state import RunState
 
-SMALLER = "give --memory, which plans; or lower -b, add --grad-checkpointing, lower --max-regions, take --amp bf16"
+SMALLER = (
+    "give --memory, which plans; or lower -b, raise --grad-accum-steps, add --grad-checkpointing, lower --max-regions, "
+    "take --amp bf16"
+)
 
 
 def ending(error: BaseException, state: RunState, output: Path, stop: Request) -> BaseException:

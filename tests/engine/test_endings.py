@@ -347,7 +347,12 @@ ALLOCATOR = 'RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocat
 )
 def test_too_little_memory(error, train_arguments, refused_process, tmp_path):
     arguments = train_arguments(tmp_path / "run", NEVER, steps=9)
-    words = ["memory", "there is too little", "give --memory, which plans; or lower -b", "step 2 is saved"]
+    words = [
+        "memory",
+        "there is too little",
+        "give --memory, which plans; or lower -b, raise --grad-accum-steps",
+        "step 2 is saved",
+    ]
     refused_process(arguments, *words, first=MEMORY.format(name="gradients", error=error))
     assert checkpoint.find(tmp_path / "run").step == 2
 
