@@ -2,6 +2,7 @@
 exits with code 2."""
 
 import errno
+import importlib.util
 import math
 import os
 
@@ -51,8 +52,11 @@ def explain(error: BaseException, smaller: str = SMALLER) -> InputError | None:
     if isinstance(error, InputError):
         return error
     if isinstance(error, ModuleNotFoundError) and error.name in REQUIRED:
-        package = REQUIRED[error.name]
-        return InputError(package, "is not installed", f"pip install {package}")
+        absent = [
+            p for module, p in REQUIRED.items() if module == error.name or importlib.util.find_spec(module) is None
+        ]
+        are = "is" if len(absent) == 1 else "are"
+        return InputError(", ".join(absent), f"{are} not installed", f"pip install {' '.join(absent)}")
     if isinstance(error, MemoryError) or code == errno.ENOMEM or _has(error, _NO_MEMORY):
         return InputError("memory", f"there is too little ({_line(text, _NO_MEMORY)})", smaller)
     if _has(error, _WORKERS):

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import sys
 import tomllib
 
 import pytest
@@ -66,3 +67,10 @@ def test_every_required_package_is_told_where_it_is_absent():
     for module, package in REQUIRED.items():
         told = explain(ModuleNotFoundError(f"No module named {module!r}", name=module))
         assert str(told) == f"{package}: is not installed; pip install {package}"
+
+
+def test_all_required_packages_that_are_absent_are_told_at_once(monkeypatch):
+    for module in ("torch", "PIL"):
+        monkeypatch.setitem(sys.modules, module, None)
+    told = explain(ModuleNotFoundError("No module named 'PIL'", name="PIL"))
+    assert str(told) == "Pillow, torch: are not installed; pip install Pillow torch"
