@@ -31,7 +31,7 @@ from irnet.report.draw import (
     trail,
 )
 from irnet.report.page import page
-from irnet.report.table import comparison, table_text
+from irnet.report.table import comparison, legend, table_text
 from tests.report.reader import Reader, self_contained
 
 CLASSES = ["mug", "cup", "bowl", "lamp", "keyboard"]
@@ -288,8 +288,10 @@ def test_tables_hold_every_number_and_agree():
     for row in table.rows:
         for cell in filter(None, row.cells):
             assert cell in text and cell.replace("-", "&minus;") in html
-    rows = [line for line in text.splitlines()[:-1] if not line.startswith("---")]
-    assert len({len(line) for line in rows}) == 1  # aligned
+    rows, told = text.rpartition("---\n")[::2]
+    (width,) = {len(line) for line in rows.splitlines()[:-1]}  # aligned
+    assert width <= 100 and all(len(line) <= 100 for line in told.splitlines())
+    assert " ".join(told.split()) == legend(table)
     assert "2 min 02 s" in text and "1.23 M" in text
 
 
