@@ -286,7 +286,7 @@ def test_what_cannot_be_compiled_is_told(tmp_path, library):
 
 
 def test_absent_tools_have_a_reason(monkeypatch):
-    monkeypatch.setattr(compiled.os, "access", lambda *arguments: False)
+    monkeypatch.setattr(tools.os, "access", lambda *arguments: False)
     find_spec = tools.importlib.util.find_spec
     monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: None if name == "triton" else find_spec(name))
     rows, absent = compiled.resources([toy()])
