@@ -13,7 +13,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch.utils.flop_counter import FlopCounterMode
 
-from irnet_bench.case import MODES, Case, Contestant, Setup, Work
+from irnet_bench.case import MODES, Case, Implementation, Setup, Work
 from irnet_bench.measure import examine, mode_call
 from irnet_bench.suites import kernels
 from irnet_kernels import EdgeSet
@@ -28,19 +28,19 @@ def work(name: str, dtype: torch.dtype = torch.float64, kind: str = "gate", **ch
     return CASES[name].build(Setup(CASES[name].shapes[kind] | changes, dtype, torch.device("cpu")))
 
 
-def result_and_gradients(built: Work, contestant: Contestant) -> list[torch.Tensor]:
-    inputs = [leaf.detach().requires_grad_() for leaf in built.leaves]
-    out = contestant.call(*inputs)
+def result_and_gradients(built: Work, implementation: Implementation) -> list[torch.Tensor]:
+    inputs = [leaf.detach().requires_grad_() for leaf in built.inputs]
+    out = implementation.call(*inputs)
     upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
     return [out.detach(), *torch.autograd.grad(out, inputs, upstream)]
 
 
 def assert_same_function(built: Work, name: str, relative: float = 1e-10) -> None:
     """In float64, result and gradients, relative to the largest value of each."""
-    if built.contestants[name].call is None:
-        pytest.skip(f"{name}: {built.contestants[name].missing}")
-    truth = result_and_gradients(built, built.contestants["reference"])
-    for i, (got, true) in enumerate(zip(result_and_gradients(built, built.contestants[name]), truth, strict=True)):
+    if built.implementations[name].call is None:
+        pytest.skip(f"{name}: {built.implementations[name].missing}")
+    truth = result_and_gradients(built, built.implementations["reference"])
+    for i, (got, true) in enumerate(zip(result_and_gradients(built, built.implementations[name]), truth, strict=True)):
         assert got.dtype == torch.float64
         error, scale = (got - true).abs().max(), true.abs().max()
         assert error <= relative * max(1.0, scale), f"{name}: {'gradient' if i else 'result'} {i} is off by {error:.2e}"
@@ -77,11 +77,11 @@ def test_a_case_is_short(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_case_builds_and_every_mode_of_the_reference_runs(name, dtype):
     built = work(name, dtype)
-    out = mode_call(built, built.contestants["reference"], "forward")()
+    out = mode_call(built, built.implementations["reference"], "forward")()
     assert out.dtype == dtype
     assert out.isfinite().all()
     assert out.any()
-    for gradient in mode_call(built, built.contestants["reference"], "step")():
+    for gradient in mode_call(built, built.implementations["reference"], "step")():
         assert gradient.isfinite().all()
         assert gradient.any()
 
@@ -90,15 +90,17 @@ def test_a_case_builds_and_every_mode_of_the_reference_runs(name, dtype):
 def test_the_pace_is_set_by_plain_pytorch(name, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
     built = work(name)
-    assert built.contestants[built.pace].peer
-    assert built.contestants[built.pace].call
+    assert built.implementations[built.baseline].peer
+    assert built.implementations[built.baseline].call
 
 
 @each_case
 def test_a_seed_gives_the_same_case(name):
     one, other = work(name), work(name)
-    assert all(torch.equal(a, b) for a, b in zip(one.leaves, other.leaves, strict=True))
-    assert one.contestants["reference"].call(*one.leaves).equal(other.contestants["reference"].call(*one.leaves))
+    assert all(torch.equal(a, b) for a, b in zip(one.inputs, other.inputs, strict=True))
+    assert (
+        one.implementations["reference"].call(*one.inputs).equal(other.implementations["reference"].call(*one.inputs))
+    )
 
 
 def test_the_gate_has_ragged_images_and_an_odd_number_of_channels():
@@ -225,7 +227,7 @@ def test_a_crop_of_few_regions_need_not_read_the_whole_map():
 def test_the_matrix_product_has_the_flops_of_the_products(name, mode):
     """Those of the operator but for its sums over edges."""
     built = work(name, torch.float32)
-    call = mode_call(built, built.contestants["matrix product"], mode)
+    call = mode_call(built, built.implementations["matrix product"], mode)
     with FlopCounterMode(display=False) as counter:
         call()
     passes = built.flops[mode] / built.flops["forward"]
@@ -244,7 +246,7 @@ def test_the_matrix_product_has_the_flops_of_the_products(name, mode):
 @pytest.mark.parametrize("name", ["segment_matmul", "segment_outer"])
 def test_a_loop_over_images_has_the_flops_of_products_of_segments(name, mode):
     built = work(name, torch.float32)
-    call = mode_call(built, built.contestants["loop over images"], mode)
+    call = mode_call(built, built.implementations["loop over images"], mode)
     with FlopCounterMode(display=False) as counter:
         call()
     assert counter.get_total_flops() == built.flops[mode]
@@ -254,7 +256,7 @@ def test_a_loop_over_images_has_the_flops_of_products_of_segments(name, mode):
 def test_dense_einsum_of_one_image_has_the_flops_of_propagate_regions(mode):
     """What backward makes again, A x, autograd has kept."""
     built = work("propagate_regions", torch.float32, images=1)
-    call = mode_call(built, built.contestants["dense einsum"], mode)
+    call = mode_call(built, built.implementations["dense einsum"], mode)
     with FlopCounterMode(display=False) as counter:
         call()
     again = 2 * 5 * 24 * 6**2 if mode != "forward" else 0
@@ -266,7 +268,7 @@ def test_dense_einsum_of_one_image_has_the_flops_of_propagate_regions(mode):
 
 def same_function(name: str) -> list[str]:
     """The peers that must compute what the case computes."""
-    return [peer for peer, one in work(name).contestants.items() if one.peer and one.checked]
+    return [peer for peer, one in work(name).implementations.items() if one.peer and one.checked]
 
 
 SAME = [(name, peer) for name in CASES for peer in same_function(name)]
@@ -298,7 +300,7 @@ def test_it_is_at_one_region_or_edge(name, peer):
 def test_sweeps_over_regions_and_images(name, images, regions):
     built = work(name, images=images, regions=regions)
     assert built.items == images * regions
-    assert_same_function(built, built.pace)
+    assert_same_function(built, built.baseline)
 
 
 @each_case
@@ -306,7 +308,7 @@ def test_sweeps_over_regions_and_images(name, images, regions):
 def test_no_size_is_too_small_to_set_up(name, size):
     """A sweep's sizes start at 0."""
     if size in CASES[name].shapes["gate"]:
-        assert all(tensor.isfinite().all() for tensor in work(name, **{size: 0}).leaves)
+        assert all(tensor.isfinite().all() for tensor in work(name, **{size: 0}).inputs)
 
 
 @each_case
@@ -315,14 +317,14 @@ def test_only_the_unlike_are_not_checked_in_float64(name):
     wanted = {case: {"matrix product"} for case in ("conv_gru", "propagate", "propagate_regions")}
     wanted["propagate_sparse"] = {"matrix product", "PyG RGCNConv", "PyG FastRGCNConv"}
     wanted["segment_matmul"] = {"grouped_mm"}
-    unchecked = {peer for peer, one in work(name).contestants.items() if not one.checked}
+    unchecked = {peer for peer, one in work(name).implementations.items() if not one.checked}
     assert unchecked == wanted.get(name, set())
 
 
 @each_case
 def test_checked_peers_are_within_the_budget_of_float32(name, cpu):
     built = work(name, torch.float32)
-    del built.contestants["torch.compile"]  # takes long, and rounds like what it compiles
+    del built.implementations["torch.compile"]  # takes long, and rounds like what it compiles
     found = examine(built, cpu)
     wrong = {key: result.reason for key, result in found.items() if result.status not in ("ok", "skipped")}
     assert not wrong
@@ -332,10 +334,10 @@ def test_checked_peers_are_within_the_budget_of_float32(name, cpu):
 @each_case
 def test_peers_give_the_dtype_of_the_case(name):
     built = work(name, torch.bfloat16)
-    for peer, one in built.contestants.items():
+    for peer, one in built.implementations.items():
         # A CPU has sparse products in float32 and float64 only.
         if one.call and peer not in ("torch.compile", "sparse CSR loop"):
-            assert one.call(*built.leaves).dtype == torch.bfloat16, peer
+            assert one.call(*built.inputs).dtype == torch.bfloat16, peer
 
 
 @pytest.mark.parametrize(
@@ -349,27 +351,27 @@ def test_peers_give_the_dtype_of_the_case(name):
 def test_a_peer_that_is_not_installed_says_how_to_install_it(package, name, missing, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda p: None if p == package else found(p))
-    contestants = work(name).contestants
+    implementations = work(name).implementations
     for peer in missing:
-        assert contestants[peer].call is None
-        assert contestants[peer].peer
-        assert contestants[peer].missing == f"{package} is not installed: pip install irnet[peers]"
-    assert all(one.call for peer, one in contestants.items() if peer not in missing and "PyG" not in peer)
+        assert implementations[peer].call is None
+        assert implementations[peer].peer
+        assert implementations[peer].missing == f"{package} is not installed: pip install irnet[peers]"
+    assert all(one.call for peer, one in implementations.items() if peer not in missing and "PyG" not in peer)
 
 
 def test_grouped_mm_is_a_peer_where_it_serves(monkeypatch):
     built = work("segment_matmul", torch.float32)
-    peer = built.contestants["grouped_mm"]
+    peer = built.implementations["grouped_mm"]
     assert peer.checked
-    got, wanted = (one.call(*built.leaves) for one in (peer, built.contestants["loop over images"]))
+    got, wanted = (one.call(*built.inputs) for one in (peer, built.implementations["loop over images"]))
     torch.testing.assert_close(got, wanted)
     for dtype, classes, reason in ((torch.float64, 40, "Double"), (torch.bfloat16, 1500, "multiple of 16 bytes")):
-        other = work("segment_matmul", dtype, classes=classes).contestants["grouped_mm"]
+        other = work("segment_matmul", dtype, classes=classes).implementations["grouped_mm"]
         assert other.call is None
         assert other.missing.startswith(f"torch {torch.__version__} cannot: ")
         assert reason in other.missing
     monkeypatch.delattr(torch.nn.functional, "grouped_mm")
-    peer = work("segment_matmul", torch.float32).contestants["grouped_mm"]
+    peer = work("segment_matmul", torch.float32).implementations["grouped_mm"]
     assert peer.call is None
     assert "no attribute 'grouped_mm'" in peer.missing
 
@@ -377,27 +379,27 @@ def test_grouped_mm_is_a_peer_where_it_serves(monkeypatch):
 def test_a_peer_that_would_take_too_much_memory_is_left_out(monkeypatch):
     """A weight per edge is 39 GiB at the default shape."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: True)
-    contestants = work("propagate", torch.float32, "cpu").contestants
-    assert contestants["PyG FastRGCNConv"].call is None
-    assert "would materialise 39.0 GiB" in contestants["PyG FastRGCNConv"].missing
-    assert contestants["dense einsum"].call
-    assert contestants["PyG RGCNConv"].call
+    implementations = work("propagate", torch.float32, "cpu").implementations
+    assert implementations["PyG FastRGCNConv"].call is None
+    assert "would materialise 39.0 GiB" in implementations["PyG FastRGCNConv"].missing
+    assert implementations["dense einsum"].call
+    assert implementations["PyG RGCNConv"].call
 
 
-def test_every_compiled_contestant_is_compiled_however_many_came_before(monkeypatch):
+def test_every_compiled_implementation_is_compiled_however_many_came_before(monkeypatch):
     """Dynamo gives up on a line of source after 8 compilations, silently, and then nothing is compiled at all."""
     counter = CompileCounter()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter, dynamic=False))
     for channels in range(1, 11):
         built = work("conv_gru", torch.float32, channels=channels)
-        built.contestants["torch.compile"].call(*built.leaves)
+        built.implementations["torch.compile"].call(*built.inputs)
         assert counter.frame_count == channels
 
 
-def test_a_compiled_contestant_can_be_differentiated_again_and_again():
+def test_a_compiled_implementation_can_be_differentiated_again_and_again():
     """With code generated, unlike above; backward is measured by repeating it."""
     built = work("paste_mean")
-    call = mode_call(built, built.contestants["torch.compile"], "backward")
+    call = mode_call(built, built.implementations["torch.compile"], "backward")
     first, again = call(), call()
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert_same_function(built, "torch.compile")

@@ -18,7 +18,7 @@ from irnet_bench.measure import Settings
 CASES = """
 import os, time
 import torch
-from irnet_bench.case import Contestant, Work, case
+from irnet_bench.case import Implementation, Work, case
 
 SHAPE = dict(size=64, times=2)
 
@@ -28,11 +28,11 @@ def work(s, nap=0.0):
         return x * 2
     def wrong(x):
         return x * 3
-    peer = Contestant(None, peer=True, missing="p is not installed: pip install p")
-    contestants = {"reference": Contestant(call), "peer": peer}
+    peer = Implementation(None, peer=True, missing="p is not installed: pip install p")
+    implementations = {"reference": Implementation(call), "peer": peer}
     if os.environ.get("WRONG"):
-        contestants["cpp"] = Contestant(wrong)
-    return Work([s.normal(s.size)], contestants, {"forward": 512}, items=s.size, unit="numbers")
+        implementations["cpp"] = Implementation(wrong)
+    return Work([s.normal(s.size)], implementations, {"forward": 512}, items=s.size, unit="numbers")
 
 @case("kernels", cpu=SHAPE)
 def my_first(s):

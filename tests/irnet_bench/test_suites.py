@@ -1,4 +1,4 @@
-"""The model, training and data suites: what their contestants compute, what a shape changes, what they leave behind."""
+"""The model, training and data suites: what they compute, what a shape changes, what they leave behind."""
 
 import gc
 import os
@@ -55,10 +55,10 @@ def build(name: str, dtype: torch.dtype = torch.float32, **shape: int) -> Work:
     return case.build(Setup((SMALL.get(name) or case.shapes["gate"]) | shape, dtype, CPU))
 
 
-def run(work: Work, contestant: str, dtype: torch.dtype) -> list[Tensor]:
-    """The result and the gradient of every leaf."""
-    inputs = [leaf.to(dtype).requires_grad_() for leaf in work.leaves]
-    out = work.contestants[contestant].call(*inputs)
+def run(work: Work, implementation: str, dtype: torch.dtype) -> list[Tensor]:
+    """The result and the gradient of every input."""
+    inputs = [leaf.to(dtype).requires_grad_() for leaf in work.inputs]
+    out = work.implementations[implementation].call(*inputs)
     return [out.detach(), *torch.autograd.grad(out, inputs, upstream(out))]
 
 
@@ -66,11 +66,11 @@ def run(work: Work, contestant: str, dtype: torch.dtype) -> list[Tensor]:
 
 
 @each_network
-def test_contestants_agree_in_float64_and_every_leaf_learns(name, graphs):
+def test_implementations_agree_in_float64_and_every_leaf_learns(name, graphs):
     work = build(name)
     exact = run(work, "reference", torch.float64)
     assert all(t.dtype == torch.float64 and t.isfinite().all() and t.any() for t in exact)
-    for other in work.contestants:
+    for other in work.implementations:
         for got, wanted in zip(run(work, other, torch.float64), exact, strict=True):
             assert (got - wanted).abs().max() <= 1e-11 * wanted.abs().max(), other
     assert len(graphs) >= 2  # at least reading and writing
@@ -81,7 +81,7 @@ def test_compiled_cases_do_not_use_up_each_others_limit(graphs):
     with torch._dynamo.config.patch(recompile_limit=2):  # then Dynamo gives up, silently
         for _ in range(3):
             work = build("reason_local")
-            work.contestants["torch.compile"].call(*work.leaves)
+            work.implementations["torch.compile"].call(*work.inputs)
             counts.append(len(graphs))
     assert counts[0] > 0 and counts == [counts[0], 2 * counts[0], 3 * counts[0]]
 
@@ -114,24 +114,24 @@ def test_the_truth_is_float64_throughout(name, dtype):
 
 @pytest.mark.parametrize("variant", ["local", "global", "full"])
 def test_roll_out_is_the_models(variant, monkeypatch):
-    monkeypatch.setenv("IRNET_IMPL", "reference")  # as the contestant does: other kernels round otherwise
+    monkeypatch.setenv("IRNET_IMPL", "reference")  # as the implementation does: other kernels round otherwise
     setup = Setup(NETWORKS["reason_full"].shapes["gate"], torch.float32, CPU)
     work = NETWORKS[f"reason_{variant}"].build(setup)
     net, batch = model.build(setup, variant, model.Given(setup.features)).double(), model.random_batch(setup)
     assert net.graph is None or net.graph.graph_values.dtype == torch.float64
     net.requires_grad_(False)
-    wanted = net.reason(work.leaves[0].double(), batch.boxes, batch.ptr)
+    wanted = net.reason(work.inputs[0].double(), batch.boxes, batch.ptr)
     found = run(work, "reference", torch.float64)[0]
     columns = [*wanted.logits.values(), *(row[:, None] for row in wanted.confidences)]
     assert torch.equal(found, torch.cat(columns, 1))
-    assert len(work.leaves) == 1 + len(list(net.parameters()))
+    assert len(work.inputs) == 1 + len(list(net.parameters()))
 
 
 @each_network
 def test_bfloat16_is_autocast_over_float32_leaves(name):
     work, plain = build(name, torch.bfloat16), build(name)
-    assert all(leaf.dtype == torch.float32 for leaf in work.leaves)
-    assert all(torch.equal(a, b) for a, b in zip(work.leaves, plain.leaves, strict=True))
+    assert all(leaf.dtype == torch.float32 for leaf in work.inputs)
+    assert all(torch.equal(a, b) for a, b in zip(work.inputs, plain.inputs, strict=True))
     out, *gradients = run(work, "reference", torch.float32)
     assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
     assert out.dtype == (torch.float32 if name.startswith("train") else torch.bfloat16)
@@ -143,7 +143,7 @@ def test_bfloat16_is_autocast_over_float32_leaves(name):
 def test_reference_means_reference_and_auto_what_irnet_chooses(monkeypatch):
     monkeypatch.setattr(model, "dispatch", SimpleNamespace(choose=lambda op, impl, device: "cpp"))
     work = build("reason_full")
-    assert list(work.contestants) == ["reference", "auto", "torch.compile"]
+    assert list(work.implementations) == ["reference", "auto", "torch.compile"]
     asked, real = set(), dispatch.choose
 
     def choose(name, impl, device):
@@ -151,9 +151,9 @@ def test_reference_means_reference_and_auto_what_irnet_chooses(monkeypatch):
         return real(name, impl, device)
 
     monkeypatch.setattr(dispatch, "choose", choose)
-    for contestant, wanted in (("reference", "reference"), ("auto", None)):
+    for implementation, wanted in (("reference", "reference"), ("auto", None)):
         asked.clear()
-        work.contestants[contestant].call(*work.leaves)
+        work.implementations[implementation].call(*work.inputs)
         assert asked == {(op, wanted) for op in dispatch.available()}
     monkeypatch.setenv("IRNET_IMPL", "auto")
     with pytest.raises(KeyError, match="inside"), machine.variable("IRNET_IMPL", "reference"):
@@ -163,21 +163,21 @@ def test_reference_means_reference_and_auto_what_irnet_chooses(monkeypatch):
 
 def test_auto_is_left_out_where_it_is_the_reference(monkeypatch):
     monkeypatch.setattr(model, "dispatch", SimpleNamespace(choose=lambda op, impl, device: "reference"))
-    assert "auto" not in build("reason_full").contestants
+    assert "auto" not in build("reason_full").implementations
 
 
 @each_network
 def test_a_sweep_changes_the_sizes(name):
     for images, regions in ((1, 3), (3, 1)):
         work = build(name, images=images, regions=regions, iterations=1, classes=7)
-        out = work.contestants["reference"].call(*work.leaves)
+        out = work.implementations["reference"].call(*work.inputs)
         assert work.items == (images * regions if work.unit == "regions" else images)
         if name.startswith("train"):
             assert out.shape == () and out > 0
         else:
             predictions = 3 if name.endswith("full") else 2
             assert out.shape == (images * regions, predictions * (7 + 1))
-    count = lambda **shape: sum(leaf.numel() for leaf in build(name, **shape).leaves)  # noqa: E731
+    count = lambda **shape: sum(leaf.numel() for leaf in build(name, **shape).inputs)  # noqa: E731
     assert count(channels=9) > count()
     if not name.endswith("global"):
         assert count(hidden=13) > count()
@@ -197,7 +197,7 @@ def test_resnet_keeps_what_is_frozen_out_of_the_leaves():
     work = build("forward_full", resnet=50, height=2, width=2, images=1, regions=2)
     net = model.build(Setup(NETWORKS["forward_full"].shapes["gate"] | {"resnet": 50}, torch.float32, CPU), "full")
     frozen = [p for p in net.parameters() if not p.requires_grad]
-    assert frozen and len(work.leaves) == len(list(net.parameters())) - len(frozen)
+    assert frozen and len(work.inputs) == len(list(net.parameters())) - len(frozen)
     assert all(t.isfinite().all() and t.any() for t in run(work, "reference", torch.float64))
 
 
@@ -207,16 +207,16 @@ def test_resnet_keeps_what_is_frozen_out_of_the_leaves():
 @each_training
 def test_a_step_updates_and_leaves_the_weights_as_they_are(name):
     work = build(name)
-    del work.contestants["torch.compile"]  # takes seconds and has no step of its own
-    before = [leaf.clone().view(torch.int32) for leaf in work.leaves]
+    del work.implementations["torch.compile"]  # takes seconds and has no step of its own
+    before = [leaf.clone().view(torch.int32) for leaf in work.inputs]
     updates, real = [], work.update
-    work.update = lambda leaves, gradients: (updates.append(gradients), real(leaves, gradients))
-    for contestant in work.contestants.values():
-        step = mode_call(work, contestant, "step")
+    work.update = lambda inputs, gradients: (updates.append(gradients), real(inputs, gradients))
+    for implementation in work.implementations.values():
+        step = mode_call(work, implementation, "step")
         first, second = step(), step()
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert len(updates) == 2 * len(work.contestants) and work.modes == ("step",)
-    assert all(torch.equal(leaf.view(torch.int32), old) for leaf, old in zip(work.leaves, before, strict=True))
+    assert len(updates) == 2 * len(work.implementations) and work.modes == ("step",)
+    assert all(torch.equal(leaf.view(torch.int32), old) for leaf, old in zip(work.inputs, before, strict=True))
 
 
 def test_update_is_the_engines_sgd():
@@ -235,9 +235,9 @@ def test_update_is_the_engines_sgd():
 def test_grad_checkpointing_saves_less_for_the_same_gradients(name, monkeypatch):
     monkeypatch.setenv("IRNET_IMPL", "reference")  # both with the same kernels
     work = build(name, hidden=64)
-    inputs = [leaf.detach().requires_grad_() for leaf in work.leaves]
+    inputs = [leaf.detach().requires_grad_() for leaf in work.inputs]
     kept = {
-        c: saved_bytes(lambda c=c: work.contestants[c].call(*inputs), inputs)
+        c: saved_bytes(lambda c=c: work.implementations[c].call(*inputs), inputs)
         for c in ("reference", "grad checkpointing")
     }
     assert kept["grad checkpointing"] < kept["reference"]
@@ -250,15 +250,15 @@ def test_grad_checkpointing_saves_less_for_the_same_gradients(name, monkeypatch)
 
 
 @each_data
-def test_data_contestants_give_one_tensor_and_a_sweep_changes_it(name):
+def test_data_implementations_give_one_tensor_and_a_sweep_changes_it(name):
     work = build(name)
-    wanted = work.contestants[work.reference].call()
-    for contestant in work.contestants.values():
-        assert torch.equal(contestant.call(), wanted)
-    assert work.modes == ("forward",) and not work.leaves and wanted.numel() > 4
+    wanted = work.implementations[work.reference].call()
+    for implementation in work.implementations.values():
+        assert torch.equal(implementation.call(), wanted)
+    assert work.modes == ("forward",) and not work.inputs and wanted.numel() > 4
     larger = build(name, images=6)
     assert larger.items > work.items or name == "class_graph"
-    found = larger.contestants[larger.reference].call()
+    found = larger.implementations[larger.reference].call()
     assert found.shape != wanted.shape or not torch.equal(found, wanted)
 
 
@@ -266,11 +266,11 @@ def test_temporary_folders_vanish(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     work = build("load_batches")
     assert len(list(tmp_path.iterdir())) == 1
-    work.contestants["workers=0"].call()
+    work.implementations["workers=0"].call()
     del work
     gc.collect()
     assert not list(tmp_path.iterdir())
-    build("scene_generation").contestants["irnet"].call()
+    build("scene_generation").implementations["irnet"].call()
     assert not list(tmp_path.iterdir())
 
 
@@ -287,5 +287,5 @@ def test_checksum_sees_every_bit_and_the_order():
 def test_class_graph_counts_images():
     work = build("class_graph", images=50)
     assert (work.items, work.unit) == (50, "images")
-    src, dst, weight = work.contestants["irnet"].call()
+    src, dst, weight = work.implementations["irnet"].call()
     assert ((src != dst) & (weight > 0) & (weight <= 1)).all() and len(src) > 50
