@@ -1,8 +1,6 @@
-"""The model, training and data suites: what they compute, what a shape changes, what they leave behind."""
+"""The model suite, and what the training suite shares with it: what is computed, and what a shape changes."""
 
-import gc
 import os
-import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -11,58 +9,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from irnet.config import TrainConfig
-from irnet.data.sample import Batch
 from irnet.errors import InputError
 from irnet_bench import machine
-from irnet_bench.case import Setup, Work, cases
-from irnet_bench.measure import mode_call, upstream
-from irnet_bench.suites import data, model, training
+from irnet_bench.case import Setup
+from irnet_bench.suites import model
 from irnet_kernels import dispatch
-from irnet_kernels.counts import saved_bytes
-
-CPU = torch.device("cpu")
-NETWORKS = {case.name: case for suite in ("model", "training") for case in cases(suite)}
-DATA = {case.name: case for case in cases("data")}
-FILES = {"images": 4, "batch": 3, "size": 160, "short": 0}
-SMALL = {"load_batches": FILES, "scene_generation": {"images": 2, "size": 160}}
-each_network = pytest.mark.parametrize("name", NETWORKS)
-each_data = pytest.mark.parametrize("name", DATA)
-each_training = pytest.mark.parametrize("name", [name for name, case in NETWORKS.items() if case.suite == "training"])
-
-
-@pytest.fixture(autouse=True)
-def cheap(one_thread, monkeypatch):
-    """These networks are tiny; the operators are those that irnet chooses."""
-    monkeypatch.delenv("IRNET_IMPL", raising=False)
-
-
-@pytest.fixture
-def graphs(monkeypatch) -> list[int]:
-    """torch.compile as it is, but for the compiler: a graph runs as it was traced, and is counted."""
-    found, real = [], torch.compile
-
-    def backend(graph, inputs):
-        found.append(len(inputs))
-        return graph.forward
-
-    monkeypatch.setattr(torch, "compile", lambda *a, **options: real(*a, backend=backend, **options))
-    return found
-
-
-def build(name: str, dtype: torch.dtype = torch.float32, **shape: int) -> Work:
-    case = (NETWORKS | DATA)[name]
-    return case.build(Setup((SMALL.get(name) or case.shapes["gate"]) | shape, dtype, CPU))
-
-
-def run(work: Work, implementation: str, dtype: torch.dtype) -> list[Tensor]:
-    """The result and the gradient of every input."""
-    inputs = [leaf.to(dtype).requires_grad_() for leaf in work.inputs]
-    out = work.implementations[implementation].call(*inputs)
-    return [out.detach(), *torch.autograd.grad(out, inputs, upstream(out))]
-
-
-# -------------------------------------------------------------------------------------------------- model and training
+from tests.irnet_bench.suites.networks import CPU, NETWORKS, build, each_network, run
 
 
 @each_network
@@ -199,93 +151,3 @@ def test_resnet_keeps_what_is_frozen_out_of_the_leaves():
     frozen = [p for p in net.parameters() if not p.requires_grad]
     assert frozen and len(work.inputs) == len(list(net.parameters())) - len(frozen)
     assert all(t.isfinite().all() and t.any() for t in run(work, "reference", torch.float64))
-
-
-# ------------------------------------------------------------------------------------------------------------ training
-
-
-@each_training
-def test_a_step_updates_and_leaves_the_weights_as_they_are(name):
-    work = build(name)
-    del work.implementations["torch.compile"]  # takes seconds and has no step of its own
-    before = [leaf.clone().view(torch.int32) for leaf in work.inputs]
-    updates, real = [], work.update
-    work.update = lambda inputs, gradients: (updates.append(gradients), real(inputs, gradients))
-    for implementation in work.implementations.values():
-        step = mode_call(work, implementation, "step")
-        first, second = step(), step()
-        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert len(updates) == 2 * len(work.implementations) and work.modes == ("step",)
-    assert all(torch.equal(leaf.view(torch.int32), old) for leaf, old in zip(work.inputs, before, strict=True))
-
-
-def test_update_is_the_engines_sgd():
-    net = model.build(Setup(NETWORKS["train_step_full"].shapes["gate"], torch.float32, CPU), "full")
-    before = [weight.clone() for weight in model.weights(net)]
-    update = training.make_update(net, TrainConfig(lr=0.25, momentum=0.5, weight_decay=0.125))
-    leaves = [torch.full_like(weight, 2.0).requires_grad_() for weight in before]
-    update(leaves, tuple(torch.full_like(weight, 3.0) for weight in before))
-    for leaf, weight in zip(leaves, before, strict=True):
-        decay = 0.125 if leaf.dim() > 1 else 0.0
-        momentum = 0.5 * decay * weight + 3 + decay * 2  # the momentum was made by a gradient of zero
-        torch.testing.assert_close(leaf.detach(), 2 - 0.25 * momentum)
-
-
-@each_training
-def test_grad_checkpointing_saves_less_for_the_same_gradients(name, monkeypatch):
-    monkeypatch.setenv("IRNET_IMPL", "reference")  # both with the same kernels
-    work = build(name, hidden=64)
-    inputs = [leaf.detach().requires_grad_() for leaf in work.inputs]
-    kept = {
-        c: saved_bytes(lambda c=c: work.implementations[c].call(*inputs), inputs)
-        for c in ("reference", "grad checkpointing")
-    }
-    assert kept["grad checkpointing"] < kept["reference"]
-    for dtype in (torch.float64, torch.float32):  # one after the other: nothing of the first stays in the model
-        same = zip(run(work, "grad checkpointing", dtype), run(work, "reference", dtype), strict=True)
-        assert all(torch.equal(a, b) for a, b in same)
-
-
-# ---------------------------------------------------------------------------------------------------------------- data
-
-
-@each_data
-def test_data_implementations_give_one_tensor_and_a_sweep_changes_it(name):
-    work = build(name)
-    wanted = work.implementations[work.reference].call()
-    for implementation in work.implementations.values():
-        assert torch.equal(implementation.call(), wanted)
-    assert work.modes == ("forward",) and not work.inputs and wanted.numel() > 4
-    larger = build(name, images=6)
-    assert larger.items > work.items or name == "class_graph"
-    found = larger.implementations[larger.reference].call()
-    assert found.shape != wanted.shape or not torch.equal(found, wanted)
-
-
-def test_temporary_folders_vanish(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    work = build("load_batches")
-    assert len(list(tmp_path.iterdir())) == 1
-    work.implementations["workers=0"].call()
-    del work
-    gc.collect()
-    assert not list(tmp_path.iterdir())
-    build("scene_generation").implementations["irnet"].call()
-    assert not list(tmp_path.iterdir())
-
-
-def test_checksum_sees_every_bit_and_the_order():
-    def batch(pixels: list[float]) -> Batch:
-        image = torch.tensor(pixels).reshape(1, 1, 2)
-        return Batch([image], torch.zeros(1, 4), torch.tensor([0, 1]), torch.tensor([5]), ["a.png"])
-
-    found = [data.checksum([batch(pixels)]) for pixels in ([1.0, 2.0], [2.0, 1.0], [1.0, 2.0000002], [1.0, 2.0])]
-    assert torch.equal(found[0], found[3])
-    assert not torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
-
-
-def test_class_graph_counts_images():
-    work = build("class_graph", images=50)
-    assert (work.items, work.unit) == (50, "images")
-    src, dst, weight = work.implementations["irnet"].call()
-    assert ((src != dst) & (weight > 0) & (weight <= 1)).all() and len(src) > 50
