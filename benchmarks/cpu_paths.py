@@ -42,7 +42,7 @@ def compare(case: Case, mode: str, seconds: float) -> None:
     native, (path, dtype) = extension.native(), CHOICES[case.name]
     chosen = native.cpu_path(path)
     work = case.build(Setup(case.shapes["cpu"], dtype, CPU))
-    call, peer = (mode_call(work, work.contestants[name], mode) for name in ("cpp", work.pace))
+    call, peer = (mode_call(work, work.implementations[name], mode) for name in ("cpp", work.baseline))
 
     def on_path(taken: bool) -> None:
         native.set_cpu_path(path, taken)
@@ -52,12 +52,12 @@ def compare(case: Case, mode: str, seconds: float) -> None:
         f"{path} {'on' if taken else 'off'}{' (chosen)' if taken == chosen else ''}": partial(on_path, taken)
         for taken in (True, False)
     }
-    calls[work.pace] = peer
+    calls[work.baseline] = peer
     result = call()
     if isinstance(result, torch.Tensor):
         calls["copy of the result"] = partial(torch.empty_like(result).copy_, result)
     if case.name == "conv_gru" and mode == "forward":  # nearly all of it: what is left for everything else
-        calls |= convolutions(*work.leaves[:4])
+        calls |= convolutions(*work.inputs[:4])
     try:
         samples = interleaved(calls, seconds)
     finally:
@@ -66,7 +66,7 @@ def compare(case: Case, mode: str, seconds: float) -> None:
         least = min(times)
         print(
             f"{case.name} {mode} {str(dtype).removeprefix('torch.')}: {name}: least {least * 1e3:.3f} ms, "
-            f"median {statistics.median(times) * 1e3:.3f}, {min(samples[work.pace]) / least:.2f} x {work.pace}",
+            f"median {statistics.median(times) * 1e3:.3f}, {min(samples[work.baseline]) / least:.2f} x {work.baseline}",
             flush=True,
         )
 

@@ -48,14 +48,14 @@ def hashes_of(case: Case, shape: str, device: torch.device) -> dict[str, str]:
     hashes = {}
     for name in DTYPES if shape == "gate" else ("float32", "bfloat16"):
         work = case.build(Setup(case.shapes[shape], DTYPES[name], device))
-        for implementation, contestant in work.contestants.items():
-            if contestant.peer or contestant.call is None or (shape != "gate" and implementation == work.reference):
+        for impl, implementation in work.implementations.items():
+            if implementation.peer or implementation.call is None or (shape != "gate" and impl == work.reference):
                 continue
-            inputs = [leaf.detach().requires_grad_() for leaf in work.leaves]
-            result = contestant.call(*inputs)
-            gradients = torch.autograd.grad(result, inputs, upstream(result))
+            leaves = [tensor.detach().requires_grad_() for tensor in work.inputs]
+            result = implementation.call(*leaves)
+            gradients = torch.autograd.grad(result, leaves, upstream(result))
             for output, tensor in [("result", result), *((f"gradient {i}", g) for i, g in enumerate(gradients))]:
-                hashes[f"{case.name}/{shape}/{name}/{implementation}/{output}"] = _hash(tensor)
+                hashes[f"{case.name}/{shape}/{name}/{impl}/{output}"] = _hash(tensor)
     return hashes
 
 

@@ -23,8 +23,8 @@ def entries() -> list:
         for case in cases(suite):
             if not case.shapes["gate"]:
                 continue
-            for name, contestant in build(case).contestants.items():
-                if not contestant.peer and contestant.call:
+            for name, implementation in build(case).implementations.items():
+                if not implementation.peer and implementation.call:
                     found.append(pytest.param(case, name, id=f"{case.name}-{name}"))
     return found
 
@@ -34,6 +34,6 @@ def entries() -> list:
 def test_speed(benchmark, case, name, mode):
     work = build(case)
     benchmark.group = f"{case.name} {mode}"
-    call = mode_call(work, work.contestants[name], mode)
+    call = mode_call(work, work.implementations[name], mode)
     call()
     benchmark(call)

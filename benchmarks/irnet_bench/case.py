@@ -20,10 +20,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Implementation:
     """One way to compute a case.
 
-    call     takes the leaves and returns one tensor; None where it cannot run here
+    call     takes the inputs and returns one tensor; None where it cannot run here
     peer     somebody else's program, or plain PyTorch: measured beside irnet, not answered for by it
     checked  whether it computes what the case computes, so that its result is held to the error budget
     missing  why `call` is None, and the command that cures it
@@ -39,32 +39,32 @@ class Contestant:
 class Work:
     """A case set up for one shape, dtype and device.
 
-    leaves       the inputs that are differentiated; without any, the case has the one mode "forward"
-    contestants  by name; the one called `reference` defines the result: in float64 it is the truth
+    inputs       the inputs that are differentiated; without any, the case has the one mode "forward"
+    implementations  by name; the one called `reference` defines the result: in float64 it is the truth
     bytes        the fewest bytes that each mode must move, each input read once and each output written once
     flops        the fewest floating-point operations of each mode; a mode that is absent has no known limit
     items, unit  what one call processes, for throughput: (64, "regions")
-    reference    the name of the contestant that defines the result
-    pace         the name of the peer against which the gate holds the time
+    reference    the name of the implementation that defines the result
+    baseline     the name of the peer against which the gate holds the time
     modes        those that make sense for the case
     slack        the error, as a share of its scale, that any gradient may have, whatever the reference's own
-    update       called with the leaves and their gradients at the end of a step: an optimiser's part
+    update       called with the inputs and their gradients at the end of a step: an optimiser's part
     """
 
-    leaves: list[Tensor]
-    contestants: dict[str, Contestant]
+    inputs: list[Tensor]
+    implementations: dict[str, Implementation]
     bytes: Mapping[str, float] = field(default_factory=dict)
     flops: Mapping[str, float] = field(default_factory=dict)
     items: int = 1
     unit: str = "calls"
     reference: str = "reference"
-    pace: str | None = None
+    baseline: str | None = None
     modes: tuple[str, ...] = MODES
     update: Callable[[list[Tensor], tuple[Tensor, ...]], None] | None = None
     slack: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.leaves:
+        if not self.inputs:
             self.modes = ("forward",)
 
 
@@ -171,11 +171,11 @@ def modules(files: Sequence[str] = ()) -> list[ModuleType]:
     return own + [_file_module(str(Path(path).resolve())) for path in files]
 
 
-def implementations(op: str, device: torch.device, call: Callable[..., Tensor]) -> dict[str, Contestant]:
-    """irnet's implementations of an operator on a device; `call(impl, *leaves)` runs one of them."""
+def operator_implementations(op: str, device: torch.device, call: Callable[..., Tensor]) -> dict[str, Implementation]:
+    """irnet's implementations of an operator on a device; `call(impl, *inputs)` runs one of them."""
 
-    def bind(impl: str) -> Contestant:
-        return Contestant(lambda *leaves: call(impl, *leaves))
+    def bind(impl: str) -> Implementation:
+        return Implementation(lambda *inputs: call(impl, *inputs))
 
     return {impl: bind(impl) for impl in irnet_kernels.available()[op][device.type]}
 

@@ -34,7 +34,7 @@ Style = tuple[str, str, bool]  # colour, marker, whether it is hollow
 
 @dataclass(frozen=True)
 class Point:
-    """One contestant of one operator: what it had to do, and how fast it did it."""
+    """One implementation of one operator: what it had to do, and how fast it did it."""
 
     case: str
     implementation: str

@@ -43,9 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
             work = case.build(Setup(case.shapes[options.shape], DTYPES[dtype], device))
             for name in _implementations(work, options.implementation):
                 called += 1
-                contestant = work.contestants[name]
+                implementation = work.implementations[name]
                 for mode in ("step",) if options.profile else work.modes:
-                    call = mode_call(work, contestant, mode)
+                    call = mode_call(work, implementation, mode)
                     if options.profile:
                         call()
                     synchronize(device)
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _implementations(work: Work, chosen: list[str] | None) -> list[str]:
     """The compiled implementations of a case, the one that "auto" takes first; of these the chosen ones."""
-    own = [n for n, one in work.contestants.items() if not one.peer and one.call and n != work.reference]
+    own = [n for n, one in work.implementations.items() if not one.peer and one.call and n != work.reference]
     return own[:1] if chosen == ["auto"] else [name for name in own if not chosen or name in chosen]
 
 

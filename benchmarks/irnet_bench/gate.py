@@ -105,8 +105,8 @@ def measure(
                     if "counts" in kinds:
                         _count(case, dtype, work, device, found)
                     if "time" in kinds:
-                        _pace(case, dtype, work, device, found, baseline, thorough)
-                    if "cpp" in work.contestants and work.contestants["cpp"].call:
+                        _time_ratios(case, dtype, work, device, found, baseline, thorough)
+                    if "cpp" in work.implementations and work.implementations["cpp"].call:
                         jobs += [instructions.Job(case.name, "cpp", mode, dtype) for mode in work.modes]
                 tick(found)
     finally:
@@ -253,7 +253,7 @@ def _count(case: Case, dtype: str, work: Work, device: torch.device, found: Meas
         if result.reason:
             found.absent[f"{case.name}/{name}/"] = result.reason
             continue
-        call = mode_call(work, work.contestants[name], mode)
+        call = mode_call(work, work.implementations[name], mode)
         if not _same_bits(call(), call()):
             found.troubles.append(f"{label}: the same call gave other bits")
             continue
@@ -262,7 +262,7 @@ def _count(case: Case, dtype: str, work: Work, device: torch.device, found: Meas
                 found.put(group, f"{label}/{figure}", result.figures[figure])
 
 
-def _pace(
+def _time_ratios(
     case: Case,
     dtype: str,
     small: Work,
@@ -276,8 +276,8 @@ def _pace(
     That of a reference is not held: it is the time of PyTorch's operators, whose number is. It was seen to differ by
     more than a tenth from one process to the next.
     """
-    rivals = [n for n, one in small.contestants.items() if not one.peer and one.call and n != small.reference]
-    if not small.pace or not rivals:
+    rivals = [n for n, one in small.implementations.items() if not one.peer and one.call and n != small.reference]
+    if not small.baseline or not rivals:
         return
     group = f"time on {machine.processor()}, {machine.capability(device)}"
     if device.type == "cuda":
@@ -286,7 +286,7 @@ def _pace(
     work = case.build(Setup(case.shapes[device.type], DTYPES[dtype], device))
     for name, mode in itertools.product(rivals, work.modes):
         label = f"{case.name}/{name}/{dtype}/{mode}/time_ratio"
-        makers = [functools.partial(mode_call, work, work.contestants[who], mode) for who in (name, work.pace)]
+        makers = [functools.partial(mode_call, work, work.implementations[who], mode) for who in (name, work.baseline)]
         least = [math.inf, math.inf]
         for attempt in range(ATTEMPTS if thorough or label in held else 1):
             time.sleep(PAUSE if attempt else 0)

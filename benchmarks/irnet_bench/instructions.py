@@ -36,7 +36,7 @@ WARM, COUNTED = 10, 3  # calls: Python specialises its code in the first 8; the 
 
 @dataclass(frozen=True)
 class Job:
-    """One call to count: a contestant of a case, in the case's shape for the gate."""
+    """One call to count: an implementation of a case, in the case's shape for the gate."""
 
     case: str
     implementation: str
@@ -102,7 +102,7 @@ def _main(told: dict) -> None:
         if key not in works:
             case = known[job.case]
             works[key] = case.build(Setup(case.shapes["gate"], DTYPES[job.dtype], torch.device("cpu")))
-        calls.append(mode_call(works[key], works[key].contestants[job.implementation], job.mode))
+        calls.append(mode_call(works[key], works[key].implementations[job.implementation], job.mode))
     for call in calls:
         for _ in range(WARM):
             call()

@@ -1,4 +1,4 @@
-"""One case in one shape and dtype: is every contestant right, what does it take, how long. Writes no file."""
+"""One case in one shape and dtype: is every implementation right, what does it take, how long. Writes no file."""
 
 import contextlib
 import functools
@@ -14,7 +14,7 @@ from irnet_kernels import counts
 from irnet_kernels.testing import Accuracy, accuracy
 
 from . import timing
-from .case import DTYPES, MODES, Case, Contestant, Setup, Work
+from .case import DTYPES, MODES, Case, Implementation, Setup, Work
 from .machine import synchronize
 from .records import ERROR, OK, OOM, SKIPPED
 
@@ -24,7 +24,7 @@ PEER_ROUNDINGS = 64
 
 
 class Failure(Exception):
-    """A contestant that cannot be measured: its status and the reason."""
+    """An implementation that cannot be measured: its status and the reason."""
 
     def __init__(self, status: str, reason: str):
         super().__init__(reason)
@@ -36,22 +36,22 @@ class Settings:
     """What is measured of every case, and how.
 
     modes      what is timed, in the order of MODES
-    seconds    how long each contestant is timed in each mode
+    seconds    how long each implementation is timed in each mode
     seed       of the inputs
-    without    a text: contestants whose name contains it are left out, but for the reference
-    pace_only  of the peers take only the one to which the gate holds the time; the reference is the truth, no more
+    without    a text: implementations whose name contains it are left out, but for the reference
+    baseline_only  of the peers take only the one to which the gate holds the time; the reference is the truth, no more
     """
 
     modes: tuple[str, ...] = MODES
     seconds: float = 0.5
     seed: int = 0
     without: str = ""
-    pace_only: bool = False
+    baseline_only: bool = False
 
 
 @dataclass
 class Result:
-    """What is known of one contestant in one mode; the names are those of records.Record."""
+    """What is known of one implementation in one mode; the names are those of records.Record."""
 
     peer: bool = False
     status: str = OK
@@ -73,10 +73,10 @@ def measure(
     settings: Settings = Settings(),
     tick: Callable[[str], None] = lambda text: None,
 ) -> dict[tuple[str, str], Result]:
-    """Results of all contestants of a case, by (contestant, mode).
+    """Results of all implementations of a case, by (implementation, mode).
 
     tick  told what is being done, for a progress bar
-    A contestant whose result is outside its error budget has the status "error" and no speed.
+    An implementation whose result is outside its error budget has the status "error" and no speed.
     """
     tick("set-up")
     modes, without = settings.modes, settings.without
@@ -84,15 +84,17 @@ def measure(
         work = _attempt(lambda: case.build(Setup(shape, DTYPES[dtype], device, settings.seed)))
     except Failure as failure:
         return {("reference", mode): Result(False, failure.status, f"set-up: {failure.reason}") for mode in modes}
+    ways = work.implementations
     if without:
-        work.contestants = {n: c for n, c in work.contestants.items() if without not in n or n == work.reference}
-    if settings.pace_only:
-        work.contestants = {n: c for n, c in work.contestants.items() if not c.peer or n == work.pace}
-    if not work.leaves:  # nothing of it runs on the device
+        ways = {n: way for n, way in ways.items() if without not in n or n == work.reference}
+    if settings.baseline_only:
+        ways = {n: way for n, way in ways.items() if not way.peer or n == work.baseline}
+    work.implementations = ways
+    if not work.inputs:  # nothing of it runs on the device
         device = torch.device("cpu")
     modes = tuple(mode for mode in modes if mode in work.modes)
     results = examine(work, device, modes, tick=tick)
-    if settings.pace_only:
+    if settings.baseline_only:
         results = {key: result for key, result in results.items() if key[0] != work.reference}
     for mode in modes:
         racing = [name for name, m in results if m == mode and results[name, m].status == OK]
@@ -108,67 +110,67 @@ def examine(
     peers: bool = True,
     tick: Callable[[str], None] = lambda text: None,
 ) -> dict[tuple[str, str], Result]:
-    """Results without times: correctness and counts. Contestants that cannot run are skipped, with the reason."""
+    """Results without times: correctness and counts. Implementations that cannot run are skipped, with the reason."""
     modes = [mode for mode in modes if mode in work.modes]
-    entered = {name: one for name, one in work.contestants.items() if peers or not one.peer}
+    entered = {name: one for name, one in work.implementations.items() if peers or not one.peer}
     results = {(name, mode): Result(one.peer) for name, one in entered.items() for mode in modes}
     tick("truth")
     try:
-        judge = _attempt(lambda: Judge(work, modes))
+        check = _attempt(lambda: CorrectnessCheck(work, modes))
         no_truth = None
     except Failure as failure:
         no_truth = Failure(failure.status, f"no truth to compare with: {failure.reason}")
 
     for (name, mode), result in results.items():
         tick(f"{name} {mode}")
-        contestant = entered[name]
+        implementation = entered[name]
         result.figures |= {"items": work.items, "unit": work.unit}
         result.figures |= {"fewest_bytes": work.bytes.get(mode), "fewest_flops": work.flops.get(mode)}
-        if contestant.call is None:
-            result.fail(Failure(SKIPPED, contestant.missing))
+        if implementation.call is None:
+            result.fail(Failure(SKIPPED, implementation.missing))
         elif no_truth:
             result.fail(no_truth)
         else:
             try:
-                _attempt(functools.partial(_examine, work, contestant, name, mode, judge, device, result.figures))
+                _attempt(functools.partial(_examine, work, implementation, name, mode, check, device, result.figures))
             except Failure as failure:
                 result.fail(failure)
             _release(device)
     return results
 
 
-def mode_call(work: Work, contestant: Contestant, mode: str, leaves: list[Tensor] | None = None) -> Callable:
-    """The call that a mode consists of, on `leaves` or the work's own."""
-    leaves = work.leaves if leaves is None else leaves
-    call = contestant.call
+def mode_call(work: Work, implementation: Implementation, mode: str, inputs: list[Tensor] | None = None) -> Callable:
+    """The call that a mode consists of, on `inputs` or the work's own."""
+    inputs = work.inputs if inputs is None else inputs
+    call = implementation.call
 
     def forward():
         with torch.no_grad():
-            return call(*leaves)
+            return call(*inputs)
 
     if mode == "forward":
         return forward
-    inputs = [leaf.detach().requires_grad_() for leaf in leaves]
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     if mode == "backward":
-        out = call(*inputs)
+        out = call(*leaves)
         grad = upstream(out)
-        return lambda: _gradients(out, inputs, grad, retain_graph=True)
+        return lambda: _gradients(out, leaves, grad, retain_graph=True)
     grad = None
 
     def step():
         nonlocal grad
-        out = call(*inputs)
+        out = call(*leaves)
         grad = upstream(out) if grad is None else grad
-        gradients = _gradients(out, inputs, grad)
+        gradients = _gradients(out, leaves, grad)
         if work.update:
-            work.update(inputs, gradients)
+            work.update(leaves, gradients)
         return gradients
 
     return step
 
 
 def upstream(result: Tensor, seed: int = 7) -> Tensor:
-    """The gradient that is sent into a result: the same random values for every contestant, rounded to its dtype."""
+    """The gradient that is sent into a result: the same random values for all, rounded to its dtype."""
     # At least channels_last results get what a layer behind them would send: the same layout.
     return torch.empty_like(result).copy_(_random(result.shape, result.dtype, result.device, seed))
 
@@ -179,50 +181,50 @@ def _random(shape: torch.Size, dtype: torch.dtype, device: torch.device, seed: i
     return torch.randn(shape, generator=torch.Generator(device).manual_seed(seed), device=device).to(dtype)
 
 
-class Judge:
+class CorrectnessCheck:
     """Holds the truth of a work and the errors that its reference makes in the work's own dtype."""
 
     def __init__(self, work: Work, modes: Iterable[str]):
         self.work = work
         self.known: dict[tuple[int, bool], list[Accuracy]] = {}
-        reference = work.contestants[work.reference]
+        reference = work.implementations[work.reference]
         gradients = any(mode != "forward" for mode in modes)
-        self.own = self.values(reference, work.leaves, gradients)
-        if work.leaves:
-            exact_leaves = [leaf.detach().double() for leaf in work.leaves]
-            self.exact = self.values(reference, exact_leaves, gradients, like=self.own[0])
+        self.own = self.values(reference, work.inputs, gradients)
+        if work.inputs:
+            exact_inputs = [tensor.detach().double() for tensor in work.inputs]
+            self.exact = self.values(reference, exact_inputs, gradients, like=self.own[0])
 
     def values(
-        self, contestant: Contestant, leaves: list[Tensor], gradients: bool, like: Tensor | None = None
+        self, implementation: Implementation, inputs: list[Tensor], gradients: bool, like: Tensor | None = None
     ) -> list[Tensor]:
-        """The result and, where asked, the gradient of every leaf for an upstream rounded to the dtype of `like`."""
+        """The result and, where asked, the gradient of every input for an upstream rounded to the dtype of `like`."""
         if not gradients:
             with torch.no_grad():
-                return [contestant.call(*leaves)]
-        inputs = [leaf.detach().requires_grad_() for leaf in leaves]
-        out = contestant.call(*inputs)
+                return [implementation.call(*inputs)]
+        leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+        out = implementation.call(*leaves)
         grad = upstream(out if like is None else like).to(out.dtype)
-        return [out.detach(), *_gradients(out, inputs, grad)]
+        return [out.detach(), *_gradients(out, leaves, grad)]
 
-    def __call__(self, contestant: Contestant, mode: str) -> list[Accuracy]:
-        """How right a contestant is: its result (forward, as it is without gradients), or that and all gradients.
+    def __call__(self, implementation: Implementation, mode: str) -> list[Accuracy]:
+        """How right an implementation is: its result (forward, as it is without gradients), or that and all gradients.
 
         irnet's own implementations run twice, the second time with poisoned memory: what they do not write is NaN.
         """
         gradients = mode != "forward"
-        key = id(contestant), gradients
+        key = id(implementation), gradients
         if key not in self.known:
-            judged = self.judge(self.values(contestant, self.work.leaves, gradients))
-            if not contestant.peer:
+            judged = self.accuracies(self.values(implementation, self.work.inputs, gradients))
+            if not implementation.peer:
                 with _poisoned():
-                    again = self.judge(self.values(contestant, self.work.leaves, gradients))
+                    again = self.accuracies(self.values(implementation, self.work.inputs, gradients))
                 judged = [max(pair, key=_excess) for pair in zip(judged, again, strict=True)]
             self.known[key] = judged
         return self.known[key]
 
-    def judge(self, got: list[Tensor]) -> list[Accuracy]:
+    def accuracies(self, got: list[Tensor]) -> list[Accuracy]:
         """The accuracy of a result and, where they are given, of its gradients."""
-        if not self.work.leaves:  # nothing is rounded: the result is the reference's or it is wrong
+        if not self.work.inputs:  # nothing is rounded: the result is the reference's or it is wrong
             return [Accuracy(0.0 if torch.equal(got[0], self.own[0]) else float("inf"), 0.0, 1.0)]
         result, *rest = map(accuracy, got, self.exact[: len(got)], self.own[: len(got)])
         slack = self.work.slack
@@ -257,10 +259,16 @@ def _excess(judged: Accuracy) -> float:
 
 
 def _examine(
-    work: Work, contestant: Contestant, name: str, mode: str, judge: Judge, device: torch.device, figures: dict
+    work: Work,
+    implementation: Implementation,
+    name: str,
+    mode: str,
+    check: CorrectnessCheck,
+    device: torch.device,
+    figures: dict,
 ) -> None:
     """First call, correctness and counts; raises Failure for a wrong result."""
-    call = mode_call(work, contestant, mode)
+    call = mode_call(work, implementation, mode)
     if mode != "backward" and name != work.reference:  # the truth has called the reference before
         start = time.perf_counter()
         call()
@@ -271,11 +279,11 @@ def _examine(
             call()
             synchronize(device)
             figures["compile_seconds"] = max(0.0, figures["first_call_seconds"] - (time.perf_counter() - start))
-    if contestant.checked:
-        judged, what = worst(judge(contestant, mode), mode)
+    if implementation.checked:
+        judged, what = worst(check(implementation, mode), mode)
         if judged.error != judged.error or judged.error == float("inf"):
             raise Failure(ERROR, f"wrong: the {what} is not finite or not equal")
-        order = PEER_ROUNDINGS * torch.finfo(torch.float32).eps * judged.scale if contestant.peer else 0.0
+        order = PEER_ROUNDINGS * torch.finfo(torch.float32).eps * judged.scale if implementation.peer else 0.0
         budget = judged.budget + order
         figures |= {"error": judged.error, "budget": budget, "scale": judged.scale}
         if judged.error > budget:
@@ -283,8 +291,8 @@ def _examine(
     found = counts.count(call, device)
     figures |= {name: value for name, value in vars(found).items() if value is not None}
     if mode == "step":
-        inputs = [leaf.detach().requires_grad_() for leaf in work.leaves]
-        figures["saved_bytes"] = counts.saved_bytes(lambda: contestant.call(*inputs), inputs)
+        leaves = [tensor.detach().requires_grad_() for tensor in work.inputs]
+        figures["saved_bytes"] = counts.saved_bytes(lambda: implementation.call(*leaves), leaves)
 
 
 def _time(
@@ -295,12 +303,12 @@ def _time(
     seconds: float,
     results: dict[tuple[str, str], Result],
 ) -> None:
-    """Fill in the samples: on a CPU the contestants take turns, on a GPU one follows the other."""
+    """Fill in the samples: on a CPU the implementations take turns, on a GPU one follows the other."""
     if device.type == "cpu":
         calls = {}
         for name in racing:
             try:
-                calls[name] = _attempt(functools.partial(_warm, work, work.contestants[name], mode))
+                calls[name] = _attempt(functools.partial(_warm, work, work.implementations[name], mode))
             except Failure as failure:
                 results[name, mode].fail(failure)
         try:
@@ -312,11 +320,11 @@ def _time(
         for name, taken in samples.items():
             _keep(results[name, mode], taken, "wall")
         return
-    sets = timing.input_sets(sum(leaf.nbytes for leaf in work.leaves), device)
+    sets = timing.input_sets(sum(tensor.nbytes for tensor in work.inputs), device)
     for name in racing:
         try:
-            copies = [work.leaves, *([leaf.clone() for leaf in work.leaves] for _ in range(sets - 1))]
-            makers = [functools.partial(mode_call, work, work.contestants[name], mode, leaves) for leaves in copies]
+            copies = [work.inputs, *([tensor.clone() for tensor in work.inputs] for _ in range(sets - 1))]
+            makers = [functools.partial(mode_call, work, work.implementations[name], mode, inputs) for inputs in copies]
             samples, clock = _attempt(functools.partial(timing.on_gpu, makers, seconds))
             _keep(results[name, mode], samples, clock)
         except Failure as failure:
@@ -324,8 +332,8 @@ def _time(
         _release(device)
 
 
-def _warm(work: Work, contestant: Contestant, mode: str) -> Callable:
-    call = mode_call(work, contestant, mode)
+def _warm(work: Work, implementation: Implementation, mode: str) -> Callable:
+    call = mode_call(work, implementation, mode)
     call()
     return call
 
@@ -334,14 +342,14 @@ def _keep(result: Result, samples: list[float], clock: str) -> None:
     result.figures |= {"samples": samples, "percentiles": timing.percentiles(samples), "clock": clock}
 
 
-def _gradients(out: Tensor, inputs: list[Tensor], grad: Tensor, **options) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(out, inputs, grad, allow_unused=True, materialize_grads=True, **options)
+def _gradients(out: Tensor, leaves: list[Tensor], grad: Tensor, **options) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(out, leaves, grad, allow_unused=True, materialize_grads=True, **options)
 
 
 def _attempt(action: Callable):
     """The action's value; Failure, with the reason, where it runs out of memory or raises anything else.
 
-    Contestants are other people's programs too: one that fails is a finding, and the others are still measured.
+    Implementations are other people's programs too: one that fails is a finding, and the others are still measured.
     """
     try:
         return action()

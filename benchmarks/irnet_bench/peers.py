@@ -1,6 +1,6 @@
 """Peers: other programs, and plain PyTorch, that compute what irnet's operators compute. No kernel of irnet is called.
 
-Each function takes what a case is set up from and returns contestants that share the case's leaves. Sampling grids,
+Each function takes what a case is set up from and returns implementations that share the case's inputs. Sampling grids,
 covered cells and CSR matrices are made beforehand: a peer is charged for its passes over the data, not for its
 geometry; only the adjacency of propagate_regions is made in the call, as irnet makes it.
 
@@ -20,7 +20,7 @@ from torch.nn.functional import conv2d, grid_sample
 from irnet_kernels import EdgeSet
 from irnet_kernels.roi import reference as roi
 
-from .case import Contestant, Setup
+from .case import Implementation, Setup
 
 TOLERANCE = 1e-4  # cells by which a position may lie outside and still count as on the border
 # What a peer may materialise, per kind of device: beyond, a CPU needs seconds for a call, and on a GPU the copies that
@@ -28,7 +28,7 @@ TOLERANCE = 1e-4  # cells by which a position may lie outside and still count as
 MOST = {"cpu": 2**30, "cuda": 2**35}
 
 
-def crop_resize(setup: Setup, boxes: Tensor, ptr: Tensor) -> dict[str, Contestant]:
+def crop_resize(setup: Setup, boxes: Tensor, ptr: Tensor) -> dict[str, Implementation]:
     """Peers of crop_resize, for boxes inside the map: outside it they have other rules than irnet."""
     size, wide = setup.size, _wide(setup)
     image, rank, most = _places(ptr)
@@ -59,12 +59,12 @@ def crop_resize(setup: Setup, boxes: Tensor, ptr: Tensor) -> dict[str, Contestan
 
     return {
         "torchvision roi_align": _optional("torchvision", by_roi_align, checked=_checked(setup)),
-        "grid_sample": Contestant(by_grid_sample, peer=True, checked=_checked(setup)),
+        "grid_sample": Implementation(by_grid_sample, peer=True, checked=_checked(setup)),
         "torch.compile": compiled(lambda features: roi.crop_resize(features, boxes, ptr, size, "zero")),
     }
 
 
-def paste_mean(setup: Setup, boxes: Tensor, ptr: Tensor) -> dict[str, Contestant]:
+def paste_mean(setup: Setup, boxes: Tensor, ptr: Tensor) -> dict[str, Implementation]:
     """Peers of paste_mean."""
     size, wide, counts = setup.size, _wide(setup), ptr.diff().tolist()
     low, high = boxes.to(wide).view(-1, 2, 2).unbind(1)
@@ -85,12 +85,12 @@ def paste_mean(setup: Setup, boxes: Tensor, ptr: Tensor) -> dict[str, Contestant
         return (memory.to(wide) + torch.stack(total) / count).to(memory.dtype)
 
     return {
-        "resize all and sum": Contestant(resize_all, peer=True),
+        "resize all and sum": Implementation(resize_all, peer=True),
         "torch.compile": compiled(lambda memory, patches: roi.paste_mean(memory, patches, boxes, ptr)),
     }
 
 
-def conv_gru(setup: Setup, reset_bias: Tensor, update_bias: Tensor) -> dict[str, Contestant]:
+def conv_gru(setup: Setup, reset_bias: Tensor, update_bias: Tensor) -> dict[str, Implementation]:
     """Peers of conv_gru, and the product of two matrices that has its FLOPs."""
 
     def plain(x, h, *weights):
@@ -101,26 +101,26 @@ def conv_gru(setup: Setup, reset_bias: Tensor, update_bias: Tensor) -> dict[str,
         return u * (n - h)
 
     return {
-        "plain PyTorch": Contestant(plain, peer=True, checked=_checked(setup)),
+        "plain PyTorch": Implementation(plain, peer=True, checked=_checked(setup)),
         "torch.compile": compiled(plain, checked=_checked(setup)),
         "matrix product": _product(setup, setup.regions * setup.size**2, 18 * setup.channels, setup.channels),
     }
 
 
-def _product(setup: Setup, rows: int, depth: int, columns: int) -> Contestant:
+def _product(setup: Setup, rows: int, depth: int, columns: int) -> Implementation:
     """A yardstick: the product of two matrices with the FLOPs of an operator's own products."""
     # Not zeros, whose product is faster on some GPUs.
     a = torch.randn(rows, depth, dtype=setup.dtype, device=setup.device)
     b = torch.randn(depth, columns, dtype=setup.dtype, device=setup.device)
-    return Contestant(lambda *leaves: _Product.apply(a, b, *leaves), peer=True, checked=False)
+    return Implementation(lambda *inputs: _Product.apply(a, b, *inputs), peer=True, checked=False)
 
 
 class _Product(torch.autograd.Function):
-    """a b forward, its two gradients backward. The leaves are handed views of these in place of theirs."""
+    """a b forward, its two gradients backward. The inputs are handed views of these in place of theirs."""
 
     @staticmethod
-    def forward(ctx, a, b, *leaves):
-        ctx.a, ctx.b, ctx.shapes = a, b, [leaf.shape for leaf in leaves]
+    def forward(ctx, a, b, *inputs):
+        ctx.a, ctx.b, ctx.shapes = a, b, [tensor.shape for tensor in inputs]
         return a @ b
 
     @staticmethod
@@ -135,7 +135,7 @@ def _view(made: list[Tensor], shape: torch.Size) -> Tensor:
     return made[0].new_zeros(1).expand(shape) if large is None else large[: shape.numel()].view(shape)
 
 
-def propagate(setup: Setup, edges: EdgeSet) -> dict[str, Contestant]:
+def propagate(setup: Setup, edges: EdgeSet) -> dict[str, Implementation]:
     """Peers of propagate. PyG's convolutions know no edge weights: the same function only where all are 1."""
     nodes, types, dtype = edges.num_nodes, edges.num_types, setup.dtype
     matrices = [_csr(edges, kind, dtype) for kind in range(types)]
@@ -172,8 +172,10 @@ def propagate(setup: Setup, edges: EdgeSet) -> dict[str, Contestant]:
     rgcn = _optional("torch_geometric", by_pyg("RGCNConv"), checked=unweighted and _checked(setup))
     fast = _optional("torch_geometric", by_pyg("FastRGCNConv"), checked=unweighted and _checked(setup))
     return {
-        "sparse CSR loop": Contestant(loop, peer=True, checked=_checked(setup)),
-        "dense einsum": _fitting(setup, types * nodes**2, Contestant(by_einsum, peer=True, checked=_checked(setup))),
+        "sparse CSR loop": Implementation(loop, peer=True, checked=_checked(setup)),
+        "dense einsum": _fitting(
+            setup, types * nodes**2, Implementation(by_einsum, peer=True, checked=_checked(setup))
+        ),
         "PyG RGCNConv": rgcn,
         "PyG FastRGCNConv": _fitting(setup, len(row) * setup.features**2, fast),
         "torch.compile": compiled(gather_and_add, checked=_checked(setup)),
@@ -192,7 +194,7 @@ def _csr(edges: EdgeSet, kind: int, dtype: torch.dtype) -> Tensor:
         return torch.sparse_csr_tensor(*parts, size=(nodes, nodes), check_invariants=False)
 
 
-def propagate_regions(setup: Setup, boxes: Tensor, ptr: Tensor, bandwidth: float = 50.0) -> dict[str, Contestant]:
+def propagate_regions(setup: Setup, boxes: Tensor, ptr: Tensor, bandwidth: float = 50.0) -> dict[str, Implementation]:
     """Peers of propagate_regions."""
     image, rank, most = _places(ptr)
     images = len(ptr) - 1
@@ -207,13 +209,13 @@ def propagate_regions(setup: Setup, boxes: Tensor, ptr: Tensor, bandwidth: float
         return torch.einsum("btij,bjd,tde->bie", adjacency, nodes, weight)[image, rank]
 
     return {
-        "dense einsum": Contestant(by_einsum, peer=True, checked=_checked(setup)),
+        "dense einsum": Implementation(by_einsum, peer=True, checked=_checked(setup)),
         "torch.compile": compiled(by_einsum, checked=_checked(setup)),
         "matrix product": _product(setup, 5 * len(boxes), setup.features, setup.features),
     }
 
 
-def segment_matmul(setup: Setup, ptr: Tensor) -> dict[str, Contestant]:
+def segment_matmul(setup: Setup, ptr: Tensor) -> dict[str, Implementation]:
     """Peers of segment_matmul."""
     counts, (image, rank, most) = ptr.diff().tolist(), _places(ptr)
 
@@ -227,7 +229,7 @@ def segment_matmul(setup: Setup, ptr: Tensor) -> dict[str, Contestant]:
     return _segments(setup, loop, padded) | {"grouped_mm": _grouped(setup, ptr)}
 
 
-def segment_outer(setup: Setup, ptr: Tensor) -> dict[str, Contestant]:
+def segment_outer(setup: Setup, ptr: Tensor) -> dict[str, Implementation]:
     """Peers of segment_outer."""
     counts, (image, rank, most) = ptr.diff().tolist(), _places(ptr)
 
@@ -241,7 +243,7 @@ def segment_outer(setup: Setup, ptr: Tensor) -> dict[str, Contestant]:
     return _segments(setup, loop, padded)
 
 
-def _grouped(setup: Setup, ptr: Tensor) -> Contestant:
+def _grouped(setup: Setup, ptr: Tensor) -> Implementation:
     """PyTorch's own product of segments, where it takes the dtype, rows of so many bytes, and the device."""
     ends = ptr[1:].int()
 
@@ -257,14 +259,14 @@ def _grouped(setup: Setup, ptr: Tensor) -> Contestant:
         torch.autograd.grad(out, (x, other), torch.zeros_like(out))
     except (AttributeError, RuntimeError) as error:  # an older torch; what it does not serve
         missing = f"torch {torch.__version__} cannot: {str(error).splitlines()[0]}"
-        return Contestant(None, peer=True, checked=checked, missing=missing)
-    return Contestant(grouped, peer=True, checked=checked)
+        return Implementation(None, peer=True, checked=checked, missing=missing)
+    return Implementation(grouped, peer=True, checked=checked)
 
 
-def _segments(setup: Setup, loop: Callable[..., Tensor], padded: Callable[..., Tensor]) -> dict[str, Contestant]:
+def _segments(setup: Setup, loop: Callable[..., Tensor], padded: Callable[..., Tensor]) -> dict[str, Implementation]:
     return {
-        "loop over images": Contestant(loop, peer=True, checked=_checked(setup)),
-        "padded bmm": Contestant(padded, peer=True, checked=_checked(setup)),
+        "loop over images": Implementation(loop, peer=True, checked=_checked(setup)),
+        "padded bmm": Implementation(padded, peer=True, checked=_checked(setup)),
         "torch.compile": compiled(padded, checked=_checked(setup)),
     }
 
@@ -284,12 +286,12 @@ def _adjacency(boxes: Tensor, pair: Tensor, bandwidth: float) -> Tensor:
     return weights / torch.where(total > 0, total, 1)
 
 
-def compiled(function: Callable[..., Tensor], checked: bool = True) -> Contestant:
+def compiled(function: Callable[..., Tensor], checked: bool = True) -> Implementation:
     """torch.compile of a function."""
     return compiled_by(lambda: torch.compile(function), checked)
 
 
-def compiled_by(compile: Callable[[], Callable[..., Tensor]], checked: bool = True) -> Contestant:
+def compiled_by(compile: Callable[[], Callable[..., Tensor]], checked: bool = True) -> Implementation:
     """What `compile` returns, compiled within the first call."""
 
     @functools.cache
@@ -301,24 +303,24 @@ def compiled_by(compile: Callable[[], Callable[..., Tensor]], checked: bool = Tr
         torch.compiler.reset()
         return compile()
 
-    return Contestant(lambda *leaves: made()(*leaves), peer=True, checked=checked)
+    return Implementation(lambda *inputs: made()(*inputs), peer=True, checked=checked)
 
 
-def _optional(package: str, call: Callable[..., Tensor], checked: bool) -> Contestant:
+def _optional(package: str, call: Callable[..., Tensor], checked: bool) -> Implementation:
     """A peer from a package of the extra `peers`."""
     if importlib.util.find_spec(package) is None:
         missing = f"{package} is not installed: pip install irnet[peers]"
-        return Contestant(None, peer=True, checked=checked, missing=missing)
-    return Contestant(call, peer=True, checked=checked)
+        return Implementation(None, peer=True, checked=checked, missing=missing)
+    return Implementation(call, peer=True, checked=checked)
 
 
-def _fitting(setup: Setup, numbers: int, contestant: Contestant) -> Contestant:
-    """The contestant, unless it materialises more numbers than MOST allows."""
+def _fitting(setup: Setup, numbers: int, implementation: Implementation) -> Implementation:
+    """The implementation, unless it materialises more numbers than MOST allows."""
     size = numbers * setup.dtype.itemsize
-    if contestant.call is None or size <= MOST[setup.device.type]:
-        return contestant
+    if implementation.call is None or size <= MOST[setup.device.type]:
+        return implementation
     missing = f"would materialise {size / 2**30:.1f} GiB on every call: take a smaller graph by --sweep"
-    return Contestant(None, peer=True, checked=contestant.checked, missing=missing)
+    return Implementation(None, peer=True, checked=implementation.checked, missing=missing)
 
 
 def _wide(setup: Setup) -> torch.dtype:

@@ -19,7 +19,7 @@ STATUSES = OK, OOM, ERROR, SKIPPED = ("ok", "oom", "error", "skipped")
 
 @dataclass
 class Record:
-    """One contestant of one case in one mode. Whatever was not measured is None, never zero.
+    """One implementation of one case in one mode. Whatever was not measured is None, never zero.
 
     Times are seconds, sizes bytes, rates per second. A line of the file is one record as a JSON object.
     """
@@ -29,7 +29,7 @@ class Record:
     time: str  # when it was measured, UTC, ISO 8601
     suite: str
     case: str
-    implementation: str  # the contestant's name: an `impl` of irnet, or a peer
+    implementation: str  # the implementation's name: an `impl` of irnet, or a peer
     peer: bool  # somebody else's program, or plain PyTorch
     mode: str  # forward (no gradients), backward (the gradients alone), step (both)
     dtype: str

@@ -35,7 +35,7 @@ class DeviceLost(Exception):
 
 @dataclass(frozen=True)
 class Group:
-    """What is measured together: one case in one shape and dtype, all contestants and modes."""
+    """What is measured together: one case in one shape and dtype, all implementations and modes."""
 
     case: Case
     shape: dict[str, int]

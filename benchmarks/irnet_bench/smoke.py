@@ -27,7 +27,7 @@ from irnet_kernels.numerics import full_float32
 
 from . import timing
 from .case import DTYPES, Setup, Work, cases
-from .measure import Judge, mode_call, worst
+from .measure import CorrectnessCheck, mode_call, worst
 
 MODES = ("forward", "step")
 READY = "ready"  # the line by which a process says that it waits for its turn to be timed
@@ -180,18 +180,18 @@ def _one(name: str, implementation: str, options: argparse.Namespace) -> int:
 
 def _compare(work: Work, implementation: str, dtype: str) -> Work:
     """The work, once its errors have been told and all that they needed is freed."""
-    judge = Judge(work, MODES)
+    check = CorrectnessCheck(work, MODES)
     for mode in MODES:
-        judged, what = worst(judge(work.contestants[implementation], mode), mode)
+        judged, what = worst(check(work.implementations[implementation], mode), mode)
         _tell(dtype=dtype, mode=mode, what=what, **vars(judged))
-    del judge
+    del check
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return work
 
 
 def _median(work: Work, implementation: str, mode: str, device: torch.device, seconds: float) -> float:
-    make = functools.partial(mode_call, work, work.contestants[implementation], mode)
+    make = functools.partial(mode_call, work, work.implementations[implementation], mode)
     samples = timing.on_gpu([make], seconds)[0] if device.type == "cuda" else _on_cpu(make(), seconds)
     return timing.percentiles(samples)["50"]
 

@@ -29,9 +29,9 @@ def interleaved(
     most: int = 100,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of a call, `least` to `most` samples of each: the contestants take turns, so that drift hits all alike.
+    """Seconds of a call, `least` to `most` samples of each: they take turns, so that drift hits all alike.
 
-    seconds  what the samples of each contestant may take in all, once it has its `least` ones
+    seconds  what the samples of each implementation may take in all, once it has its `least` ones
     Every call must have been made before: nothing here is a warm-up. But a call that is not LONG is made once, untimed,
     before each sample: else it would pay for its neighbour, after which caches are cold and worker threads asleep.
     """

@@ -12,9 +12,9 @@ namespace irnet::cuda {
 
 constexpr int kWarp = 32;  // threads
 
-// In which sums of T are made.
+// The type in which elements of type T are accumulated.
 template <typename T>
-using Number = std::conditional_t<std::is_same_v<T, double>, double, float>;
+using AccType = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 __device__ __forceinline__ double widen(double x) { return x; }
 __device__ __forceinline__ float widen(float x) { return x; }
@@ -34,8 +34,8 @@ template <typename T>
 struct Vector<T, 1> {
     T bits;
 
-    __device__ __forceinline__ void unpack(Number<T>* x) const { x[0] = widen(bits); }
-    __device__ __forceinline__ void pack(const Number<T>* x) { narrow(x[0], &bits); }
+    __device__ __forceinline__ void unpack(AccType<T>* x) const { x[0] = widen(bits); }
+    __device__ __forceinline__ void pack(const AccType<T>* x) { narrow(x[0], &bits); }
 };
 
 template <>
@@ -98,7 +98,7 @@ struct Vector<T, 8> {
 // `count_` vectors of `width_` elements. They lie kWarp vectors apart, so that the threads of a warp access neighbours.
 template <typename T, int width_, int count_>
 struct Channels {
-    using Number = cuda::Number<T>;
+    using AccType = cuda::AccType<T>;
     static constexpr int width = width_, count = count_, size = width_ * count_;
     static constexpr int64_t bytes = sizeof(T);  // of an element
     using Bits = decltype(Vector<T, width>::bits);
@@ -122,25 +122,25 @@ struct Channels {
 // Channels in the dtype in which they are summed.
 template <typename C>
 struct Sum {
-    using Number = typename C::Number;
-    Number numbers[C::size] = {};
+    using AccType = typename C::AccType;
+    AccType values[C::size] = {};
 
     Sum() = default;
     __device__ __forceinline__ explicit Sum(const C& channels) {
 #pragma unroll
-        for (int i = 0; i < C::count; ++i) channels.vectors[i].unpack(numbers + i * C::width);
+        for (int i = 0; i < C::count; ++i) channels.vectors[i].unpack(values + i * C::width);
     }
 
-    __device__ __forceinline__ void add(Number weight, const Sum& other) {
+    __device__ __forceinline__ void add(AccType weight, const Sum& other) {
 #pragma unroll
-        for (int i = 0; i < C::size; ++i) numbers[i] = fma(weight, other.numbers[i], numbers[i]);
+        for (int i = 0; i < C::size; ++i) values[i] = fma(weight, other.values[i], values[i]);
     }
-    __device__ __forceinline__ void add(Number weight, const C& channels) { add(weight, Sum(channels)); }
+    __device__ __forceinline__ void add(AccType weight, const C& channels) { add(weight, Sum(channels)); }
 
     __device__ __forceinline__ void store(char* to) const {
         C rounded;
 #pragma unroll
-        for (int i = 0; i < C::count; ++i) rounded.vectors[i].pack(numbers + i * C::width);
+        for (int i = 0; i < C::count; ++i) rounded.vectors[i].pack(values + i * C::width);
         rounded.store(to);
     }
 };

@@ -19,11 +19,11 @@ __global__ void __launch_bounds__(kPatchThreads, 4)
     crop_resize_forward_kernel(RoiShape shape, unsigned chunks, const char* __restrict__ features,
                                const float* __restrict__ boxes, const int64_t* __restrict__ ptr, bool clamp,
                                char* __restrict__ out) {
-    using A = typename C::Number;
-    __shared__ Step<A> columns[kSamples];
-    const Place at = place<C>(shape.channels, chunks);
+    using A = typename C::AccType;
+    __shared__ AxisTap<A> columns[kSamples];
+    const ThreadSlot slot = thread_slot<C>(shape.channels, chunks);
     const int thread = thread_index(), threads = blockDim.x * blockDim.y;
-    const int64_t region = at.index, stride = shape.channels * C::bytes, row_stride = shape.width * stride;
+    const int64_t region = slot.index, stride = shape.channels * C::bytes, row_stride = shape.width * stride;
     const int64_t owner = find_image(ptr, shape.images, region);
     const float* box = boxes + 4 * region;
     for (int first = 0; first < shape.size; first += kSamples) {
@@ -34,16 +34,16 @@ __global__ void __launch_bounds__(kPatchThreads, 4)
             columns[j] = {tap.low * stride, tap.low_weight, tap.high_weight};
         }
         __syncthreads();
-        for (int i = threadIdx.y; i < shape.size && at.exists; i += blockDim.y) {
+        for (int i = threadIdx.y; i < shape.size && slot.exists; i += blockDim.y) {
             Tap<A> tap = crop_tap<A>(box[1], box[3], i, shape.size, shape.height, clamp);
             if (owner < 0) tap = {-1, -1, A(0), A(0)};
-            const Step<A> y = {(owner * shape.height + tap.low) * row_stride, tap.low_weight, tap.high_weight};
-            char* to = out + ((region * shape.size + i) * shape.size + first) * stride + at.offset;
+            const AxisTap<A> y = {(owner * shape.height + tap.low) * row_stride, tap.low_weight, tap.high_weight};
+            char* to = out + ((region * shape.size + i) * shape.size + first) * stride + slot.offset;
 #pragma unroll 1
             for (int j = 0; j < samples; ++j, to += stride) {
                 Sum<C> sum;
-                const Step<A> x = columns[j];
-                const char* low = features + at.offset + y.offset + x.offset;
+                const AxisTap<A> x = columns[j];
+                const char* low = features + slot.offset + y.offset + x.offset;
                 add_corners(sum, Corners<A>(y, x), low, row_stride, stride);
                 sum.store(to);
             }
@@ -85,7 +85,7 @@ struct alignas(16) SampleTerm {
 // What crop_resize's gradient sums: the pieces of all patches (see write_tile).
 template <typename C>
 struct SamplesOfTile {
-    using A = typename C::Number;
+    using A = typename C::AccType;
     using Term = SampleTerm<A>;
 
     struct Sums {
@@ -116,9 +116,9 @@ struct SamplesOfTile {
 
     // Whether samples of a piece may touch cells: along an axis they lie between the first and the last one.
     __device__ __forceinline__ bool reaches_cells(float low, float high, int first, int axis, Range cells) const {
-        const A step = (A(high) - A(low)) / A(shape.size > 1 ? shape.size - 1 : 1);
+        const A spacing = (A(high) - A(low)) / A(shape.size > 1 ? shape.size - 1 : 1);
         const int last = shape.size > 1 ? min(first + kPiece, shape.size) - 1 : 1;
-        A from = A(low) + A(first) * step, to = A(low) + A(last) * step;
+        A from = A(low) + A(first) * spacing, to = A(low) + A(last) * spacing;
         if (clamp) {
             from = clip(from, A(0), A(axis - 1));
             to = clip(to, A(0), A(axis - 1));
@@ -128,7 +128,7 @@ struct SamplesOfTile {
 
     __device__ __forceinline__ void list(List& list, int64_t next) const {
         const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
-        fill(list, next, tile.candidates, [&](int64_t candidate) {
+        list_candidates(list, next, tile.candidates, [&](int64_t candidate) {
             const Piece p = piece(candidate);
             const float* box = boxes + 4 * p.region;
             return reaches_cells(box[1], box[3], p.row, shape.height, tile.y) &&
@@ -221,21 +221,21 @@ struct SamplesOfTile {
 
 // The gradient of crop_resize.
 template <typename C>
-__global__ void __launch_bounds__(kTileThreads, (C::width > 1 && sizeof(typename C::Number) == 4) ? 4 : 2)
+__global__ void __launch_bounds__(kTileThreads, (C::width > 1 && sizeof(typename C::AccType) == 4) ? 4 : 2)
     crop_resize_backward_kernel(RoiShape shape, unsigned chunks, const char* __restrict__ grad,
                                 const float* __restrict__ boxes, const int64_t* __restrict__ ptr, bool clamp,
                                 char* __restrict__ out) {
     using Source = SamplesOfTile<C>;
     __shared__ Tile to;
     __shared__ List list;
-    __shared__ Pieces<typename C::Number> pieces;
+    __shared__ Pieces<typename C::AccType> pieces;
     __shared__ Terms<typename Source::Term> terms;
-    const Place at = place<C>(shape.channels, chunks);
+    const ThreadSlot slot = thread_slot<C>(shape.channels, chunks);
     const int64_t side = pieces_along(shape.size);
-    if (thread_index() == 0) to = tile(shape, at.index, ptr, side * side);
+    if (thread_index() == 0) to = tile(shape, slot.index, ptr, side * side);
     __syncthreads();
-    const Source source = {shape, to, pieces, grad, boxes, clamp, out, at.offset};
-    write_tile(source, list, terms, to, at.exists);
+    const Source source = {shape, to, pieces, grad, boxes, clamp, out, slot.offset};
+    write_tile(source, list, terms, to, slot.exists);
 }
 
 }  // namespace

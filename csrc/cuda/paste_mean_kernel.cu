@@ -12,7 +12,7 @@ constexpr int kShares = 16;                              // cells along each sid
 // Regions, and where the rows and columns of a tile lie on their patches.
 template <typename A>
 struct Regions {
-    Step<A> cells[kTileLines][kList];
+    AxisTap<A> cells[kTileLines][kList];
     unsigned covering[kTileLines];  // which regions cover a row or column, as bits
 };
 
@@ -34,7 +34,7 @@ __device__ __forceinline__ A divide(A sum, A count, A inverse) {
 // What paste_mean sums: the regions that cover a cell (see write_tile).
 template <typename C>
 struct RegionsOfTile {
-    using A = typename C::Number;
+    using A = typename C::AccType;
     using Term = RegionTerm<A>;
 
     struct Sums {
@@ -57,7 +57,7 @@ struct RegionsOfTile {
 
     __device__ __forceinline__ void list(List& list, int64_t next) const {
         const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
-        fill(list, next, tile.candidates, [&](int64_t candidate) {
+        list_candidates(list, next, tile.candidates, [&](int64_t candidate) {
             const float* box = boxes + 4 * (tile.regions.begin + candidate);
             return reaches_cells(box[1], box[3], tile.y) && reaches_cells(box[0], box[2], tile.x);
         });
@@ -89,7 +89,7 @@ struct RegionsOfTile {
 
     template <typename Emit>
     __device__ __forceinline__ void make(int item, Cell cell, Emit emit) const {
-        const Step<A> y = regions.cells[cell.row][item], x = regions.cells[kTile + cell.column][item];
+        const AxisTap<A> y = regions.cells[cell.row][item], x = regions.cells[kTile + cell.column][item];
         emit({y.offset + x.offset, Corners<A>(y, x)});
     }
 
@@ -115,7 +115,7 @@ struct RegionsOfTile {
         const A divisor = A(sums.count), inverse = A(1) / divisor;
 #pragma unroll
         for (int i = 0; i < C::size; ++i) {
-            sums.sum.numbers[i] = base.numbers[i] + divide(sums.sum.numbers[i], divisor, inverse);
+            sums.sum.values[i] = base.values[i] + divide(sums.sum.values[i], divisor, inverse);
         }
         sums.sum.store(out + at);
     }
@@ -123,20 +123,20 @@ struct RegionsOfTile {
 
 // paste_mean.
 template <typename C>
-__global__ void __launch_bounds__(kTileThreads, sizeof(typename C::Number) == 4 ? 4 : 3)
+__global__ void __launch_bounds__(kTileThreads, sizeof(typename C::AccType) == 4 ? 4 : 3)
     paste_mean_forward_kernel(RoiShape shape, unsigned chunks, const char* __restrict__ memory,
                               const char* __restrict__ patches, const float* __restrict__ boxes,
                               const int64_t* __restrict__ ptr, char* __restrict__ out) {
     using Source = RegionsOfTile<C>;
     __shared__ Tile to;
     __shared__ List list;
-    __shared__ Regions<typename C::Number> regions;
+    __shared__ Regions<typename C::AccType> regions;
     __shared__ Terms<typename Source::Term> terms;
-    const Place at = place<C>(shape.channels, chunks);
-    if (thread_index() == 0) to = tile(shape, at.index, ptr, 1);
+    const ThreadSlot slot = thread_slot<C>(shape.channels, chunks);
+    if (thread_index() == 0) to = tile(shape, slot.index, ptr, 1);
     __syncthreads();
-    const Source source = {shape, to, regions, memory, patches, boxes, out, at.offset};
-    write_tile(source, list, terms, to, at.exists);
+    const Source source = {shape, to, regions, memory, patches, boxes, out, slot.offset};
+    write_tile(source, list, terms, to, slot.exists);
 }
 
 // For paste_mean's gradient: 1 / the number of regions that cover a cell, for every cell that one covers.
@@ -196,22 +196,22 @@ struct Part {
 
 // The gradient of paste_mean to the patches. A block has one region, each y of it rows of the patch.
 template <typename C>
-__global__ void __launch_bounds__(kPatchThreads, sizeof(typename C::Number) == 8 ? 2
-                                                 : C::count == 2                 ? 3
-                                                                                 : 4)
+__global__ void __launch_bounds__(kPatchThreads, sizeof(typename C::AccType) == 8 ? 2
+                                                 : C::count == 2                  ? 3
+                                                                                  : 4)
     paste_mean_backward_kernel(RoiShape shape, unsigned chunks, const char* __restrict__ grad,
                                const float* __restrict__ boxes, const int64_t* __restrict__ ptr,
-                               const typename C::Number* __restrict__ shares, char* __restrict__ out) {
-    using A = typename C::Number;
+                               const typename C::AccType* __restrict__ shares, char* __restrict__ out) {
+    using A = typename C::AccType;
     using Term = CellTerm<A>;
     __shared__ int64_t owner;
     __shared__ Range covered[2];
     __shared__ Part<A> part;
-    const Place at = place<C>(shape.channels, chunks);
+    const ThreadSlot slot = thread_slot<C>(shape.channels, chunks);
     const int thread = thread_index(), threads = blockDim.x * blockDim.y;
-    const int64_t region = at.index, stride = shape.channels * C::bytes;
+    const int64_t region = slot.index, stride = shape.channels * C::bytes;
     const float* box = boxes + 4 * region;
-    const int step_y = box[3] < box[1] ? -1 : 1, step_x = box[2] < box[0] ? -1 : 1;  // from cell to cell
+    const int direction_y = box[3] < box[1] ? -1 : 1, direction_x = box[2] < box[0] ? -1 : 1;  // from cell to cell
     if (thread < 2) {
         const bool is_row = thread == 0;
         const int cells = is_row ? shape.height : shape.width;
@@ -225,8 +225,8 @@ __global__ void __launch_bounds__(kPatchThreads, sizeof(typename C::Number) == 8
 
     for (int first = 0; first < shape.size; first += blockDim.y) {
         const int i = first + threadIdx.y;
-        const bool exists = at.exists && i < shape.size;
-        char* to = out + (region * shape.size + i) * shape.size * stride + at.offset;
+        const bool exists = slot.exists && i < shape.size;
+        char* to = out + (region * shape.size + i) * shape.size * stride + slot.offset;
         Sum<C> low, high;  // of samples j and j + 1
         int j = 0;
         const auto advance = [&] {
@@ -242,13 +242,13 @@ __global__ void __launch_bounds__(kPatchThreads, sizeof(typename C::Number) == 8
         for (int left = 0, top = 0; left < width;) {
             const int rows = min(kRows, height - top);
             const int columns = height > kRows ? 1 : min(min(kColumns, kCells / height), width - left);
-            const int y = step_y < 0 ? covered[0].end - 1 - top : covered[0].begin + top;
-            const int x = step_x < 0 ? covered[1].end - 1 - left : covered[1].begin + left;
+            const int y = direction_y < 0 ? covered[0].end - 1 - top : covered[0].begin + top;
+            const int x = direction_x < 0 ? covered[1].end - 1 - left : covered[1].begin + left;
             __syncthreads();  // the part before has been read
 #pragma unroll 1
             for (int k = thread; k < rows + columns; k += threads) {
                 const bool is_row = k < rows;
-                const int cell = is_row ? y + step_y * k : x + step_x * (k - rows);
+                const int cell = is_row ? y + direction_y * k : x + direction_x * (k - rows);
                 (is_row ? part.rows[k] : part.columns[k - rows].tap) =
                     paste_tap<A>(box[is_row], box[is_row + 2], cell, shape.size);
             }
@@ -274,7 +274,7 @@ __global__ void __launch_bounds__(kPatchThreads, sizeof(typename C::Number) == 8
 #pragma unroll 1
             for (int k = threadIdx.x; k < count * columns && i < shape.size; k += blockDim.x) {
                 const int u = k / count, v = begin + k % count;
-                const int64_t cell = (owner * shape.height + y + step_y * v) * shape.width + x + step_x * u;
+                const int64_t cell = (owner * shape.height + y + direction_y * v) * shape.width + x + direction_x * u;
                 const Tap<A> down = part.rows[v], right = part.columns[u].tap;
                 const A weight = (v < low_begin ? down.high_weight : down.low_weight) * shares[cell];
                 terms[k] = {cell * stride, weight, A(0)};
@@ -286,7 +286,7 @@ __global__ void __launch_bounds__(kPatchThreads, sizeof(typename C::Number) == 8
                 const Column<A> column = part.columns[u];
 #pragma unroll 1
                 while (j < column.tap.low) advance();
-                const char* from = grad + at.offset;
+                const char* from = grad + slot.offset;
                 if constexpr (C::bytes > 2) {  // each column by itself rounds less
                     Sum<C> sum;
                     add_terms<C>(from, terms, count,
@@ -336,7 +336,7 @@ int paste_mean_backward(Dtype dtype, RoiShape shape, const void* grad, const flo
                         void* shares, void* out, void* stream) {
     return with_channels(dtype, shape.channels, {grad, out}, [&](auto channels) {
         using C = decltype(channels);
-        using A = typename C::Number;
+        using A = typename C::AccType;
         if (shape.regions == 0 || shape.channels == 0) return static_cast<int>(cudaSuccess);
         const int64_t blocks = shape.images * tiles(shape.height, kShares) * tiles(shape.width, kShares);
         const int error = launch(paste_mean_shares_kernel<A>, shape, Split(1, 1, 4), blocks, kShares * kShares / 4,

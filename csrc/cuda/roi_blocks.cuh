@@ -19,14 +19,14 @@ namespace irnet::cuda {
 __device__ __forceinline__ int thread_index() { return threadIdx.y * blockDim.x + threadIdx.x; }
 
 // The block's number among those with the same channels, and where the channels of this thread are in a cell or sample.
-struct Place {
+struct ThreadSlot {
     unsigned index;
     int64_t offset;
     bool exists;
 };
 
 template <typename C>
-__device__ __forceinline__ Place place(int64_t channels, unsigned chunks) {
+__device__ __forceinline__ ThreadSlot thread_slot(int64_t channels, unsigned chunks) {
     const int64_t vector = int64_t{blockIdx.x % chunks} * blockDim.x * C::count + threadIdx.x;
     return {blockIdx.x / chunks, vector * C::width * C::bytes, vector * C::width < channels};
 }
@@ -58,7 +58,7 @@ __device__ __forceinline__ int64_t find_image(const int64_t* ptr, int64_t images
 
 // A position along one axis of an array: how far its low neighbour is from the array's first, and the weights of both.
 template <typename A>
-struct alignas(16) Step {
+struct alignas(16) AxisTap {
     int64_t offset;
     A low_weight, high_weight;
 };
@@ -69,7 +69,7 @@ struct Corners {
     A low_low, low_high, high_low, high_high;
 
     Corners() = default;
-    __device__ __forceinline__ Corners(const Step<A>& y, const Step<A>& x)
+    __device__ __forceinline__ Corners(const AxisTap<A>& y, const AxisTap<A>& x)
         : low_low(y.low_weight * x.low_weight),
           low_high(y.low_weight * x.high_weight),
           high_low(y.high_weight * x.low_weight),

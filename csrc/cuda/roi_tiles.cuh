@@ -18,7 +18,7 @@ constexpr int kTileLines = 2 * kTile;  // of a tile: its rows, then its columns
 constexpr int kList = kWarp;           // items that a block lists at once: one for each thread of a warp
 constexpr int kTermBytes = 16 * 1024;  // for terms that are kept at once
 constexpr int kMakers = 8;             // threads that make the terms of a cell, each those of some items
-constexpr int kShare = kList / kMakers;
+constexpr int kItemsPerMaker = kList / kMakers;
 
 // The part of a map that a block writes, and the regions of its image.
 struct Tile {
@@ -60,27 +60,27 @@ __device__ __forceinline__ bool reaches(A from, A to, A slack, Range cells) {
 // Up to kList candidates, in order.
 struct List {
     int count;
-    int found[kTileWarps];  // by each warp
-    int64_t next;           // the first candidate that was not looked at
+    int hits[kTileWarps];  // by each warp
+    int64_t next;          // the first candidate that was not looked at
     int64_t items[kList];
 };
 
 // Lists the candidates from `next` on for which `test` holds. For all threads of the block, which then may read the
 // list.
 template <typename Test>
-__device__ void fill(List& list, int64_t next, int64_t candidates, Test test) {
+__device__ void list_candidates(List& list, int64_t next, int64_t candidates, Test test) {
     const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
     for (int count = 0; next < candidates && count < kList; next = list.next, count = list.count) {
         const bool hit = next + thread < candidates && test(next + thread);
         const unsigned hits = __ballot_sync(~0u, hit);
         __syncthreads();  // what was listed before has been read
-        if (lane == 0) list.found[warp] = __popc(hits);
+        if (lane == 0) list.hits[warp] = __popc(hits);
         if (thread == 0) list.next = min(next + kTileThreads, candidates);
         __syncthreads();
         int rank = count + __popc(hits & ((1u << lane) - 1)), total = count;
         for (int i = 0; i < kTileWarps; ++i) {
-            rank += i < warp ? list.found[i] : 0;
-            total += list.found[i];
+            rank += i < warp ? list.hits[i] : 0;
+            total += list.hits[i];
         }
         if (hit && rank < kList) list.items[rank] = next + thread;
         if (hit && rank == kList) list.next = next + thread;
@@ -110,7 +110,7 @@ __device__ __forceinline__ bool make_terms(Terms<typename Source::Term>& terms, 
     bool more = false;
     if (index < blockDim.y) {
         const Cell cell = tile_cell(first_cell + index);
-        const unsigned items = source.items(cell) & ((1u << kShare) - 1) << maker * kShare;
+        const unsigned items = source.items(cell) & ((1u << kItemsPerMaker) - 1) << maker * kItemsPerMaker;
         int count = 0;
 #pragma unroll 1
         for (unsigned bits = items; bits; bits &= bits - 1) count += source.count(__ffs(bits) - 1, cell);

@@ -58,9 +58,9 @@ IRNET_HOST_DEVICE Tap<T> tap(T position, int cells) {
 // centre.
 template <typename T>
 IRNET_HOST_DEVICE Tap<T> crop_tap(float low, float high, int index, int size, int cells, bool clamp) {
-    const T step = (T(high) - T(low)) / T(size > 1 ? size - 1 : 1);
-    const T steps = size > 1 ? T(index) : T(0.5);
-    T position = T(low) + steps * step;
+    const T spacing = (T(high) - T(low)) / T(size > 1 ? size - 1 : 1);
+    const T sample = size > 1 ? T(index) : T(0.5);
+    T position = T(low) + sample * spacing;
     // A position that is infinite stays where it is: outside.
     if (clamp && position - position == T(0)) position = clip(position, T(0), T(cells - 1));
     return tap(position, cells);

@@ -2,8 +2,10 @@
 
 import itertools
 import math
+import textwrap
 from dataclasses import dataclass
 
+WIDTH = 100  # columns of a terminal
 KIND_MEANINGS = {
     "plain": "told by its own looks",
     "near": "told only by an object close to it",
@@ -49,7 +51,7 @@ def comparison(runs: list[dict], facts: dict) -> Table:
         dict.fromkeys([k for k in KIND_MEANINGS if any(k in s for s in sources)] + [k for s in sources for k in s])
     )
     columns = [(long, short) for _, long, short in _METRICS] + [(kind, kind) for kind in kinds]
-    columns += [("training time", "training"), ("parameters", "parameters")]
+    columns += [("training time", "training"), ("parameters", "params")]
 
     def numbers(values: dict, by_kind: dict) -> list[float | None]:
         return [number(values.get(key)) for key, *_ in _METRICS] + [number(by_kind.get(kind)) for kind in kinds]
@@ -75,15 +77,15 @@ def comparison(runs: list[dict], facts: dict) -> Table:
 
 
 def table_text(runs: list[dict], facts: dict) -> str:
-    """The comparison as aligned plain text, for a terminal; no newline at its end."""
+    """The comparison as aligned plain text, for a terminal of WIDTH columns; no newline at its end."""
     from tabulate import SEPARATING_LINE, tabulate
 
-    table, lines = comparison(runs, facts), []
+    table = comparison(runs, facts)
+    lines = [["variant", *(short for _, short in table.columns)]]  # a row: tabulate makes columns of headings wider
     for _, rows in itertools.groupby(table.rows, lambda row: row.kind):
-        lines += [SEPARATING_LINE] * bool(lines) + [[row.name, *(cell or "-" for cell in row.cells)] for row in rows]
-    head = ["variant", *(short for _, short in table.columns)]
-    sides = ["left"] + ["right"] * len(table.columns) if lines else None
-    return f"{tabulate(lines, head, disable_numparse=True, colalign=sides)}\n{legend(table)}"
+        lines += [SEPARATING_LINE, *([row.name, *(cell or "-" for cell in row.cells)] for row in rows)]
+    sides = ["left"] + ["right"] * len(table.columns)
+    return f"{tabulate(lines, disable_numparse=True, colalign=sides)}\n{textwrap.fill(legend(table), WIDTH)}"
 
 
 def percent(value: float | None) -> str:

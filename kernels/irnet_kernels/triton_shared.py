@@ -1,13 +1,15 @@
-"""What the Triton kernels of several operators share: rounding, products, division, the exponential. No kernel is
-launched here.
+"""What the Triton kernels of several operators share: rounding, products, division, the exponential, and what their
+launchers compile them for. No kernel is launched here.
 
 On a GPU Triton's `/` and `tl.exp` of float32 are approximations (div.full, ex2.approx), good to 2 and 4 roundings and
 worse for large exponents; the interpreter's are exact, so no test without a GPU would see what they lose.
 """
 
+import torch
 import triton
 import triton.language as tl
 
+POINTERS = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
@@ -108,3 +110,22 @@ def square_root(x):
         result = x * inverse
         result = tl.fma(tl.fma(-result, result, x), 0.5 * inverse, result)
     return result
+
+
+# What launchers share
+
+
+def acc_type(dtype: torch.dtype) -> tl.dtype:
+    """The dtype in which kernels accumulate: Triton's name of numerics.opmath_dtype."""
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def precision(dtype: torch.dtype) -> str:
+    """The precision of matrix products of a dtype: TF32 only where PyTorch's own products may take it."""
+    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
+def split(sizes: dict) -> tuple[dict, dict]:
+    """A configuration in two: the kernel's compile-time arguments, and how it is compiled."""
+    options = {name: sizes[name] for name in ("num_warps", "num_stages")}
+    return {name: size for name, size in sizes.items() if name not in options}, options

@@ -1,6 +1,7 @@
 """Kernels without a GPU: the interpreter, compiling for GPUs, what kernels take, and the damage of the toy kernels."""
 
 import dataclasses
+import functools
 import os
 import re
 import subprocess
@@ -286,7 +287,7 @@ def test_what_cannot_be_compiled_is_told(tmp_path, library):
 
 
 def test_absent_tools_have_a_reason(monkeypatch):
-    monkeypatch.setattr(compiled.os, "access", lambda *arguments: False)
+    monkeypatch.setattr(tools.os, "access", lambda *arguments: False)
     find_spec = tools.importlib.util.find_spec
     monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: None if name == "triton" else find_spec(name))
     rows, absent = compiled.resources([toy()])
@@ -325,15 +326,15 @@ def test_sound_toy_is_right_in_every_mode(monkeypatch, cpu):
     results = examine(work, cpu)
     assert {mode for _, mode in results} == {"forward", "backward", "step"}
     for (name, _mode), result in results.items():
-        absent = not work.contestants[name].call
+        absent = not work.implementations[name].call
         assert result.status == OK or absent, (name, result.reason)
 
 
 def test_wrong_toy_is_off_in_one_element(monkeypatch, cpu):
     work = toy_work(monkeypatch, "wrong")
-    expected = work.contestants["reference"].call(*work.leaves)
+    expected = work.implementations["reference"].call(*work.inputs)
     for name in present(work):
-        assert (work.contestants[name].call(*work.leaves) != expected).sum() == 1, name
+        assert (work.implementations[name].call(*work.inputs) != expected).sum() == 1, name
         assert examine(work, cpu)[name, "forward"].status == ERROR
 
 
@@ -342,14 +343,15 @@ def test_toy_with_a_buffer_allocates_one_output_more(monkeypatch, cpu):
     for damage in ("", "buffer"):
         work = toy_work(monkeypatch, damage)
         for name in present(work):
-            taken[name, damage] = counts.count(lambda: work.contestants[name].call(*work.leaves), cpu).allocated_bytes  # noqa: B023
+            call = functools.partial(work.implementations[name].call, *work.inputs)
+            taken[name, damage] = counts.count(call, cpu).allocated_bytes
     for name in present(work):
         assert taken[name, "buffer"] - taken[name, ""] == 4099 * 4, name
 
 
 def present(work: Work) -> list[str]:
-    """Of the two compiled contestants those that this machine can build."""
-    found = {name: work.contestants[name].missing for name in ("cpp", "triton")}
+    """Of the two compiled implementations those that this machine can build."""
+    found = {name: work.implementations[name].missing for name in ("cpp", "triton")}
     if all(found.values()):
         pytest.skip("; ".join(found.values()))
     return [name for name, missing in found.items() if not missing]
@@ -373,7 +375,7 @@ def test_toy_is_right_on_a_gpu(monkeypatch):
     device = torch.device("cuda")
     work = toy().scale_add.build(Setup({"n": 4099}, torch.float32, device))
     for (name, _mode), result in examine(work, device).items():
-        assert result.status == OK or work.contestants[name].missing, (name, result.reason)
+        assert result.status == OK or work.implementations[name].missing, (name, result.reason)
 
 
 @pytest.mark.parametrize(

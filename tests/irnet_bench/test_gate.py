@@ -17,7 +17,7 @@ TOYS = ROOT / "tests/irnet_bench/toy/toy_cases.py"
 
 CASES = """
 import torch
-from irnet_bench.case import Contestant, Work, case
+from irnet_bench.case import Implementation, Work, case
 
 @case("kernels", cpu={"size": 100}, gate={"size": 10})
 def gated(s):
@@ -28,7 +28,7 @@ def gated(s):
         y = x + x
         EXTRA
         return y
-    return Work([s.normal(s.size)], {"reference": Contestant(lambda x: x + x), "cpp": Contestant(call)})
+    return Work([s.normal(s.size)], {"reference": Implementation(lambda x: x + x), "cpp": Implementation(call)})
 
 @case("kernels", cpu={"size": 100}, gate={})
 def not_gated(s):

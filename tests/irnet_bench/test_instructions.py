@@ -20,7 +20,7 @@ toy = modules([{str(TOY)!r}])[-1]
 def variants(s: Setup) -> Work:
     work = toy.scale_add.build(s)
     for damage in ("", "slower"):
-        work.contestants[damage or "sound"] = toy.contestant(toy.cpp_kernel, damage)
+        work.implementations[damage or "sound"] = toy.implementation(toy.cpp_kernel, damage)
     return work
 """
 
@@ -31,7 +31,7 @@ if [ "$1" = --version ]; then echo valgrind-1.2; else echo gone >&2; exit 3; fi
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory) -> dict[tuple[str, str], int]:
-    """Instructions by (contestant, mode), of one process."""
+    """Instructions by (implementation, mode), of one process."""
     path = tmp_path_factory.mktemp("cases") / "variants.py"
     path.write_text(VARIANTS)
     jobs = [Job("variants", name, mode) for name in ("sound", "slower") for mode in ("forward", "step")]

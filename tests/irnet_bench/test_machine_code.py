@@ -245,7 +245,7 @@ def test_a_product_of_bfloat16_is_made_by_each_targets_own_instructions(kernels)
         assert code.hottest.mix.loads == {"LDGSTS 128": (64 + 128) * 64 * 2 // 16 // 128}
         assert code.hottest.mix.instructions < code.mix.instructions <= code.resources.instructions
         assert code.mix.barriers and not code.mix.local and not code.mix.atomics
-        assert code.resources.block_warps == 4 and code.occupancy.warps == code.resources.sm_warps > 0
+        assert code.resources.block_warps == 4 and code.resources.occupancy.warps == code.resources.sm_warps > 0
 
 
 def test_a_copy_has_wide_accesses_only_where_they_are_possible(kernels):
@@ -282,7 +282,7 @@ def test_all_instructions_are_read(tmp_path):
 
 
 def test_an_absent_disassembler_has_a_reason(monkeypatch):
-    monkeypatch.setattr(machine_code.os, "access", lambda *arguments: False)
+    monkeypatch.setattr(tools.os, "access", lambda *arguments: False)
     monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(tools.ToolUnavailable, match="pip install triton, or install the CUDA toolkit"):
         machine_code.nvdisasm()

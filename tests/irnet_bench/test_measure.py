@@ -1,18 +1,13 @@
-"""Measuring one case: correctness before speed, counts that are exact, statuses that tell the truth."""
-
-import functools
-import gc
-import time
+"""Measuring one case: correctness before speed, statuses that tell the truth."""
 
 import pytest
 import torch
 
-from irnet_bench import timing
-from irnet_bench.case import Case, Contestant, Setup, Work
+from irnet_bench.case import Case, Implementation, Setup, Work
 from irnet_bench.measure import Settings, examine, measure, mode_call
-from irnet_kernels import counts
 
 MIB = 2**20
+
 SIZE = MIB // 4  # float32 numbers in a mebibyte
 
 
@@ -21,13 +16,13 @@ def double(x):
 
 
 def a_case(modes=("forward", "backward", "step"), **others) -> Case:
-    """y = 2 x on a mebibyte, with further contestants; a call is a peer's."""
+    """y = 2 x on a mebibyte, with further implementations; a call is a peer's."""
 
     def build(s: Setup) -> Work:
-        contestants = {"reference": Contestant(double)}
+        implementations = {"reference": Implementation(double)}
         for name, call in others.items():
-            contestants[name] = call if isinstance(call, Contestant) else Contestant(call, peer=True)
-        return Work([s.normal(s.size)], contestants, {"forward": 2 * MIB}, {"forward": SIZE}, modes=modes)
+            implementations[name] = call if isinstance(call, Implementation) else Implementation(call, peer=True)
+        return Work([s.normal(s.size)], implementations, {"forward": 2 * MIB}, {"forward": SIZE}, modes=modes)
 
     return Case("kernels", "double", build, {"cpu": {"size": SIZE}}, {})
 
@@ -36,7 +31,7 @@ def results(cpu, dtype="float32", modes=("forward", "backward", "step"), **other
     return measure(a_case(**others), {"size": SIZE}, dtype, cpu, Settings(modes, seconds=0.01))
 
 
-def test_a_right_contestant_has_every_figure(cpu):
+def test_a_right_implementation_has_every_figure(cpu):
     found = results(cpu, other=lambda x: x * 2)
     assert {(name, mode) for name, mode in found} == {
         (name, mode) for name in ("reference", "other") for mode in ("forward", "backward", "step")
@@ -102,7 +97,7 @@ def test_memory_that_was_never_written_is_seen(cpu):
         y[:-1] = x[:-1] * 2
         return y
 
-    found = results(cpu, modes=("forward",), forgetful=Contestant(forgetful))
+    found = results(cpu, modes=("forward",), forgetful=Implementation(forgetful))
     assert "not finite" in found["forgetful", "forward"].reason
 
 
@@ -112,12 +107,12 @@ def test_what_is_only_wrong_in_ordinary_runs_is_seen(cpu):
     def sometimes(x):
         return x * (2 if torch.are_deterministic_algorithms_enabled() else 3)
 
-    found = results(cpu, modes=("forward",), sometimes=Contestant(sometimes))
+    found = results(cpu, modes=("forward",), sometimes=Implementation(sometimes))
     assert found["sometimes", "forward"].status == "error"
 
 
 @pytest.mark.parametrize("limit", [4, 5])
-def test_a_contestant_that_fails_only_when_it_is_timed_ends_no_run(cpu, limit):
+def test_an_implementation_that_fails_only_when_it_is_timed_ends_no_run(cpu, limit):
     calls = 0
 
     def tired(x):
@@ -127,7 +122,7 @@ def test_a_contestant_that_fails_only_when_it_is_timed_ends_no_run(cpu, limit):
             raise MemoryError("no more")
         return x * 2
 
-    found = results(cpu, modes=("forward",), tired=Contestant(tired, peer=True))
+    found = results(cpu, modes=("forward",), tired=Implementation(tired, peer=True))
     assert found["tired", "forward"].status == "oom"
     assert "samples" not in found["tired", "forward"].figures
 
@@ -139,7 +134,7 @@ def test_the_wrong_dtype_is_an_error(cpu):
 
 
 def test_an_unchecked_peer_has_no_error_figure(cpu):
-    found = results(cpu, modes=("forward",), loose=Contestant(lambda x: x * 3, peer=True, checked=False))
+    found = results(cpu, modes=("forward",), loose=Implementation(lambda x: x * 3, peer=True, checked=False))
     assert found["loose", "forward"].status == "ok"
     assert "error" not in found["loose", "forward"].figures
 
@@ -151,7 +146,7 @@ def test_failures_are_told_apart_and_the_others_go_on(cpu):
     def announced(x):
         raise RuntimeError("it raised:\n\nthe cause\nand where")
 
-    missing = Contestant(None, peer=True, missing="x is not installed: pip install x")
+    missing = Implementation(None, peer=True, missing="x is not installed: pip install x")
     others = {"big": lambda x: x.new_zeros(2**50), "broken": broken, "announced": announced, "absent": missing}
     found = results(cpu, modes=("forward",), **others)
     assert found["big", "forward"].status == "oom" and "allocate" in found["big", "forward"].reason
@@ -164,12 +159,12 @@ def test_failures_are_told_apart_and_the_others_go_on(cpu):
         assert "samples" not in found[name, "forward"].figures
 
 
-def test_no_contestant_is_judged_without_a_truth(cpu):
+def test_no_implementation_is_judged_without_a_truth(cpu):
     def build(s):
         def reference(x):
             raise MemoryError("too small a machine")
 
-        return Work([s.normal(4)], {"reference": Contestant(reference), "other": Contestant(double, True)})
+        return Work([s.normal(4)], {"reference": Implementation(reference), "other": Implementation(double, True)})
 
     case = Case("kernels", "double", build, {}, {})
     found = measure(case, {}, "float32", cpu, Settings(("forward",)))
@@ -186,7 +181,7 @@ def test_a_set_up_that_fails_is_a_result(cpu):
     assert all(r.reason == "set-up: ValueError: no such shape" for r in found.values())
 
 
-def test_contestants_can_be_left_out(cpu):
+def test_implementations_can_be_left_out(cpu):
     case = a_case(other=double, another=double)
     found = measure(case, {"size": 8}, "float32", cpu, Settings(("forward",), seconds=0, without="other"))
     assert set(found) == {("reference", "forward")}
@@ -196,19 +191,19 @@ def test_contestants_can_be_left_out(cpu):
 
 def test_where_time_is_short_the_reference_is_only_the_truth(cpu):
     def build(s):
-        calls = {"reference": (double, False), "cpp": (double, False), "pace": (double, True), "other": (double, True)}
-        return Work([s.normal(s.size)], {n: Contestant(c, peer=p) for n, (c, p) in calls.items()}, pace="pace")
+        calls = {"reference": (double, False), "cpp": (double, False), "plain": (double, True), "other": (double, True)}
+        return Work([s.normal(s.size)], {n: Implementation(c, peer=p) for n, (c, p) in calls.items()}, baseline="plain")
 
     case = Case("kernels", "double", build, {}, {})
-    found = measure(case, {"size": 8}, "float32", cpu, Settings(("forward",), seconds=0, pace_only=True))
-    assert set(found) == {("cpp", "forward"), ("pace", "forward")}
+    found = measure(case, {"size": 8}, "float32", cpu, Settings(("forward",), seconds=0, baseline_only=True))
+    assert set(found) == {("cpp", "forward"), ("plain", "forward")}
     assert all(r.status == "ok" and r.figures["error"] is not None and r.figures["samples"] for r in found.values())
 
 
 def test_without_leaves_only_equality_counts(cpu):
     def build(s):
         calls = {"reference": lambda: torch.arange(4), "same": lambda: torch.arange(4), "other": lambda: torch.ones(4)}
-        return Work([], {name: Contestant(call) for name, call in calls.items()})
+        return Work([], {name: Implementation(call) for name, call in calls.items()})
 
     found = measure(Case("data", "numbers", build, {}, {}), {}, "float32", cpu, Settings(seconds=0.01))
     assert set(found) == {("reference", "forward"), ("same", "forward"), ("other", "forward")}
@@ -217,7 +212,7 @@ def test_without_leaves_only_equality_counts(cpu):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_budget_of_a_low_precision_is_its_own(cpu, dtype):
-    """A contestant that computes in float32 and rounds once is within the budget of any dtype."""
+    """An implementation that computes in float32 and rounds once is within the budget of any dtype."""
     name = str(dtype).removeprefix("torch.")
     found = results(cpu, name, modes=("forward",), exact=lambda x: (x.float() * 2).to(dtype), off=lambda x: x * 2.05)
     assert found["exact", "forward"].status == "ok"
@@ -228,123 +223,16 @@ def test_an_update_ends_every_step(cpu):
     seen = []
     case = a_case()
     work = case.build(Setup({"size": 8}, torch.float32, cpu))
-    work.update = lambda leaves, gradients: seen.append((leaves[0].shape, gradients[0].shape))
+    work.update = lambda inputs, gradients: seen.append((inputs[0].shape, gradients[0].shape))
     for mode, expected in (("forward", 0), ("backward", 0), ("step", 1)):
-        mode_call(work, work.contestants["reference"], mode)()
+        mode_call(work, work.implementations["reference"], mode)()
         assert len(seen) == expected
 
 
 def test_a_leaf_without_a_gradient_counts_as_zero(cpu):
-    work = Work([torch.ones(3), torch.ones(3)], {"reference": Contestant(lambda x, y: x * 2 + 0 * y.detach())})
+    work = Work([torch.ones(3), torch.ones(3)], {"reference": Implementation(lambda x, y: x * 2 + 0 * y.detach())})
     found = examine(work, cpu)
     assert {r.status for r in found.values()} == {"ok"}
-
-
-# ------------------------------------------------------------------------------------------------------------- counts
-
-
-def test_every_allocation_counts(cpu):
-    def call():
-        a = torch.ones(SIZE)
-        b = a.neg()
-        del a
-        return b.neg()
-
-    found = counts.count(call, cpu)
-    assert (found.peak_allocated_bytes, found.allocated_bytes) == (2 * MIB, 3 * MIB)
-    assert found.operators == len(["ones", "empty", "fill_", "neg", "neg"])
-    assert found.peak_reserved_bytes is found.launches is None
-
-
-def test_counts_are_the_same_every_time(cpu):
-    x = torch.randn(64, 64, requires_grad=True)
-
-    def call():
-        return torch.autograd.grad((x @ x).relu().sum(), x)
-
-    assert counts.count(call, cpu) == counts.count(call, cpu)
-
-
-def test_saved_bytes_are_those_beyond_the_leaves():
-    x = torch.randn(SIZE, requires_grad=True)
-    assert counts.saved_bytes(lambda: x * x, [x]) == 0
-    assert counts.saved_bytes(lambda: x.exp(), [x]) == MIB
-    assert counts.saved_bytes(lambda: x.exp().exp(), [x]) == 2 * MIB
-    # One memory that is kept twice is kept once.
-    assert counts.saved_bytes(lambda: (y := x.exp()) * y, [x]) == MIB
-
-
-class Keeps(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, a):
-        ctx.save_for_backward(a)
-        return x * 2
-
-
-@pytest.mark.filterwarnings("ignore:Sparse")
-def test_saved_sparse_tensors_count():
-    a = torch.sparse_csr_tensor(torch.arange(9), torch.arange(8), torch.ones(8))  # places of 8 bytes, numbers of 4
-    x = torch.randn(8, requires_grad=True)
-    assert counts.saved_bytes(lambda: Keeps.apply(x, a), [x]) == 9 * 8 + 8 * 8 + 8 * 4
-
-
-# ------------------------------------------------------------------------------------------------------------- clocks
-
-
-def test_percentiles():
-    assert timing.percentiles([5, 1, 2, 3, 4, 6]) == {"20": 2, "50": 3.5, "80": 5}
-    assert timing.percentiles([7.0]) == {"20": 7, "50": 7, "80": 7}
-
-
-class Machine:
-    """Calls that take simulated seconds, more if another one was made before, and the clock that tells them."""
-
-    def __init__(self, after_itself: float, after_another: float = 0.0):
-        self.now, self.order = 0.0, ""
-        self.after_itself, self.after_another = after_itself, after_another or after_itself
-
-    def call(self, name: str):
-        self.now += self.after_itself if self.order.endswith(name) else self.after_another
-        self.order += name
-
-    def time(self, **options):
-        calls = {name: functools.partial(self.call, name) for name in "ab"}
-        return timing.interleaved(calls, clock=lambda: self.now, **options)
-
-
-def test_contestants_take_turns():
-    machine = Machine(0.002)
-    samples = machine.time(seconds=0, least=4, most=9)
-    assert machine.order == "aabb" * 5  # two trials for the number of repeats; then a sample follows an untimed call
-    assert samples == {name: pytest.approx([0.002] * 4) for name in "ab"}
-
-
-def test_a_call_does_not_pay_for_its_neighbour():
-    samples = Machine(0.002, 0.01).time(seconds=0, least=4, most=4)
-    assert samples == {name: pytest.approx([0.002] * 4) for name in "ab"}
-
-
-def test_a_long_call_is_made_for_its_samples_only():
-    machine = Machine(0.06)
-    machine.time(seconds=0, least=4, most=4)
-    assert machine.order == "aabb" + "ab" * 4
-
-
-def test_short_calls_are_repeated_within_a_sample():
-    count = 0
-
-    def call():
-        nonlocal count
-        count += 1
-
-    samples = timing.interleaved({"a": call}, seconds=0, least=3, most=3)["a"]
-    assert len(samples) == 3 and count > 100
-
-
-def test_a_slow_contestant_does_not_keep_the_fast_from_their_samples():
-    calls = {"fast": lambda: time.sleep(0.001), "slow": lambda: time.sleep(0.02)}
-    samples = timing.interleaved(calls, seconds=0.05, least=2, most=50)
-    assert len(samples["fast"]) > 2 * len(samples["slow"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
@@ -358,11 +246,3 @@ def test_on_a_gpu_every_mode_is_timed_by_a_graph():
         )
         assert result.figures["launches"] > 0 and result.figures["peak_reserved_bytes"] is not None
         assert 0 < result.figures["percentiles"]["50"] < 0.1
-
-
-def test_no_garbage_is_collected_within_a_counted_call(cpu):
-    """What others have left would be freed within it, and lower its peak."""
-    collecting = []
-    counts.count(lambda: collecting.append(gc.isenabled()), cpu)
-    assert collecting == [True, False], "not in the call that is counted, the second"
-    assert gc.isenabled()

@@ -4,7 +4,6 @@ import json
 import logging
 import signal
 import textwrap
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from irnet_bench.measure import Settings
 CASES = """
 import os, time
 import torch
-from irnet_bench.case import Contestant, Work, case
+from irnet_bench.case import Implementation, Work, case
 
 SHAPE = dict(size=64, times=2)
 
@@ -28,11 +27,11 @@ def work(s, nap=0.0):
         return x * 2
     def wrong(x):
         return x * 3
-    peer = Contestant(None, peer=True, missing="p is not installed: pip install p")
-    contestants = {"reference": Contestant(call), "peer": peer}
+    peer = Implementation(None, peer=True, missing="p is not installed: pip install p")
+    implementations = {"reference": Implementation(call), "peer": peer}
     if os.environ.get("WRONG"):
-        contestants["cpp"] = Contestant(wrong)
-    return Work([s.normal(s.size)], contestants, {"forward": 512}, items=s.size, unit="numbers")
+        implementations["cpp"] = Implementation(wrong)
+    return Work([s.normal(s.size)], implementations, {"forward": 512}, items=s.size, unit="numbers")
 
 @case("kernels", cpu=SHAPE)
 def my_first(s):
@@ -263,9 +262,6 @@ def test_a_lost_device_is_recorded_and_another_process_goes_on(tmp_path, monkeyp
     assert all(record.status == "ok" for record in found if record.case == "segment_outer" and not record.peer)
 
 
-# ------------------------------------------------------------------------------------------------- a loaded machine
-
-
 @pytest.mark.parametrize(("taken", "warns"), [(0.2, False), (1.5, True)])
 def test_a_loaded_machine_is_warned_of_once_and_recorded(mine, tmp_path, cpu, monkeypatch, caplog, taken, warns):
     monkeypatch.setattr(machine, "others", lambda: taken)
@@ -284,36 +280,3 @@ def test_load_that_comes_later_is_warned_of(mine, tmp_path, cpu, monkeypatch, ca
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: range(torch.get_num_threads()))
     measured(run.plan(mine, cpu, {}), tmp_path / "r.jsonl", cpu)
     assert caplog.text.count("this machine is loaded") == 1
-
-
-@pytest.mark.parametrize(
-    ("device", "cores", "threads", "taken", "warns"),
-    [
-        ("cpu", 16, 8, 8.0, False),
-        ("cpu", 16, 8, 8.5, True),
-        ("cpu", 2, 4, 0.2, False),
-        ("cpu", 2, 4, 0.3, True),
-        ("cuda", 16, 16, 15.0, False),
-        ("cuda", 16, 16, 15.5, True),
-    ],
-)
-def test_a_machine_is_loaded_where_the_timed_threads_have_no_core_each(
-    monkeypatch, caplog, device, cores, threads, taken, warns
-):
-    monkeypatch.setattr(machine.torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: range(cores))
-    assert machine.warn_if_loaded(torch.device(device), {"others": taken}) == warns == bool(caplog.text)
-
-
-def test_what_others_take_is_what_our_cores_do_but_for_our_own_work(monkeypatch):
-    clocks = {"process_time": iter([7.0, 7.1]), "perf_counter": iter([50.0, 50.2])}
-    monkeypatch.setattr(machine, "time", SimpleNamespace(**{n: lambda n=n: next(clocks[n]) for n in clocks}))
-    monkeypatch.setattr(machine, "psutil", SimpleNamespace(cpu_percent=lambda seconds, percpu: [90.0, 50.0, 100.0]))
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: {0, 2})
-    assert machine.others() == 1.4
-
-
-def test_without_psutil_the_load_stands_for_what_others_take(monkeypatch, cpu):
-    monkeypatch.setattr(machine, "psutil", None)
-    monkeypatch.setattr(machine.os, "getloadavg", lambda: (3.5, 1.0, 1.0))
-    assert machine.condition(cpu) == {"clocks": {}, "load": 3.5, "others": 3.5}

@@ -17,11 +17,12 @@ CASES = """
 import os, time
 import torch
 import irnet_kernels
-from irnet_bench.case import Contestant, Work, case
+from irnet_bench.case import Implementation, Work, case
 
 def work(s, call):
     names = irnet_kernels.available()["crop_resize"]["cpu"]
-    return Work([s.normal(s.size)], {name: Contestant(call if name != "reference" else torch.sin) for name in names})
+    own = {name: Implementation(call if name != "reference" else torch.sin) for name in names}
+    return Work([s.normal(s.size)], own)
 
 @case("kernels", cpu={"size": 100}, gate={})
 def crop_resize_right(s):

@@ -17,7 +17,7 @@ from irnet.data.registry import open_dataset
 from irnet.data.sample import Batch
 from irnet.scenes.generator import generate
 
-from ..case import Contestant, Setup, Work, case
+from ..case import Implementation, Setup, Work, case
 
 FLOAT32 = {"cuda": ("float32",)}  # nothing here depends on the dtype
 
@@ -37,12 +37,12 @@ def load_batches(setup: Setup) -> Work:
     generate(root, train=setup.images, val=2, size=setup.size, seed=setup.seed, progress=False)
     dataset = open_dataset(DataConfig(name="scenes", root=str(root)), "train")
 
-    def contestant(count: int) -> Contestant:
+    def loader(count: int) -> Implementation:
         train = TrainConfig(batch_size=setup.batch, workers=count, seed=setup.seed)
         config = Config(data=DataConfig(short_side=setup.short, long_side=0, flip=True), train=train)
-        return Contestant(lambda: checksum(batches(dataset, config, train=True)))
+        return Implementation(lambda: checksum(batches(dataset, config, train=True)))
 
-    found = {name: contestant(count) for name, count in workers.items()}
+    found = {name: loader(count) for name, count in workers.items()}
     work = Work([], found, items=setup.images, unit="images", reference="workers=0")
     weakref.finalize(work, folder.cleanup)
     return work
@@ -58,7 +58,7 @@ def scene_generation(setup: Setup) -> Work:
             generate(root, train=setup.images, val=2, size=setup.size, seed=setup.seed, progress=False)
             return torch.tensor([zlib.crc32(path.read_bytes()) for path in sorted(root.rglob("*.*"))])
 
-    return Work([], {"irnet": Contestant(write)}, items=setup.images + 2, unit="images", reference="irnet")
+    return Work([], {"irnet": Implementation(write)}, items=setup.images + 2, unit="images", reference="irnet")
 
 
 @case(
@@ -79,7 +79,7 @@ def class_graph(setup: Setup) -> Work:
         relations = derive_class_graph(images).relations.values()
         return torch.cat([torch.stack([src, dst, weight.double()]) for src, dst, weight in relations], 1)
 
-    return Work([], {"irnet": Contestant(derive)}, items=setup.images, unit="images", reference="irnet")
+    return Work([], {"irnet": Implementation(derive)}, items=setup.images, unit="images", reference="irnet")
 
 
 @dataclass

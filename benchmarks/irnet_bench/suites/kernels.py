@@ -13,7 +13,7 @@ from irnet_kernels.aot.shipped import cuda_sources, triton_kernels  # noqa: F401
 from irnet_kernels.roi.reference import coverage
 
 from .. import peers
-from ..case import Setup, Work, case, implementations
+from ..case import Setup, Work, case, operator_implementations
 
 ONE_IMAGE = {"images": 1, "regions": 64, "channels": 512, "height": 38, "width": 63, "size": 7}
 BATCH = ONE_IMAGE | {"images": 32}
@@ -35,12 +35,12 @@ def crop_resize(s: Setup) -> Work:
     patches, cells = count * s.size**2, s.images * s.height * s.width
     return Work(
         [s.normal(s.images, s.channels, s.height, s.width)],
-        implementations("crop_resize", s.device, call) | peers.crop_resize(s, boxes, ptr),
+        operator_implementations("crop_resize", s.device, call) | peers.crop_resize(s, boxes, ptr),
         bytes=modes((patches + min(cells, 4 * patches)) * s.channels * b(s), (patches + cells) * s.channels * b(s)),
         flops=modes(8 * patches * s.channels, 8 * patches * s.channels),
         items=count,
         unit="regions",
-        pace="grid_sample",
+        baseline="grid_sample",
     )
 
 
@@ -59,12 +59,12 @@ def paste_mean(s: Setup) -> Work:
     covered = int(coverage(boxes, ptr, s.size, s.height, s.width).sum())
     return Work(
         [s.normal(s.images, s.channels, s.height, s.width), s.normal(count, s.channels, s.size, s.size)],
-        implementations("paste_mean", s.device, call) | peers.paste_mean(s, boxes, ptr),
+        operator_implementations("paste_mean", s.device, call) | peers.paste_mean(s, boxes, ptr),
         bytes=modes((patches + 2 * cells) * s.channels * b(s), (patches + cells) * s.channels * b(s)),
         flops=modes(8 * covered * s.channels, 8 * covered * s.channels),
         items=count,
         unit="regions",
-        pace="resize all and sum",
+        baseline="resize all and sum",
     )
 
 
@@ -78,7 +78,7 @@ def conv_gru(s: Setup) -> Work:
     """The update of the memory's patches, with gates of one channel."""
     c, patch = s.channels, (s.regions, s.channels, s.size, s.size)
     kernels = [s.normal(o, c, 3, 3, scale=_unit(9 * c)) for o in (c, c, 1, 1, 1, 1)]
-    # No leaves: the gradient of a single number is a sum that cancels, and the reference may hit it by chance.
+    # No inputs: the gradient of a single number is a sum that cancels, and the reference may hit it by chance.
     gate_biases = s.normal(2).split(1)
 
     def call(impl, inputs, state, *weights):
@@ -91,12 +91,12 @@ def conv_gru(s: Setup) -> Work:
     forward = 2 * 2 * taps * c**2
     return Work(
         [s.normal(*patch), s.normal(*patch), *kernels, s.normal(c)],
-        implementations("conv_gru", s.device, call) | peers.conv_gru(s, *gate_biases),
+        operator_implementations("conv_gru", s.device, call) | peers.conv_gru(s, *gate_biases),
         bytes=modes((3 * numbers + 18 * c**2) * b(s), (6 * numbers + 36 * c**2) * b(s)),
         flops=modes(forward, 2 * forward),
         items=s.regions,
         unit="regions",
-        pace="plain PyTorch",
+        baseline="plain PyTorch",
     )
 
 
@@ -153,12 +153,12 @@ def propagate_regions(s: Setup) -> Work:
     forward = 2 * types * s.features * int(ptr.diff().square().sum()) + 2 * count * weights
     return Work(
         [s.normal(count, s.features), s.normal(types, s.features, s.features, scale=_unit(s.features))],
-        implementations("propagate_regions", s.device, call) | peers.propagate_regions(s, boxes, ptr),
+        operator_implementations("propagate_regions", s.device, call) | peers.propagate_regions(s, boxes, ptr),
         bytes=modes((2 * nodes + weights) * b(s), (3 * nodes + 2 * weights) * b(s)),
         flops=modes(forward, 2 * forward),
         items=count,
         unit="regions",
-        pace="dense einsum",
+        baseline="dense einsum",
     )
 
 
@@ -177,8 +177,8 @@ def segment_matmul(s: Setup) -> Work:
 
     return Work(
         [s.normal(count, s.classes, scale=_unit(s.classes)), s.normal(s.images, s.classes, s.features)],
-        implementations("segment_matmul", s.device, call) | peers.segment_matmul(s, ptr),
-        pace="loop over images",
+        operator_implementations("segment_matmul", s.device, call) | peers.segment_matmul(s, ptr),
+        baseline="loop over images",
         **segment_limits(s, count),
     )
 
@@ -194,8 +194,8 @@ def segment_outer(s: Setup) -> Work:
 
     return Work(
         [s.normal(count, s.classes, scale=_unit(s.regions)), s.normal(count, s.features)],
-        implementations("segment_outer", s.device, call) | peers.segment_outer(s, ptr),
-        pace="loop over images",
+        operator_implementations("segment_outer", s.device, call) | peers.segment_outer(s, ptr),
+        baseline="loop over images",
         **segment_limits(s, count),
     )
 
@@ -225,12 +225,12 @@ def typed_graph(s: Setup, edges: EdgeSet) -> Work:
     forward = 2 * rows * s.features**2 + 2 * count * s.features
     return Work(
         [s.normal(s.nodes, s.features), s.normal(s.types, s.features, s.features, scale=_unit(s.features))],
-        implementations("propagate", s.device, call) | peers.propagate(s, edges),
+        operator_implementations("propagate", s.device, call) | peers.propagate(s, edges),
         bytes=modes((2 * nodes + weights) * b(s) + stored, (3 * nodes + 2 * weights) * b(s) + stored),
         flops=modes(forward, 2 * forward),
         items=count,
         unit="edges",
-        pace="sparse CSR loop",
+        baseline="sparse CSR loop",
     )
 
 

@@ -1,6 +1,6 @@
 """Cases of the model suite, and what they share with the training suite's. Measures nothing.
 
-Heights and widths are in cells of 16 pixels. A 16-bit dtype means autocast, as in training: the leaves stay float32.
+Heights and widths are in cells of 16 pixels. A 16-bit dtype means autocast, as in training: the inputs stay float32.
 """
 
 import copy
@@ -23,7 +23,7 @@ from irnet.models.predictions import Predictions
 from irnet_kernels import EdgeSet, dispatch
 
 from .. import peers
-from ..case import Contestant, Setup, Work, case
+from ..case import Implementation, Setup, Work, case
 from ..machine import variable
 
 CPU = {"images": 4, "regions": 16, "height": 12, "width": 16, "channels": 64, "hidden": 256}
@@ -66,9 +66,8 @@ def forward_full(setup: Setup) -> Work:
         with torch.autocast(setup.device.type, low, enabled=low is not None):
             return everything(model(part))
 
-    return Work(
-        weights(model), contestants(setup, model, compute), items=setup.images, unit="images", slack=slack(setup)
-    )
+    ways = implement(setup, model, compute)
+    return Work(weights(model), ways, items=setup.images, unit="images", slack=slack(setup))
 
 
 def roll_out(setup: Setup, variant: str) -> Work:
@@ -82,8 +81,8 @@ def roll_out(setup: Setup, variant: str) -> Work:
             maps = features.to(low or features.dtype)  # in autocast's dtype, as a backbone hands them over
             return everything(model.reason(maps, batch.boxes, batch.ptr))
 
-    leaves = [features, *weights(model)]
-    return Work(leaves, contestants(setup, model, compute), items=len(batch.boxes), unit="regions", slack=slack(setup))
+    inputs = [features, *weights(model)]
+    return Work(inputs, implement(setup, model, compute), items=len(batch.boxes), unit="regions", slack=slack(setup))
 
 
 class Given(nn.Module):
@@ -158,7 +157,7 @@ def slack(setup: Setup) -> float:
     """What gradients through ReLUs may be off by: rounding puts units near zero on the other side.
 
     It does so to a share of about eps of them, which changes a gradient by the root of that; and if to one alone, that
-    is one of as many terms as the patches have cells. Twice that, for truth and contestant both round.
+    is one of as many terms as the patches have cells. Twice that, for truth and implementation both round.
     """
     cells = setup.images * setup.regions * setup.patch**2
     return 2 * max(torch.finfo(setup.dtype).eps, 1 / max(cells, 1)) ** 0.5
@@ -180,25 +179,25 @@ def autocast_dtype(setup: Setup, model: IRNet) -> torch.dtype | None:
     return setup.dtype if setup.dtype.itemsize == 2 and not exact else None
 
 
-# -------------------------------------------------------------------------------------------------------- contestants
+# ---------------------------------------------------------------------------------------------------- implementations
 
 
 def weights(model: IRNet) -> list[Tensor]:
-    """The weights that are trained: leaves, in the order in which `bind` takes them."""
+    """The weights that are trained: inputs, in the order in which `bind` takes them."""
     return [p.detach() for p in model.parameters() if p.requires_grad]
 
 
-def contestants(setup: Setup, model: IRNet, compute: Callable[..., Tensor]) -> dict[str, Contestant]:
+def implement(setup: Setup, model: IRNet, compute: Callable[..., Tensor]) -> dict[str, Implementation]:
     """`compute(model, *inputs)` by the reference operators, by those irnet chooses, and with torch.compile."""
     call = bind(model, compute)
 
-    def reference(*leaves: Tensor) -> Tensor:
+    def reference(*inputs: Tensor) -> Tensor:
         with variable("IRNET_IMPL", "reference"):  # what calls that leave it open take
-            return call(*leaves)
+            return call(*inputs)
 
-    found = {"reference": Contestant(reference)}
+    found = {"reference": Implementation(reference)}
     if any(dispatch.choose(op, "auto", setup.device.type) != "reference" for op in irnet_kernels.available()):
-        found["auto"] = Contestant(call)
+        found["auto"] = Implementation(call)
 
     def compiled() -> Callable[..., Tensor]:
         """As `irnet train --compile` does it."""
@@ -220,18 +219,18 @@ def bind(model: IRNet, compute: Callable[..., Tensor], keep: bool = False) -> Ca
     own = dict(itertools.chain(module.named_parameters(), module.named_buffers()))
     fixed = {name: tensor.detach() for name, tensor in own.items() if name not in names}
 
-    def call(*leaves: Tensor) -> Tensor:
-        inputs, trained = leaves[: -len(names)], leaves[-len(names) :]
+    def call(*inputs: Tensor) -> Tensor:
+        given, trained = inputs[: -len(names)], inputs[-len(names) :]
         # What is not trained follows in dtype, or it would round the truth.
         tensors = {name: t.to(trained[0].dtype) if t.is_floating_point() else t for name, t in fixed.items()}
         tensors |= dict(zip(names, trained, strict=True))
         if not keep:
-            return functional_call(module, tensors, inputs)
+            return functional_call(module, tensors, given)
         for name, tensor in tensors.items():
             path, _, key = name.rpartition(".")
             owner = module.get_submodule(path)
             (owner._parameters if key in owner._parameters else owner._buffers)[key] = tensor
-        return module(*inputs)
+        return module(*given)
 
     return call
 

@@ -15,8 +15,8 @@ from irnet.engine.optim import make_optimizer
 from irnet.engine.step import compute_loss
 from irnet.models.irnet import IRNet
 
-from ..case import Contestant, Setup, Work, case
-from .model import ON_IMAGES, autocast_dtype, bind, build, contestants, in_dtype_of, random_batch, share, slack, weights
+from ..case import Implementation, Setup, Work, case
+from .model import ON_IMAGES, autocast_dtype, bind, build, implement, in_dtype_of, random_batch, share, slack, weights
 
 AMP = {None: "off", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -50,8 +50,8 @@ def train_step(setup: Setup, variant: str) -> Work:
 
     checkpointed = share(model)
     checkpointed.set_grad_checkpointing(True)
-    found = contestants(setup, model, compute)
-    found["grad checkpointing"] = Contestant(bind(checkpointed, compute, keep=True))
+    found = implement(setup, model, compute)
+    found["grad checkpointing"] = Implementation(bind(checkpointed, compute, keep=True))
     update = make_update(model, config.train)
     return Work(
         weights(model), found, items=setup.images, unit="images", modes=("step",), update=update, slack=slack(setup)
@@ -63,9 +63,9 @@ def make_update(model: IRNet, config: TrainConfig) -> Callable[[list[Tensor], tu
     optimizer = make_optimizer(model, config)
     own = [p for p in model.parameters() if p.requires_grad]
 
-    def update(leaves: list[Tensor], gradients: tuple[Tensor, ...]) -> None:
-        for parameter, leaf, gradient in zip(own, leaves, gradients, strict=True):
-            parameter.data, parameter.grad = leaf.detach(), gradient
+    def update(inputs: list[Tensor], gradients: tuple[Tensor, ...]) -> None:
+        for parameter, tensor, gradient in zip(own, inputs, gradients, strict=True):
+            parameter.data, parameter.grad = tensor.detach(), gradient
         optimizer.step()
         optimizer.zero_grad()
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from .cubin import Resources, resources_of
-from .tools import ToolUnavailable, import_triton, triton_version
+from .tools import ToolUnavailable, import_triton, toolkit_program, triton_version
 
 TARGETS = (80, 90, 100)  # compute capabilities; Triton compiles 90 and 100 as sm_90a and sm_100a
 
@@ -196,11 +196,8 @@ def cuda_binaries(source: CudaSource, targets: Iterable[int] | None = None) -> I
 
 def nvcc() -> str:
     """Where the compiler is; raises ToolUnavailable where there is none."""
-    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    for place in (*(f"{home}/bin/nvcc" for home in homes), shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"):
-        if place and os.access(place, os.X_OK):
-            break
-    else:
+    place = toolkit_program("nvcc")
+    if not place:
         raise ToolUnavailable("there is no nvcc (install the CUDA toolkit and set CUDA_HOME)")
     if not os.environ.get("NVCC_CCBIN") and not shutil.which("g++"):
         raise ToolUnavailable("nvcc needs a C++ compiler (apt install g++)")

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .occupancy import occupancy
+from .occupancy import Occupancy, occupancy
 
 FRAME = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
 NOP = 0x918  # the opcode, the lowest 12 bits of an instruction
@@ -40,11 +40,16 @@ class Resources:
     block_warps: int | None = None
 
     @property
-    def sm_warps(self) -> int | None:
-        """Warps that a multiprocessor keeps at a time, as far as they follow from the other figures."""
+    def occupancy(self) -> Occupancy | None:
+        """Of a multiprocessor, without the dynamic shared memory that a CUDA kernel is given at its launch."""
         if self.registers is None or self.block_warps is None:
             return None
-        return occupancy(int(self.target[3:]), self.registers, self.shared_bytes, self.block_warps).warps
+        return occupancy(int(self.target[3:]), self.registers, self.shared_bytes, self.block_warps)
+
+    @property
+    def sm_warps(self) -> int | None:
+        """Warps that a multiprocessor keeps at a time."""
+        return self.occupancy.warps if self.occupancy else None
 
     def figures(self) -> dict[str, int]:
         """The numbers that the gate holds, by name."""

@@ -4,9 +4,7 @@ No GPU is needed. All counts are of instructions as they stand in the code, each
 counted once; a warp executes one at a time. NVIDIA's disassembler lists the code, this module only reads the list.
 """
 
-import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections import Counter
@@ -16,8 +14,7 @@ from pathlib import Path
 
 from .compiled import Binary, CudaSource, TritonKernel, cuda_binaries, triton_binaries
 from .cubin import Resources
-from .occupancy import Occupancy, occupancy
-from .tools import ToolUnavailable, triton_version
+from .tools import ToolUnavailable, toolkit_program, triton_version
 
 GLOBAL_LOADS = {"LD", "LDG", "LDGSTS", "UTMALDG", "UBLKCP"}  # generic, to registers, to shared memory, by copy engine
 GLOBAL_STORES = {"ST", "STG", "UTMASTG"}
@@ -164,16 +161,8 @@ class MachineCode:
                 return max(inner, key=lambda loop: (sum(getattr(loop.mix, sort).values()), loop.mix.instructions))
         return None
 
-    @property
-    def occupancy(self) -> Occupancy | None:
-        """Without the dynamic shared memory that a CUDA kernel is given at its launch."""
-        own = self.resources
-        if own.registers is None or own.block_warps is None:
-            return None
-        return occupancy(int(own.target[3:]), own.registers, own.shared_bytes, own.block_warps)
-
     def __str__(self) -> str:
-        own, fits, hottest = self.resources, self.occupancy, self.hottest
+        own, fits, hottest = self.resources, self.resources.occupancy, self.hottest
         taken = f"{own.registers} registers, {own.shared_bytes} shared bytes, {own.spill_bytes} spill bytes"
         if fits:
             taken += f", {fits.warps} warps a multiprocessor: {fits.blocks} blocks of {own.block_warps} ({fits.limit})"
@@ -214,20 +203,14 @@ def disassembled(cubin: bytes) -> str:
 
 def nvdisasm() -> str:
     """Where the disassembler is, the toolkit's or Triton's; raises ToolUnavailable where there is none."""
-    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    for place in (
-        *(f"{home}/bin/nvdisasm" for home in homes),
-        "/usr/local/cuda/bin/nvdisasm",
-        shutil.which("nvdisasm"),
-    ):
-        if place and os.access(place, os.X_OK):
-            return place
+    place = toolkit_program("nvdisasm")
+    if place:
+        return place
     try:
         triton_version()
     except ToolUnavailable:
-        raise ToolUnavailable(
-            "there is no nvdisasm (pip install triton, or install the CUDA toolkit and set CUDA_HOME)"
-        ) from None
+        cure = "pip install triton, or install the CUDA toolkit and set CUDA_HOME"
+        raise ToolUnavailable(f"there is no nvdisasm ({cure})") from None
     from triton import knobs
 
     own: str = knobs.nvidia.nvdisasm.path
@@ -247,20 +230,18 @@ class Function:
     def loops(self) -> list[Loop]:
         """Natural loops: a jump back to an instruction that was passed on every way to the jump closes one."""
         starts, follow = self._blocks()
-        order, before = _reachable(follow, starts[0])
-        dominators = _dominators(order, before)
-        bodies: dict[int, set[int]] = {}
-        for block in order:
-            for header in follow[block]:
-                if header in dominators[block]:
-                    bodies.setdefault(header, {header}).update(_reaching(block, header, before))
+        blocks = sorted(_reached(starts[:1], follow))
+        before = {block: [other for other in blocks if block in follow[other]] for block in blocks}
         ends = dict(zip(starts, [*starts[1:], self.instructions[-1].address + 1], strict=True))
-        found = []
-        for header in sorted(bodies):
-            spans = [range(start, ends[start]) for start in bodies[header]]
-            own = [i for i in self.instructions if any(i.address in span for span in spans)]
-            found.append(Loop(frozenset(i.address for i in own), Mix.of(own)))
-        return found
+        loops = []
+        for header in blocks:
+            around = _reached(starts[:1], follow, avoid=header)
+            jumps = [block for block in before[header] if block not in around]
+            if jumps:
+                spans = [range(start, ends[start]) for start in {header} | _reached(jumps, before, avoid=header)]
+                own = [i for i in self.instructions if any(i.address in span for span in spans)]
+                loops.append(Loop(frozenset(i.address for i in own), Mix.of(own)))
+        return loops
 
     def _blocks(self) -> tuple[list[int], dict[int, set[int]]]:
         """The first addresses of basic blocks, and for each those of the blocks that can follow."""
@@ -323,39 +304,12 @@ def functions_of(listing: str) -> Iterator[tuple[str, Function]]:
             yield name[1], Function(tuple(instructions), labels)
 
 
-def _reachable(follow: Mapping[int, set[int]], first: int) -> tuple[list[int], dict[int, set[int]]]:
-    """Blocks that can be reached, each after one that leads to it, and the blocks before each."""
-    order = [first]
-    before: dict[int, set[int]] = {first: set()}
-    for block in order:
-        for other in sorted(follow[block]):
-            if other not in before:
-                before[other] = set()
-                order.append(other)
-            before[other].add(block)
-    return order, before
-
-
-def _dominators(order: Sequence[int], before: Mapping[int, set[int]]) -> dict[int, set[int]]:
-    """For each block those that every way from the first one to it passes, itself included."""
-    found = {block: set(order) for block in order}
-    found[order[0]] = {order[0]}
-    changed = True
-    while changed:
-        changed = False
-        for block in order[1:]:
-            now = {block} | set.intersection(*(found[other] for other in before[block]))
-            changed |= now != found[block]
-            found[block] = now
-    return found
-
-
-def _reaching(block: int, header: int, before: Mapping[int, set[int]]) -> set[int]:
-    """The blocks from which `block` is reached without passing `header`."""
-    found, waiting = set(), [block]
+def _reached(first: Iterable[int], follow: Mapping[int, Iterable[int]], avoid: int | None = None) -> set[int]:
+    """The blocks that are reached from the first ones without passing `avoid`, the first ones included."""
+    reached, waiting = set(), list(first)
     while waiting:
-        one = waiting.pop()
-        if one != header and one not in found:
-            found.add(one)
-            waiting += before[one]
-    return found
+        block = waiting.pop()
+        if block != avoid and block not in reached:
+            reached.add(block)
+            waiting += follow[block]
+    return reached

@@ -1,6 +1,8 @@
 """The tools for kernels without a GPU: Triton, and what is said where a tool is absent. Runs and compiles nothing."""
 
 import importlib.util
+import os
+import shutil
 import types
 
 
@@ -21,3 +23,10 @@ def import_triton() -> types.ModuleType:
 
     package: types.ModuleType = triton
     return package
+
+
+def toolkit_program(name: str) -> str | None:
+    """Where a program of the CUDA toolkit is: in CUDA_HOME or CUDA_PATH, in PATH, or in the usual folder."""
+    homes = [os.environ[home] for home in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(home)]
+    places = [*(f"{home}/bin/{name}" for home in homes), shutil.which(name), f"/usr/local/cuda/bin/{name}"]
+    return next((place for place in places if place and os.access(place, os.X_OK)), None)

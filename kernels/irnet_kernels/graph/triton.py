@@ -30,12 +30,16 @@ from torch import Tensor
 # Absolute: this file also runs as a copy outside of its package.
 from irnet_kernels.numerics import float32_reductions, opmath_dtype
 from irnet_kernels.triton_shared import (
+    POINTERS,
+    acc_type,
     divide,
     dot,
     exp_between,
+    precision,
     quotient,
     reciprocal,
     rounded,
+    split,
     square_root,
 )
 
@@ -75,8 +79,6 @@ IMAGES = tl.constexpr(128)  # whose places a program looks up together
 # on; then what `_boxes` gives, but for the centres.
 SIDES = tl.constexpr(4)  # left, right, above, below; then comes the overlap
 INVERSES, MEANS, BOXES, COLUMNS = tl.constexpr(4), tl.constexpr(9), tl.constexpr(13), tl.constexpr(19)
-
-TRITON_NAMES = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16"}
 
 
 # Edges that are given
@@ -596,21 +598,15 @@ def _by_type(stacked: Tensor, weight: Tensor) -> Tensor:
 def _constants(dtype: torch.dtype, channels: int) -> tuple[dict, dict]:
     """Compile-time arguments of propagate_kernel, and how it is compiled; a block is no larger than it need be."""
     block, warps = CHANNELS[dtype.itemsize]
-    constants = {
-        "ACC_DTYPE": tl.float64 if dtype == torch.float64 else tl.float32,
-        "BLOCK": min(block, triton.next_power_of_2(channels)),
-    }
+    constants = {"ACC_DTYPE": acc_type(dtype), "BLOCK": min(block, triton.next_power_of_2(channels))}
     return constants, {"num_warps": warps, "num_stages": 1}
 
 
-def _table_constants(acc_dtype: torch.dtype, mean: bool) -> tuple[dict, dict]:
-    """The same for propagate_regions_table_kernel."""
-    sizes = TABLE[acc_dtype.itemsize]
-    options = {name: sizes[name] for name in ("num_warps", "num_stages")}
-    options["maxnreg"] = BOUND[acc_dtype.itemsize][mean]
-    constants = {name: size for name, size in sizes.items() if name not in ("num_warps", "num_stages")}
-    acc_dtype = tl.float64 if acc_dtype == torch.float64 else tl.float32
-    return {"ACC_DTYPE": acc_dtype, "MEAN": mean} | constants, options
+def _table_constants(dtype: torch.dtype, mean: bool) -> tuple[dict, dict]:
+    """The same for propagate_regions_table_kernel, by the dtype in which is accumulated."""
+    constants, options = split(TABLE[dtype.itemsize])
+    options["maxnreg"] = BOUND[dtype.itemsize][mean]
+    return {"ACC_DTYPE": acc_type(dtype), "MEAN": mean} | constants, options
 
 
 def _forward_constants(dtype: torch.dtype, channels: int, capability: int, slope: bool) -> tuple[dict, dict]:
@@ -627,16 +623,10 @@ def _forward_constants(dtype: torch.dtype, channels: int, capability: int, slope
 
 def _region_constants(sizes: dict, dtype: torch.dtype, channels: int) -> tuple[dict, dict]:
     """The same for propagate_regions_backward_kernel, given its row of BACKWARD."""
-    options = {name: sizes[name] for name in ("num_warps", "num_stages")}
-    constants = {name: size for name, size in sizes.items() if name not in options}
+    constants, options = split(sizes)
     constants["BLOCK_N"] = min(constants["BLOCK_N"], max(triton.next_power_of_2(channels), 16))
-    tf32 = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"  # as PyTorch's own products
-    given = {
-        "ACC_DTYPE": tl.float64 if dtype == torch.float64 else tl.float32,
-        "PRECISION": "tf32" if tf32 else "ieee",
-        "EVEN": channels % constants["BLOCK_N"] == 0,
-    }
-    return given | constants, options
+    even = channels % constants["BLOCK_N"] == 0
+    return {"ACC_DTYPE": acc_type(dtype), "PRECISION": precision(dtype), "EVEN": even} | constants, options
 
 
 def _capability(device: torch.device) -> int:
@@ -649,7 +639,7 @@ def kernels(channels: int = 512, dtypes: Sequence[torch.dtype] = (torch.float32,
     """Every kernel as it is launched for x of these dtypes: the fields of aot.compiled.TritonKernel."""
     shipped = []
     for dtype in dtypes:
-        acc_dtype, every = opmath_dtype(dtype), tuple(FORWARD_WIDTH)
+        wide, every = opmath_dtype(dtype), tuple(FORWARD_WIDTH)
         backward = _region_constants(BACKWARD[dtype.itemsize], dtype, channels)
         launched = [
             (propagate_kernel, every, {"values": "*fp32"}, _constants(dtype, channels)),
@@ -658,16 +648,16 @@ def kernels(channels: int = 512, dtypes: Sequence[torch.dtype] = (torch.float32,
         for some in [(capability,) for capability in every] if dtype.itemsize == 2 else [every]:
             forward = _forward_constants(dtype, channels, some[0], slope=False)
             launched.append((propagate_regions_forward_kernel, some, {}, forward))
-        if dtype == acc_dtype:
+        if dtype == wide:
             forward = _forward_constants(dtype, channels, every[0], slope=True)
             launched.append((propagate_regions_forward_kernel, every, {}, forward))
             for mean in (False, True):
                 launched.append((propagate_regions_table_kernel, every, {}, _table_constants(dtype, mean)))
         for kernel, targets, types, (constants, options) in launched:
             types = {"indptr": "*i64", "indices": "*i32", "ptr": "*i64", "boxes": "*fp32"} | types
-            types |= dict.fromkeys(("bandwidth", "table"), TRITON_NAMES[acc_dtype])
+            types |= dict.fromkeys(("bandwidth", "table"), POINTERS[wide])
             types |= dict.fromkeys(("nodes", "types", "images", "regions", "stride", "channels"), "i32")
-            types = {n: types.get(n, TRITON_NAMES[dtype]) for n in kernel.arg_names if n not in constants}
+            types = {n: types.get(n, POINTERS[dtype]) for n in kernel.arg_names if n not in constants}
             multiples = tuple(name for name in ("channels", "stride") if name in types)
             arguments = {"function": kernel, "types": types, "constexprs": constants, "multiples_of_16": multiples}
             further = {name: options.pop(name) for name in ("maxnreg",) if name in options}

@@ -20,7 +20,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 # Absolute: this file also runs as a copy outside of its package.
 from irnet_kernels.gru.configurations import configuration
 from irnet_kernels.numerics import empty_map, opmath_dtype
-from irnet_kernels.triton_shared import divide, dot, exp, rounded
+from irnet_kernels.triton_shared import acc_type, divide, dot, exp, precision, rounded, split
 
 GATE_COLUMNS = tl.constexpr(32)  # of both narrow gates: 2 * 9, and zeros up to what a matrix product takes
 SIZES = ("regions", "size")  # one kernel serves them all, also 1 and multiples of 16
@@ -680,27 +680,20 @@ def _constants(kernel, like: tuple, outputs: int, channels: int, size: int = 1, 
     """
     dtype, device = like
     wide = "WIDE" in kernel.arg_names and flags["WIDE"]
-    sizes = configuration(kernel.__name__ + " wide" * wide, dtype, device)
-    options = {name: sizes[name] for name in ("num_warps", "num_stages")}
+    sizes, options = split(configuration(kernel.__name__ + " wide" * wide, dtype, device))
     summed, made = (max(triton.next_power_of_2(n), 16) for n in (channels, outputs))
     ends = {"BLOCK_M": made, "BLOCK_N": summed} if kernel is conv_gru_weight_backward_kernel else {}
     ends = ends or {"BLOCK_N": made, "BLOCK_K": summed}
-    constants = {name: min(end, ends.get(name, end)) for name, end in sizes.items() if name not in options}
-    tf32 = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    constants = {name: min(end, ends.get(name, end)) for name, end in sizes.items()}
     even = channels % constants.get("BLOCK_K", 1) == 0
     # Rows of a descriptor are multiples of 16 bytes. What a tile reads beyond the channels of a position is not zero:
     # where that would be summed, blocks have to divide them.
     rows_fit = outputs % 8 == channels % 8 == 0 if kernel is conv_gru_weight_backward_kernel else even
     # What a tile spans, in the largest of maps and kernels: both gates' [regions, size, size, 2 * channels].
-    span = (
-        max(end for name, end in sizes.items() if name not in options)
-        * max(size * size, 9)
-        * 2
-        * max(channels, outputs)
-    )
+    span = max(sizes.values()) * max(size * size, 9) * 2 * max(channels, outputs)
     constants |= flags | {
-        "ACC_DTYPE": tl.float64 if dtype == torch.float64 else tl.float32,
-        "PRECISION": "tf32" if tf32 else "ieee",  # as PyTorch's own products
+        "ACC_DTYPE": acc_type(dtype),
+        "PRECISION": precision(dtype),
         "EVEN": even,
         "OFFSET": tl.int32 if span <= MOST_OFFSET else tl.int64,
         "DESCRIPTORS": bool(constants.get("DESCRIPTORS") and rows_fit and dtype.itemsize == 2),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 # Absolute: this file also runs as a copy outside of its package.
 from irnet_kernels.numerics import empty_map
-from irnet_kernels.triton_shared import divide, rounded
+from irnet_kernels.triton_shared import acc_type, divide, rounded
 
 # What is launched; nothing is tuned at run time. A thread has 2 cells or samples (ROWS * COLUMNS or SAMPLES by 4 warps)
 # of 8 or 16 channels: with more of them registers run out, with fewer what a cell costs prevails.
@@ -445,13 +445,13 @@ def _launch(kernel, parts: int, inputs: list[Tensor], boxes: Tensor, ptr: Tensor
 
 def _constants(kernel, dtype: torch.dtype, channels: int) -> dict:
     """A kernel's compile-time arguments but its flags; a program has no more channels than there are."""
-    acc_dtype = tl.float64 if dtype == torch.float64 else tl.float32
+    acc = acc_type(dtype)
     four = kernel in (crop_resize_forward_kernel, paste_mean_forward_kernel)
-    most = FOUR_CELLS // dtype.itemsize if four else ONE_CELL * 8 // acc_dtype.primitive_bitwidth
+    most = FOUR_CELLS // dtype.itemsize if four else ONE_CELL * 8 // acc.primitive_bitwidth
     channels = min(triton.next_power_of_2(channels), most)
     lanes = min(channels, ACCESS // dtype.itemsize)
     tile = {"ROWS": ROWS, "COLUMNS": COLUMNS, "SAMPLES": SAMPLES, "CHUNKS": channels // lanes, "LANES": lanes}
-    return {"ACC_DTYPE": acc_dtype} | {name: value for name, value in tile.items() if name in kernel.arg_names}
+    return {"ACC_DTYPE": acc} | {name: value for name, value in tile.items() if name in kernel.arg_names}
 
 
 def kernels(channels: int = 512) -> list[dict]:

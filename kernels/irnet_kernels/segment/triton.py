@@ -16,9 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 # Absolute: this file also runs as a copy outside of its package.
-from irnet_kernels.triton_shared import dot, rounded
-
-TRITON_NAMES = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+from irnet_kernels.triton_shared import POINTERS, acc_type, dot, precision, rounded, split
 
 # What is launched, by the bytes of the dtype; nothing is tuned at run time. Products of [M, K] and [K, N] blocks.
 TILES = {
@@ -199,19 +197,14 @@ def _constants(dtype: torch.dtype, m: int | None, n: int, k: int | None) -> tupl
 
     Blocks are no larger than they need be; None is the number of rows, which changes from batch to batch.
     """
-    sizes = TILES[dtype.itemsize]
-    options = {name: sizes[name] for name in ("num_warps", "num_stages")}
+    constants, options = split(TILES[dtype.itemsize])
     if k is None:  # an image has few rows to sum: more blocks at a time hide more than a long pipeline
         options["num_stages"] = min(options["num_stages"], 2)
-    constants: dict = {name: size for name, size in sizes.items() if name not in options}
     for name, end in (("BLOCK_M", m), ("BLOCK_N", n), ("BLOCK_K", k)):
         if end is not None:
             constants[name] = min(constants[name], max(triton.next_power_of_2(end), 16))
-    tf32 = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
-    constants["PRECISION"] = "tf32" if tf32 else "ieee"  # as PyTorch's own products
-    constants["ACC_DTYPE"] = tl.float64 if dtype == torch.float64 else tl.float32
-    constants["ALIGNED"] = n * dtype.itemsize % 16 == 0
-    return constants, options
+    constants |= {"PRECISION": precision(dtype), "ACC_DTYPE": acc_type(dtype)}
+    return constants | {"ALIGNED": n * dtype.itemsize % 16 == 0}, options
 
 
 def kernels(channels: int = 512, dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)) -> list[dict]:
@@ -230,7 +223,7 @@ def kernels(channels: int = 512, dtypes: tuple[torch.dtype, ...] = (torch.float3
             launches.append((segment_outer_kernel, *_constants(dtype, channels, width, None)))
         for kernel, constants, options in launches:
             numbers = dict.fromkeys(("images", "rows", "depth", "height", "width"), "i32")
-            types = {n: ({"ptr": "*i64"} | numbers).get(n, TRITON_NAMES[dtype]) for n in kernel.arg_names}
+            types = {n: ({"ptr": "*i64"} | numbers).get(n, POINTERS[dtype]) for n in kernel.arg_names}
             types = {name: type_ for name, type_ in types.items() if name not in constants}
             shipped.append({"function": kernel, "types": types, "constexprs": constants} | options)
     return shipped

@@ -17,7 +17,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from irnet_bench.case import Contestant, Setup, Work, case
+from irnet_bench.case import Implementation, Setup, Work, case
 from irnet_kernels.aot import compiled, interpreter
 from irnet_kernels.aot.compiled import CudaSource, TritonKernel
 from irnet_kernels.aot.tools import ToolUnavailable
@@ -30,23 +30,23 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 @case("kernels", cpu={"n": 1 << 18}, cuda={"n": 1 << 26}, gate={"n": 1 << 18}, dtypes={"cuda": ("float32",)})
 def scale_add(s: Setup) -> Work:
     """2 x + y, a number at a time."""
-    contestants = {
-        "reference": Contestant(lambda x, y: 2 * x + y),
-        "plain": Contestant(lambda x, y: torch.add(y, x, alpha=2), peer=True),
+    implementations = {
+        "reference": Implementation(lambda x, y: 2 * x + y),
+        "plain": Implementation(lambda x, y: torch.add(y, x, alpha=2), peer=True),
     }
     kernels = {"cpp": cpp_kernel} if s.device.type == "cpu" else {"cuda": cuda_kernel, "triton": triton_kernel}
     if s.device.type == "cpu" and os.environ.get("IRNET_TOY_INTERPRET") == "1":
         kernels["triton"] = interpreted_kernel
     for name, build in kernels.items():
-        contestants[name] = contestant(build, damage())
+        implementations[name] = implementation(build, damage())
     return Work(
         [s.normal(s.n), s.normal(s.n)],
-        contestants,
+        implementations,
         bytes={"forward": 12 * s.n, "backward": 8 * s.n, "step": 20 * s.n},
         flops={"forward": 2 * s.n, "backward": s.n, "step": 3 * s.n},
         items=s.n,
         unit="numbers",
-        pace="plain",
+        baseline="plain",
     )
 
 
@@ -66,13 +66,13 @@ def damage() -> str:
     return chosen
 
 
-def contestant(build: Callable[[str], Kernel], damage: str) -> Contestant:
+def implementation(build: Callable[[str], Kernel], damage: str) -> Implementation:
     """With a gradient, which is made of PyTorch's own operators; skipped where the kernel cannot be built."""
     try:
         kernel = build(damage)
     except ToolUnavailable as reason:
-        return Contestant(None, missing=str(reason))
-    return Contestant(lambda x, y: ScaleAdd.apply(x, y, kernel))
+        return Implementation(None, missing=str(reason))
+    return Implementation(lambda x, y: ScaleAdd.apply(x, y, kernel))
 
 
 class ScaleAdd(torch.autograd.Function):
