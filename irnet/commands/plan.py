@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--regions", type=int, metavar="N", help="of an image; else the most that the data has, or 64")
     parser.add_argument("--classes", type=int, metavar="N", help="their number; else the data's, or 80")
     parser.add_argument("--measure", action="store_true", help="also run a step on this machine, and compare")
+    plain = "say what a further image costs, beside the plain path: reference operators, float32, no checkpointing"
+    parser.add_argument("--compare", action="store_true", help=plain)
     parser.add_argument("--small", action="store_true", help="the small model for CPUs, in place of the paper's")
     kinds = ("auto", "cpu", "cuda")
     parser.add_argument("--device", default="auto", choices=kinds, help="to plan for; auto: a GPU where there is one")
@@ -57,6 +59,8 @@ def run(options: argparse.Namespace) -> None:
 
         real = measured(found.config, scene, choose_device("cuda" if gpu else "cpu"))
     print(_table(found, real), end="\n\n")
+    if options.compare:
+        print(_comparison(found, scene, gpu), end="\n\n")
     print(found.words)
 
 
@@ -141,6 +145,21 @@ def _table(found: "Fit", real: int | None) -> str:
     rows += [(f"total, within {footprint.operator}", _mib(footprint.total))]
     if real is not None:
         rows += [("measured", _mib(real)), ("the plan is off by", f"{100 * (footprint.used / real - 1):+.2f}%")]
+    return _aligned(rows)
+
+
+def _comparison(found: "Fit", scene: "Scene", gpu: bool) -> str:
+    """What a further image costs with the settings that were found, and on the plain path."""
+    from ..engine.memory import cost, plain_path
+
+    images = max(4, found.micro_batch)
+    own = cost(found.config, scene, gpu, images)
+    with plain_path(found.config) as config:
+        plain = cost(config, scene, gpu, images)
+    ratios = [f"{a / b:.3f}" for a, b in ((own.bytes, plain.bytes), (own.flops, plain.flops))]
+    rows = [(f"a further image beside {images}", "these settings", "the plain path", "ratio")]
+    rows += [("MiB", _mib(own.bytes), _mib(plain.bytes), ratios[0])]
+    rows += [("GFLOP", f"{own.flops / 1e9:,.1f}", f"{plain.flops / 1e9:,.1f}", ratios[1])]
     return _aligned(rows)
 
 

@@ -1,12 +1,15 @@
 """The memory of one training step, planned without running it, or measured by running it. Searches for nothing.
+Its arithmetic is counted, too.
 
 A plan runs the step of step.py on fake tensors, which have shapes, dtypes and lifetimes but no numbers, and adds up
 what is there after every operator. What operators take within themselves comes from formulas (irnet_kernels.workspace).
 """
 
+import contextlib
 import dataclasses
+import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +18,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
-from irnet_kernels import EdgeSet, counts
+from irnet_kernels import EdgeSet, counts, flops
 from irnet_kernels.workspace import workspace
 
 from ..config import Config
@@ -138,6 +142,57 @@ def measured(config: Config, scene: Scene, device: torch.device) -> int:
         peak = counts.count(call, device).peak_allocated_bytes
     present = sum(t.untyped_storage().nbytes() for tensors in step.present().values() for t in tensors)
     return present + peak + step.waiting_bytes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an image costs in a step of many."""
+
+    bytes: int  # that a further image adds to the peak
+    flops: int  # of the whole step, by image: two for each product of a matrix product or a convolution
+
+
+def cost(config: Config, scene: Scene, gpu: bool = False, images: int = 4) -> Cost:
+    """Plan what a further image costs beside `images` that are worked on together.
+
+    Args:
+        config: Settings of the run; their batch size and number of parts do not count.
+        scene: What its images look like.
+        gpu: See `planned`.
+        images: Their number. Beside one alone a further image costs more: with it come gradients that have to wait.
+
+    Returns:
+        The difference between two plans, and the arithmetic of the larger, by image.
+    """
+    more, fewer = (
+        dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=n, grad_accum_steps=1))
+        for n in (images + 1, images)
+    )
+    difference = planned(more, scene, gpu).total - planned(fewer, scene, gpu).total
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        step = Step(more, scene, gpu)
+    counter = FlopCounterMode(display=False, custom_mapping=flops.FORMULAS)
+    with mode, counter, Numberless():
+        step()
+    return Cost(difference, counter.get_total_flops() // (images + 1))
+
+
+@contextlib.contextmanager
+def plain_path(config: Config) -> Iterator[Config]:
+    """The settings without anything that saves memory, and within it the reference operators: what costs compare with.
+
+    What reference operators allocate within themselves is not known, so a plan of the plain path is rather too small.
+    """
+    before = os.environ.get("IRNET_IMPL")
+    os.environ["IRNET_IMPL"] = "reference"
+    try:
+        train = dataclasses.replace(config.train, amp="off", grad_checkpointing=False)
+        yield dataclasses.replace(config, train=train)
+    finally:
+        if before is None:
+            del os.environ["IRNET_IMPL"]
+        else:
+            os.environ["IRNET_IMPL"] = before
 
 
 class Step:

@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from ..config import ModelConfig
 from ..errors import InputError
@@ -52,7 +51,6 @@ class SmallBackbone(nn.Module):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)
         self.channels, self.feature_channels = channels, 2 * channels
-        self.grad_checkpointing = False  # four convolutions leave nothing worth making again
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, channels, ceil(H / 16), ceil(W / 16)]."""
@@ -88,24 +86,17 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         for module in (self.conv1, self.layer1):
             module.requires_grad_(False)
-        self.grad_checkpointing = False
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, 1024, ceil(H / 16), ceil(W / 16)]."""
         with torch.no_grad():
             x = conv_norm(self.conv1, self.bn1, images.contiguous(memory_format=torch.channels_last)).relu_()
             x = self.layer1(F.max_pool2d(x, 3, stride=2, padding=1))
-        return self._run(self.layer3, self._run(self.layer2, x))
+        return self.layer3(self.layer2(x))
 
     def head(self, patches: Tensor) -> Tensor:
         """[R, 1024, P, P] -> [R, 2048]."""
-        return self._run(self.layer4, patches).mean((2, 3))
-
-    def _run(self, stage: nn.Sequential, x: Tensor) -> Tensor:
-        for block in stage:
-            keep = not (self.grad_checkpointing and self.training)
-            x = block(x) if keep else checkpoint(block, x, use_reentrant=False)
-        return x
+        return self.layer4(patches).mean((2, 3))
 
 
 class Bottleneck(nn.Module):

@@ -17,11 +17,19 @@ from ..config import ModelConfig
 from .regions import Regions
 
 
+class LayerWeights(NamedTuple):
+    """What a layer does not take from images, made once for all roll-outs of a batch."""
+
+    spatial: Tensor  # of the edge types between regions
+    semantic: Tensor  # of the edge types between classes
+    classes: Tensor  # [C, D], what each class takes from its own feature
+
+
 class GlobalState(NamedTuple):
-    """The region states, and every layer's weights of edge types, which are cast once for a whole roll-out."""
+    """The region states, and what every layer reads them with."""
 
     states: Tensor  # [R, D]
-    edge_weights: list[tuple[Tensor, Tensor]]
+    weights: list[LayerWeights]
 
 
 class GlobalModule(nn.Module):
@@ -69,13 +77,18 @@ class GlobalModule(nn.Module):
         """The class-class edges, on the module's device."""
         return EdgeSet(self.num_nodes, self.num_types, *(getattr(self, name) for name in EDGE_TENSORS))
 
-    def start(self, features: Tensor, regions: Regions) -> GlobalState:
+    def weights(self) -> list[LayerWeights]:
+        """Of every layer, for any number of roll-outs."""
+        classes = self.class_projection(self.word_vectors) if hasattr(self, "word_vectors") else self.class_features
+        return [layer.weights(classes) for layer in self.layers]
+
+    def start(self, features: Tensor, regions: Regions, weights: list[LayerWeights]) -> GlobalState:
         """The state before the first iteration, from the ConvNet's features of the regions."""
         if self.start_feature is None:
             states = regions.feature.new_zeros(regions.feature.shape[0], self.channels)
         else:
             states = F.relu(self.start_feature(regions.feature))
-        return GlobalState(states, self.edge_weights())
+        return GlobalState(states, weights)
 
     def first_read(self, state: GlobalState, regions: Regions) -> Tensor:
         """What the ConvNet's prediction is judged by: the first states. The paper leaves open what does."""
@@ -84,18 +97,13 @@ class GlobalModule(nn.Module):
     def write(self, state: GlobalState, regions: Regions) -> GlobalState:
         """The state after every region has taken in its feature and its last predictions."""
         x = F.relu(self.map_feature(regions.feature) + self.map_logits(regions.logits.flatten(1)))
-        return GlobalState(self.gru(x, state.states), state.edge_weights)
-
-    def edge_weights(self) -> list[tuple[Tensor, Tensor]]:
-        """Every layer's weights of edge types in the dtype of their products."""
-        return [layer.edge_weights() for layer in self.layers]
+        return GlobalState(self.gru(x, state.states), state.weights)
 
     def read(self, state: GlobalState, regions: Regions) -> Tensor:
         """What each region learns from the others and from the classes: [R, D]."""
-        classes = self.class_projection(self.word_vectors) if hasattr(self, "word_vectors") else self.class_features
         x, p = state.states, self.assign(regions.logits)
-        for layer, weights in zip(self.layers, state.edge_weights, strict=True):
-            x = x + layer(x, classes, p, regions, self.class_graph, weights)
+        for layer, weights in zip(self.layers, state.weights, strict=True):
+            x = x + layer(x, p, regions, self.class_graph, weights)
         return x
 
     def assign(self, logits: Tensor) -> Tensor:
@@ -123,29 +131,20 @@ class GraphLayer(nn.Module):
         self.class_to_class = nn.Linear(d, d, bias=False)
         self.class_to_region = nn.Linear(d, d, bias=False)
 
-    def edge_weights(self) -> tuple[Tensor, Tensor]:
-        """The weights of the spatial and the semantic edge types, as the operators take them."""
-        if self.scale is not None:  # multiplied in full precision first
-            return self.spatial, *autocast(self.semantic)
-        return autocast(self.spatial, self.semantic)
+    def weights(self, classes: Tensor) -> LayerWeights:
+        """Those of the edge types as the operators take them, and what is made of the class features [C, D]."""
+        # A learned scale multiplies the spatial ones in full precision first.
+        spatial = self.spatial if self.scale is not None else autocast(self.spatial)[0]
+        return LayerWeights(spatial, autocast(self.semantic)[0], self.class_to_class(classes))
 
-    def forward(
-        self,
-        x: Tensor,
-        classes: Tensor,
-        p: Tensor,
-        regions: Regions,
-        graph: EdgeSet,
-        weights: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        """x [R, D], classes [C, D], p [R, C] -> [R, D]; `weights` are `edge_weights`."""
+    def forward(self, x: Tensor, p: Tensor, regions: Regions, graph: EdgeSet, weights: LayerWeights) -> Tensor:
+        """x [R, D], p [R, C] -> [R, D]; `weights` are the layer's own."""
         boxes, ptr = regions.boxes, regions.ptr
-        between_regions, between_classes = weights
         bandwidth = self.bandwidth if self.log_bandwidth is None else self.log_bandwidth.exp()
-        spatial = propagate_regions(x, boxes, ptr, between_regions, bandwidth=bandwidth, scale=self.scale)
+        spatial = propagate_regions(x, boxes, ptr, weights.spatial, bandwidth=bandwidth, scale=self.scale)
         gathered = to_classes(p, self.region_to_class(x), ptr)  # [B, C, D]
-        z = F.relu(gathered + self.class_to_class(classes))
-        semantic = propagate(z, graph, between_classes)  # [B, C, D]
+        z = F.relu(gathered + weights.classes)
+        semantic = propagate(z, graph, weights.semantic)  # [B, C, D]
         return F.relu(spatial + F.relu(self.class_to_region(to_regions(p, semantic, ptr))))
 
 

@@ -18,6 +18,8 @@ from .local_module import LocalModule
 from .predictions import CONV, PredictionKey, Predictions
 from .regions import Regions
 
+CHUNK = 64  # regions whose patches are made again together
+
 
 class IRNet(nn.Module):
     """Iterative visual reasoning: names the object in every box of every image.
@@ -54,29 +56,47 @@ class IRNet(nn.Module):
             self.graph = GlobalModule(config, features, classes, modules, class_graph, word_vectors)
 
     def set_grad_checkpointing(self, on: bool) -> None:
-        """Keep fewer activations for the backward pass and make them again: less memory, more time."""
-        self.grad_checkpointing = self.backbone.grad_checkpointing = on
+        """Keep few activations for the backward pass and make the others again: less memory, more time.
+
+        In training, images then go through the model one after the other, and the patches of many regions in parts:
+        what is made again is there of one image, and of one part, at a time. Sums over images are made in this order.
+        """
+        self.grad_checkpointing = on
+
+    @property
+    def _makes_again(self) -> bool:
+        return self.grad_checkpointing and self.training
 
     def forward(self, batch: Batch) -> Predictions:
         """Predict for images of any sizes. Images of one size go through the ConvNet and the memory together."""
         ptr = batch.ptr.tolist()
-        groups: dict[tuple[int, int], list[int]] = {}
+        groups: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(batch.images):
-            groups.setdefault(tuple(image.shape[1:]), []).append(index)
-        rows, parts = [], []
+            groups.setdefault((index,) if self._makes_again else tuple(image.shape[1:]), []).append(index)
+        rows, parts, weights = [], [], self.shared_weights()
         for members in groups.values():
             regions = [r for b in members for r in range(ptr[b], ptr[b + 1])]
             counts = batch.ptr.new_tensor([0] + [ptr[b + 1] - ptr[b] for b in members])
             rows.append(batch.ptr.new_tensor(regions))
-            features = self.backbone(torch.stack([batch.images[b] for b in members]))
-            parts.append(self.reason(features, batch.boxes[rows[-1]], counts.cumsum(0)))
+            images = [batch.images[b] for b in members]
+            features = self._run(self.backbone, torch.stack(images) if len(images) > 1 else images[0][None])
+            parts.append(self.reason(features, batch.boxes[rows[-1]], counts.cumsum(0), weights))
         return _merge(parts, torch.cat(rows).argsort())
 
-    def reason(self, features: Tensor, boxes: Tensor, ptr: Tensor) -> Predictions:
-        """Roll out on feature maps [B, F, H, W] with boxes [R, 4] in image pixels and ptr [B + 1]."""
+    def shared_weights(self) -> dict[str, Any]:
+        """By module, the weights that all roll-outs of a batch share."""
+        return {name: module.weights() for name, module in self.reasoning_modules().items()}
+
+    def reason(
+        self, features: Tensor, boxes: Tensor, ptr: Tensor, weights: dict[str, Any] | None = None
+    ) -> Predictions:
+        """Roll out on feature maps [B, F, H, W] with boxes [R, 4] in image pixels and ptr [B + 1].
+
+        weights  what `shared_weights` gives; None: of this roll-out alone
+        """
         cells = boxes / backbone.STRIDE
         patches = crop_resize(features, cells, ptr, self.config.patch_size)  # [R, F, P, P]
-        feature = self.backbone.head(patches)  # [R, F']
+        feature = self._feature(patches)  # [R, F']
         f0 = self.classifier(feature)  # [R, C]
         modules = self.reasoning_modules()
         if not modules:
@@ -84,16 +104,17 @@ class IRNet(nn.Module):
 
         # What enters the memories is detached: the ConvNet learns from its own prediction's loss alone.
         regions = Regions(boxes, cells, ptr, patches.detach(), feature.detach(), f0.detach()[:, None])
-        states = {name: [module.start(features, regions)] for name, module in modules.items()}
+        weights = weights or self.shared_weights()
+        states = {name: [module.start(features, regions, weights[name])] for name, module in modules.items()}
         first = next(iter(modules))  # it judges the ConvNet's prediction
-        read = self._run(modules[first].first_read, states[first][0], regions)
+        read = self._read(modules[first], states[first][0], regions, modules[first].first_read)
         logits, confidences = {CONV: f0}, {CONV: modules[first].confidence(read)}
         last = dict.fromkeys(modules, f0)
         for i in range(1, self.config.iterations + 1):
             regions = regions._replace(logits=torch.stack([f.detach() for f in last.values()], 1))  # [R, M, C]
             for name, module in modules.items():
-                states[name].append(self._run(module.write, states[name][-1], regions))
-                read = self._run(module.read, states[name][-1], regions)  # [R, hidden] or [R, D]
+                states[name].append(self._write(module, states[name][-1], regions))
+                read = self._read(module, states[name][-1], regions, module.read)  # [R, hidden] or [R, D]
                 key = PredictionKey(name, i)
                 logits[key] = last[name] = module.classifier(read)  # [R, C]
                 confidences[key] = module.confidence(read)  # [R, 1]
@@ -105,9 +126,28 @@ class IRNet(nn.Module):
         return {name: module for name, module in modules.items() if module is not None}
 
     def _run(self, part: Callable[..., Any], *arguments: Any) -> Any:
-        if self.grad_checkpointing and self.training:
-            return checkpoint(part, *arguments, use_reentrant=False)
-        return part(*arguments)
+        return checkpoint(part, *arguments, use_reentrant=False) if self._makes_again else part(*arguments)
+
+    def _feature(self, patches: Tensor) -> Tensor:
+        parts = patches.split(CHUNK) if self._makes_again else [patches]
+        found = [self._run(self.backbone.head, part) for part in parts]
+        return torch.cat(found) if len(found) > 1 else found[0]
+
+    def _write(self, module: nn.Module, state: Any, regions: Regions) -> Any:
+        if not self._in_parts(module, regions):
+            return self._run(module.write, state, regions)
+        changes = [self._run(module.changes, state, part) for part in regions.split(CHUNK)]
+        return module.paste(state, torch.cat(changes), regions)
+
+    def _read(self, module: nn.Module, state: Any, regions: Regions, read: Callable[..., Tensor]) -> Tensor:
+        if not self._in_parts(module, regions):
+            return self._run(read, state, regions)
+        contexts = self._run(module.contexts, state)
+        return torch.cat([self._run(module.look, state, contexts, part) for part in regions.split(CHUNK)])
+
+    def _in_parts(self, module: nn.Module, regions: Regions) -> bool:
+        """Whether the module works on patches, and they are so many that not all are made again together."""
+        return module is self.local and self._makes_again and len(regions.boxes) > CHUNK
 
 
 def _attend(

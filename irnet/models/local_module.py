@@ -14,12 +14,18 @@ from .regions import Regions
 from .shared_linear import SharedWeight, share, shared_linear
 
 
-class LocalState(NamedTuple):
-    """The spatial memory, and the weights that write and read it, which are cast once for a whole roll-out."""
+class LocalWeights(NamedTuple):
+    """The weights that write and read the memory, which are cast once for all roll-outs of a batch."""
 
-    memory: Tensor  # [B, D, H, W]
     gru: ConvGRUWeights
     read: tuple[SharedWeight, SharedWeight]
+
+
+class LocalState(NamedTuple):
+    """The spatial memory, and what writes and reads it."""
+
+    memory: Tensor  # [B, D, H, W]
+    weights: LocalWeights
 
 
 class LocalModule(nn.Module):
@@ -59,15 +65,15 @@ class LocalModule(nn.Module):
         self.confidence = nn.Linear(config.hidden, 1, bias=False)
         self._initialise()
 
-    def start(self, features: Tensor, regions: Regions) -> LocalState:
+    def weights(self) -> LocalWeights:
+        """The weights of any number of roll-outs, in the dtype of their products."""
+        gru = ConvGRUWeights(**dict(zip(self.gru, autocast(*self.gru.values()), strict=True)))
+        return LocalWeights(gru, (share(self.read1), share(self.read2)))
+
+    def start(self, features: Tensor, regions: Regions, weights: LocalWeights) -> LocalState:
         """The state before the first iteration; the memory has the size of the maps and is the same for every image."""
         images, _, height, width = features.shape
-        memory = resize_legacy(self.initial, height, width).expand(images, -1, -1, -1)
-        return self.state_of(memory)
-
-    def state_of(self, memory: Tensor) -> LocalState:
-        """A roll-out's state with this memory [B, D, H, W]."""
-        return LocalState(memory, self.gru_weights(), (share(self.read1), share(self.read2)))
+        return LocalState(resize_legacy(self.initial, height, width).expand(images, -1, -1, -1), weights)
 
     def first_read(self, state: LocalState, regions: Regions) -> Tensor:
         """What the ConvNet's prediction is judged by: what each region reads in the memory before any write."""
@@ -75,27 +81,37 @@ class LocalModule(nn.Module):
 
     def read(self, state: LocalState, regions: Regions) -> Tensor:
         """What each region reads in the memory: [R, hidden]."""
+        return self.look(state, self.contexts(state), regions)
+
+    def contexts(self, state: LocalState) -> Tensor:
+        """What stands in the memory, and around it: [B, D, H, W]."""
         first, second, third = self.context
         x = first(state.memory)
-        x = third(second(F.relu(x)).relu_()).add_(x)
-        x = crop_resize(x, regions.cells, regions.ptr, self.patch_size)
+        return third(second(F.relu(x)).relu_()).add_(x)
+
+    def look(self, state: LocalState, contexts: Tensor, regions: Regions) -> Tensor:
+        """What each region reads in `contexts`: [R, hidden]."""
+        x = crop_resize(contexts, regions.cells, regions.ptr, self.patch_size)
         x = x.permute(0, 2, 3, 1).flatten(1)  # row, column, channel: as the authors flatten
-        for weight in state.read:
+        for weight in state.weights.read:
             x = shared_linear(x, weight).relu_()
         return x
 
-    def gru_weights(self) -> ConvGRUWeights:
-        """The GRU's weights in the dtype of its products."""
-        return ConvGRUWeights(**dict(zip(self.gru, autocast(*self.gru.values()), strict=True)))
-
     def write(self, state: LocalState, regions: Regions) -> LocalState:
         """The state after every region has written its patch and its last predictions into the memory."""
-        memory, cells, ptr = state.memory, regions.cells, regions.ptr
+        return self.paste(state, self.changes(state, regions), regions)
+
+    def changes(self, state: LocalState, regions: Regions) -> Tensor:
+        """By how much each region would change the memory under it: [R, D, P, P]."""
         said = self.map_logits(regions.logits.flatten(1))
         x = self.map_patch(regions.patches).add_(said[:, :, None, None]).relu_()
         x = self.input(x).relu_()
-        before = crop_resize(memory, cells, ptr, self.patch_size)
-        return state._replace(memory=paste_mean(memory, conv_gru(x, before, state.gru), cells, ptr))
+        before = crop_resize(state.memory, regions.cells, regions.ptr, self.patch_size)
+        return conv_gru(x, before, state.weights.gru)
+
+    def paste(self, state: LocalState, changes: Tensor, regions: Regions) -> LocalState:
+        """The state after the changes of all regions of the images."""
+        return state._replace(memory=paste_mean(state.memory, changes, regions.cells, regions.ptr))
 
     def _initialise(self) -> None:
         """As the authors: N(0, 0.01), but He for the context and input convolutions and the wide FC layers."""

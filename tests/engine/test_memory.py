@@ -1,10 +1,12 @@
 """Memory: a step that is planned on fake tensors takes what the allocator says that it takes."""
 
+import os
+
 import pytest
 import torch
 
 from irnet.config import small
-from irnet.engine.memory import Scene, measured, planned
+from irnet.engine.memory import Scene, cost, measured, plain_path, planned
 from irnet_kernels import EdgeSet
 from tests.tools import WITH_FORMULAS
 
@@ -32,11 +34,14 @@ def settings(variant, amp="off", checkpointing=False, images=1, parts=1):
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 @pytest.mark.parametrize(
     ("variant", "images", "parts", "regions"),
-    [("local", 8, 1, 16), ("local", 1, 1, 1000), ("full", 1, 1, 300), ("full", 6, 3, 50)],
-    ids=["local-8x16", "local-1x1000", "full-1x300", "full-6x50-in-3"],
+    [
+        *(("local", 8, 1, (16,)), ("local", 1, 1, (1000,)), ("full", 1, 1, (300,)), ("full", 6, 3, (50,))),
+        ("full", 2, 1, (1000, 0)),
+    ],
+    ids=["local-8x16", "local-1x1000", "full-1x300", "full-6x50-in-3", "full-1000-and-0"],
 )
 def test_planned_is_what_the_allocator_says(variant, images, parts, regions, amp, checkpointing, edges):
-    config, scene = settings(variant, amp, checkpointing, images, parts), Scene(128, 160, (regions,), CLASSES, edges)
+    config, scene = settings(variant, amp, checkpointing, images, parts), Scene(128, 160, regions, CLASSES, edges)
     assert planned(config, scene).total == pytest.approx(measured(config, scene, CPU), rel=0.05)
 
 
@@ -83,6 +88,28 @@ def test_activations_grow_with_images_and_checkpointing_keeps_fewer():
     one, four = (planned(settings("local", images=n), scene).bytes["activations"] for n in (1, 4))
     assert 3 * one < four < 5 * one
     assert planned(settings("local", checkpointing=True, images=4), scene).bytes["activations"] < 0.8 * four
+
+
+def test_a_further_image_takes_a_sixth_of_the_plain_path_for_a_third_more_arithmetic(edges):
+    """The bars of full size: `irnet plan --variant full --grad-checkpointing --compare --classes 1485`."""
+    config, scene = settings("full"), Scene(160, 240, (40,), CLASSES, edges)
+    config.model.backbone, config.train.clip_norm = "resnet50", 0.0
+    with plain_path(config) as path:
+        plain = cost(path, scene, images=3)
+    config.train.grad_checkpointing = True
+    found = cost(config, scene, images=3)
+    assert found.bytes < plain.bytes / 6 and plain.flops < found.flops < 1.35 * plain.flops
+
+
+def test_the_plain_path_has_reference_operators_within_it_alone(monkeypatch):
+    for before in (None, "cpp"):
+        monkeypatch.delenv("IRNET_IMPL", raising=False)
+        if before:
+            monkeypatch.setenv("IRNET_IMPL", before)
+        with plain_path(settings("local", "bf16", checkpointing=True)) as config:
+            assert os.environ["IRNET_IMPL"] == "reference"
+            assert (config.train.amp, config.train.grad_checkpointing) == ("off", False)
+        assert os.environ.get("IRNET_IMPL") == before
 
 
 @WITH_FORMULAS

@@ -106,7 +106,7 @@ def regions_of(p, boxes, ptr, feature=None) -> Regions:
 
 
 def read(module, state, p, boxes, ptr):
-    return module.read(GlobalState(state, module.edge_weights()), regions_of(p, boxes, ptr))
+    return module.read(GlobalState(state, module.weights()), regions_of(p, boxes, ptr))
 
 
 def images(ptr):
@@ -189,7 +189,7 @@ def test_write_is_a_gated_recurrent_unit():
     logits = torch.randn(6, 2, CLASSES, dtype=torch.float64)
     x = feature @ module.map_feature.weight.T + module.map_feature.bias + logits.flatten(1) @ module.map_logits.weight.T
     regions = Regions(None, None, None, None, feature, logits)
-    written = module.write(GlobalState(state, module.edge_weights()), regions)
+    written = module.write(GlobalState(state, module.weights()), regions)
     torch.testing.assert_close(written.states, slow_gru(module.gru, x.relu(), state))
     assert module.map_logits.bias is None and module.confidence.bias is None
 
@@ -199,10 +199,10 @@ def test_start():
     module = build()
     expected = (feature @ module.start_feature.weight.T + module.start_feature.bias).relu()
     regions = Regions(None, None, None, None, feature, None)
-    state = module.start(None, regions)
+    state = module.start(None, regions, module.weights())
     torch.testing.assert_close(state.states, expected)
     assert expected.any() and module.first_read(state, regions) is state.states
-    zero = build(region_start="zero").start(None, regions).states
+    zero = build(region_start="zero").start(None, regions, None).states
     assert zero.shape == (6, D) and not zero.any()
 
 
@@ -211,7 +211,7 @@ def test_no_regions_at_all():
     regions = Regions(
         empty, empty, torch.zeros(3).long(), None, torch.zeros(0, 5).double(), torch.zeros(0, 2, 4).double()
     )
-    state = module.start(None, regions)
+    state = module.start(None, regions, module.weights())
     for found in (module.read(state, regions), module.write(state, regions).states):
         assert found.shape == (0, D)
 

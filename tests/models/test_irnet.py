@@ -12,7 +12,7 @@ from irnet.models import losses
 from irnet.models.backbone import STRIDE, ResNet
 from irnet.models.global_module import GlobalState
 from irnet.models.irnet import IRNet
-from irnet.models.local_module import resize_legacy
+from irnet.models.local_module import LocalState, resize_legacy
 from irnet.models.predictions import CONV, PredictionKey, Predictions
 from irnet.models.regions import Regions
 from irnet_kernels import EdgeSet, conv_gru, crop_resize
@@ -207,10 +207,10 @@ def test_the_roll_out_step_by_step(variant, assignment):
         before = {"local": logits["conv"], "global": logits["conv"]}
         regions = Regions(boxes, cells, ptr, patches, feature, None)
         if graph is not None:
-            state = GlobalState(F.relu(graph.start_feature(feature)), graph.edge_weights())
+            state = GlobalState(F.relu(graph.start_feature(feature)), graph.weights())
             confidence["conv"] = graph.confidence(state.states)
         if local is not None:
-            memory = local.state_of(resize_legacy(local.initial, *features.shape[2:]))
+            memory = LocalState(resize_legacy(local.initial, *features.shape[2:]), local.weights())
             confidence["conv"] = local.confidence(local.read(memory, regions))
         for i in (1, 2, 3):
             now = dict(before)
@@ -265,7 +265,7 @@ def test_memories_are_those_before_each_read_and_only_for_one_size():
         memories = model(batch).memories
         assert model(mixed()).memories == []
         regions = Regions(batch.boxes, batch.boxes / STRIDE, batch.ptr, None, None, None)
-        again = model.local.read(model.local.state_of(memories[2]), regions)
+        again = model.local.read(LocalState(memories[2], model.local.weights()), regions)
         torch.testing.assert_close(model.local.classifier(again), model(batch).logits[LOCAL_2])
     assert [tuple(m.shape) for m in memories] == [(2, 6, 4, 5)] * 3
 
@@ -547,7 +547,7 @@ def test_autocast_keeps_only_patches_of_a_further_step():
     def steps(count: int) -> int:
         def forward():
             with torch.autocast("cpu", torch.bfloat16):
-                gru, h = module.gru_weights(), state
+                gru, h = module.weights().gru, state
                 for _ in range(count):
                     h = h + conv_gru(x, h, gru)
             return h

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from irnet.config import ModelConfig
-from irnet.models.local_module import LocalModule, resize_legacy
+from irnet.models.local_module import LocalModule, LocalState, resize_legacy
 from irnet.models.regions import Regions
 
 CLASSES, FEATURES, LOGITS_IN = 5, 6, 2
@@ -118,15 +118,15 @@ def regions_of(patches, logits, cells, ptr) -> Regions:
 
 
 def read(module, memory, cells, ptr):
-    return module.read(module.state_of(memory), Regions(None, cells, ptr, None, None, None))
+    return module.read(LocalState(memory, module.weights()), Regions(None, cells, ptr, None, None, None))
 
 
 def write(module, memory, *regions):
-    return module.write(module.state_of(memory), regions_of(*regions)).memory
+    return module.write(LocalState(memory, module.weights()), regions_of(*regions)).memory
 
 
 def start(module, images, height, width):
-    return module.start(torch.empty(images, FEATURES, height, width), Regions(*[None] * 6)).memory
+    return module.start(torch.empty(images, FEATURES, height, width), Regions(*[None] * 6), None).memory
 
 
 def test_read_is_the_slow_reading():

@@ -91,7 +91,6 @@ class Given(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.channels = self.feature_channels = channels
-        self.grad_checkpointing = False
 
     def head(self, patches: Tensor) -> Tensor:
         return patches.mean((2, 3))
