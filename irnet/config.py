@@ -159,6 +159,16 @@ class DataConfig:
         choices=("auto", "stored", "turned"),
     )
     max_pixels: int = setting(178_956_970, "of an image; a larger one may be an attack on the memory", Bounds(least=1))
+    cache: str = setting(
+        "",
+        "the folder that keeps what was read of large annotations; empty: ROOT/.irnet, or where that cannot be written "
+        "the user's cache folder; off: none",
+    )
+    min_count: int = setting(
+        5,
+        "regions that a name needs to be a class, in data sets without a list (ade20k, vg)",
+        Bounds(least=1),
+    )
     class_graph: str = setting(
         "", "a JSON file; empty: ROOT/class_graph.json where it is, else derived from the training annotations"
     )

@@ -37,7 +37,7 @@ SMALLER = (
 _NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc", "calculation overflowed")
 # Packages that irnet cannot do without, by the name of their module.
 REQUIRED = {"PIL": "Pillow", "jinja2": "Jinja2", "yaml": "PyYAML"} | {
-    name: name for name in ("matplotlib", "numpy", "safetensors", "tabulate", "torch", "tqdm")
+    name: name for name in ("matplotlib", "msgspec", "numpy", "safetensors", "tabulate", "torch", "tqdm")
 }
 _WORKERS = ("DataLoader worker (pid", "Pin memory thread exited")  # not an error that was raised in one of them
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-from collections import Counter
 from hashlib import blake2b
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from ..errors import InputError
 from .images import Header, ambiguity, ends_whole, read_header, read_image
 from .layouts import Share
 from .sample import Sample
+from .table import Table
 
-MIN_SIDE = 1e-3  # pixels; a box narrower than this has no area worth reading
 LOOKED_AT = 256  # headers that are read to warn of turned photographs; `irnet data check` reads all
 
 log = logging.getLogger("irnet")
@@ -26,10 +25,10 @@ class AnnotatedImages(Dataset):
     """The images of one split with a region for every usable annotated box.
 
     A box partly outside its image is clipped; one that cannot be a region is skipped and counted. An image that keeps
-    no box stays, with R = 0. A reader sets the fields below (see also `RegionDataset`), then calls `keep_usable`.
+    no box stays, with R = 0. A reader sets the fields below (see also `RegionDataset`), then calls `use`.
 
     skipped        how many annotations were left out, by reason: those of the reader, "not finite", "zero area",
-                   "outside the image", "over max_regions"
+                   "outside the image", "of a class that is left out", "over max_regions"
     clipped        how many boxes were cut to their image (by more than rounding, 1e-3 pixels)
     without_boxes  how many images have no region
     """
@@ -42,70 +41,28 @@ class AnnotatedImages(Dataset):
     share: Share | None  # of the file's images, that the split takes; None: all
     folder: Path  # where the images lie
     file_names: list[str]  # the images' names in there
-    sizes: np.ndarray  # int64 [N, 2], every image's (height, width) as annotated
     missing: set[str]  # the names of images that are not there
     orientation: str  # see `images.read_image`
     max_pixels: int
+    table: Table  # what is read of the annotations
 
-    def keep_usable(
-        self,
-        image: np.ndarray,
-        label: np.ndarray,
-        boxes: np.ndarray,
-        reasons: dict[str, np.ndarray],
-        max_regions: int | None,
-        attributes: dict[str, list[str]],
-    ) -> None:
-        """Take the usable ones of A annotations, and log how many those are.
+    def use(self, table: Table, max_regions: int | None = None) -> None:
+        """Take a table's regions, and log how many those are.
 
-        image        int64 [A], the indices of their images, ascending
-        label        int64 [A]
-        boxes        float64 [A, 4], (x1, y1, x2, y2) in pixels
-        reasons      bool [A] each: annotations that are left out, by the reason that is counted
-        max_regions  keep an image's first so many usable ones; None: all
-        attributes   by name, A values
+        max_regions  keep an image's first so many; None: all
         """
-        edges = np.tile(self.sizes[image][:, ::-1], 2).astype(np.float64)  # width, height, width, height
-        sides = boxes[:, 2:] - boxes[:, :2]
-        with np.errstate(invalid="ignore"):  # NaN and infinity are told apart below
-            inside = np.clip(boxes, 0, edges)
-            moved = np.abs(inside - boxes).max(axis=1, initial=0) > MIN_SIDE
-        # Judged in the precision the boxes are kept in, so that x2 > x1 holds for what the model sees.
-        kept = inside.astype(np.float32)
-        left = kept[:, 2:] - kept[:, :2]
-        checks = [
-            *reasons.items(),
-            ("not finite", ~np.isfinite(boxes).all(axis=1)),
-            ("zero area", ~(sides >= MIN_SIDE).all(axis=1)),
-            ("outside the image", ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= edges[:, :2])).any(axis=1)),
-            ("zero area", ~(left >= MIN_SIDE).all(axis=1)),
-        ]
-        self.skipped: Counter[str] = Counter()
-        good = np.ones(len(boxes), dtype=bool)
-        for reason, bad in checks:
-            self.skipped[reason] += int((good & bad).sum())
-            good &= ~bad
-        if max_regions is not None:
-            before = np.cumsum(good) - good  # usable annotations ahead of this one, over all images
-            starts = np.searchsorted(image, np.arange(len(self)))
-            rank = before - before[starts[image]] if len(boxes) else before
-            self.skipped["over max_regions"] = int((good & (rank >= max_regions)).sum())
-            good &= rank < max_regions
-        self.skipped = +self.skipped  # without the zeros
-
-        self._boxes, self._labels = kept[good], label[good].astype(np.int64)
-        counts = np.bincount(image[good], minlength=len(self))
-        self._ptr = np.concatenate([[0], np.cumsum(counts)])
-        self.clipped, self.without_boxes = int((moved & good).sum()), int((counts == 0).sum())
-        self._attributes = {name: [values[i] for i in np.flatnonzero(good)] for name, values in attributes.items()}
+        table = table if max_regions is None else table.limit(max_regions)
+        self.table, self.classes, self.supercategories = table, table.classes, table.supercategories
+        self.sizes, self.image_ids = table.sizes, table.image_ids
+        self.skipped = table.skipped()
+        self.clipped, self.without_boxes = int(table.clipped.sum()), int((np.diff(table.ptr) == 0).sum())
         self._log()
 
     def _log(self) -> None:
         share = f" ({self.share})" if self.share else ""
         text = f"{self.path}{share}: {len(self)} images ({self.without_boxes} without boxes), "
-        text += (
-            f"{len(self._labels)} boxes in {len(self.classes)} classes; {self.clipped} clipped to the image; skipped: "
-        )
+        text += f"{len(self.table.labels)} boxes in {len(self.classes)} classes; {self.clipped} clipped to the image; "
+        text += "skipped: "
         text += ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items())) or "none"
         log.info(text)
 
@@ -129,10 +86,14 @@ class AnnotatedImages(Dataset):
         image = read_image(path, annotated=annotated, orientation=self.orientation, max_pixels=self.max_pixels)
         if (image.shape[2], image.shape[1]) != annotated:
             raise self._misfit(i, self._header(i))
-        part = slice(self._ptr[i], self._ptr[i + 1])
+        table = self.table
+        part = slice(*table.ptr[i : i + 2].tolist())
         # Copies: a caller who changes a sample must not change the data set.
-        boxes, labels = torch.from_numpy(self._boxes[part].copy()), torch.from_numpy(self._labels[part].copy())
-        attributes = {name: values[part] for name, values in self._attributes.items()}
+        boxes, labels = (
+            torch.from_numpy(table.boxes[part].copy()),
+            torch.from_numpy(table.labels[part].astype(np.int64)),
+        )
+        attributes = {name: column[part] for name, column in table.attributes.items()}
         return Sample(image, boxes, labels, self.file_names[i], attributes)
 
     def examine(self, i: int, decode: bool) -> tuple[InputError | None, bool]:
@@ -174,11 +135,13 @@ class AnnotatedImages(Dataset):
 
     def image_labels(self) -> list[Tensor]:
         """Every image's labels (int64 [R]), without opening one."""
-        return list(torch.from_numpy(self._labels.copy()).split(np.diff(self._ptr).tolist()))
+        labels = torch.from_numpy(self.table.labels.astype(np.int64))
+        return list(labels.split(np.diff(self.table.ptr).tolist()))
 
     def fingerprint(self) -> str:
         """A hash of the images' names and sizes and of all regions; other annotations give another."""
         digest = blake2b("\0".join(self.file_names).encode(errors="surrogatepass"), digest_size=8)
-        for values in (self.sizes, self._ptr, self._labels, self._boxes):
+        table = self.table
+        for values in (self.sizes, table.ptr, table.labels.astype(np.int64), table.boxes):
             digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()

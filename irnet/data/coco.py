@@ -9,7 +9,9 @@ from ..config import DataConfig
 from ..errors import InputError
 from . import coco_file, layouts
 from .annotated import AnnotatedImages
+from .cache import Sources, kept
 from .images import MAX_PIXELS
+from .table import Annotations, Images, Table, tabulate
 
 
 def _group(supercategory: object) -> str:
@@ -33,6 +35,7 @@ class CocoDataset(AnnotatedImages):
         orientation: str = "auto",
         max_pixels: int = MAX_PIXELS,
         require_images: bool = True,
+        cache: str = "off",
     ):
         """Reads the split's annotation file and lists (but does not open) the images.
 
@@ -42,6 +45,7 @@ class CocoDataset(AnnotatedImages):
         orientation     see `images.read_image`
         max_pixels      see `images.read_image`
         require_images  refuse a set that lacks an image; otherwise `missing` names those
+        cache           where the table is kept, see `cache.kept`
         InputError for whatever is missing or contradicts itself.
         """
         self.root, self.split, self.share = Path(root), split, share
@@ -49,16 +53,26 @@ class CocoDataset(AnnotatedImages):
         if max_regions is not None and max_regions < 1:
             raise InputError("--max-regions", f"{max_regions} is not a number of regions", "give 1 or more")
         self.path = layouts.annotation_file(self.root, split)
-        tables = coco_file.read_tables(self.path)
-        self._read_categories(tables["categories"])
-        self._read_images(tables["images"])
+        key = f"coco {self.path.relative_to(self.root)} {' '.join(self.attribute_keys)}"
+        sources = Sources(self.root, [self.path], key, self.path.stem)
+        table = kept(sources, cache, lambda: _read(self.path, self.attribute_keys))
         # Names are looked for before a share is taken: whether their last parts differ is judged on the whole file.
-        self._annotated_names = self.file_names
         self.folder, self.file_names, missing = layouts.image_folder(
-            self.root, split, self._annotated_names, self.path, require_images
+            self.root, split, table.file_names, self.path, require_images
         )
         self.missing = set(missing)
-        self._read_annotations(tables["annotations"], max_regions)
+        if share is not None:
+            table = self._take(share, table)
+        self.use(table, max_regions)
+
+    def _take(self, share: layouts.Share, table: Table) -> Table:
+        """Leave only the images of the share. The whole file was read, so that both parts are refused for the same."""
+        if len(self.file_names) < 2:
+            raise InputError(self.path, "its one image cannot be trained on and held out", "add images or a val split")
+        chosen = np.flatnonzero(share.select(table.file_names))
+        self.file_names = [self.file_names[i] for i in chosen.tolist()]
+        self.missing &= set(self.file_names)
+        return table.select(chosen)
 
     @classmethod
     def open(cls, config: DataConfig, part: str, require_images: bool = True) -> "CocoDataset":
@@ -72,73 +86,31 @@ class CocoDataset(AnnotatedImages):
             orientation=config.orientation,
             max_pixels=config.max_pixels,
             require_images=require_images,
+            cache=config.cache,
         )
         if require_images:
             data.warn_of_turned_images()
         return data
 
-    def _read_categories(self, rows: list[dict]) -> None:
-        ids = coco_file.integers(rows, "id", self.path, "category")
-        names = coco_file.texts(rows, "name", self.path, "category")
-        coco_file.unique(ids.tolist(), self.path, "category", "id")
-        coco_file.unique(names, self.path, "category", "name")
-        order = np.argsort(ids, kind="stable")
-        self.category_ids = ids[order]
-        self.classes = [names[i] for i in order]
-        self.supercategories = [_group(rows[i].get("supercategory")) for i in order]
 
-    def _read_images(self, rows: list[dict]) -> None:
-        ids = coco_file.integers(rows, "id", self.path, "image")
-        coco_file.unique(ids.tolist(), self.path, "image", "id")
-        order = np.argsort(ids, kind="stable")
-        self.image_ids = ids[order]
-        sides = [coco_file.integers(rows, key, self.path, "image")[order] for key in ("height", "width")]
-        self.sizes = np.stack(sides, axis=1)
-        for i in np.flatnonzero((self.sizes < 1).any(axis=1))[:1]:
-            height, width = self.sizes[i]
-            raise InputError(self.path, f"image {self.image_ids[i]} has the size {width} x {height}", coco_file.CURE)
-        for row in rows:  # LVIS names the folder and the file at the end of an address
-            if "file_name" not in row and isinstance(row.get("coco_url"), str):
-                row["file_name"] = "/".join(row["coco_url"].split("/")[-2:])
-        names = coco_file.texts(rows, "file_name", self.path, "image")
-        self.file_names = [names[i] for i in order]
-
-    def _read_annotations(self, rows: list[dict], max_regions: int | None) -> None:
-        integers = lambda key, **more: coco_file.integers(rows, key, self.path, "annotation", **more)  # noqa: E731
-        ids, images, categories, crowd = (
-            *map(integers, ("id", "image_id", "category_id")),
-            integers("iscrowd", default=0) != 0,
-        )
-        coco_file.unique(ids.tolist(), self.path, "annotation", "id")
-        image = coco_file.positions(self.image_ids, images, ids, "image", self.path)
-        label = coco_file.positions(self.category_ids, categories, ids, "category", self.path)
-
-        corners = coco_file.corners(rows, self.path)
-        if self.share is not None:
-            image, kept_rows = self._take_share(image)
-            rows = [rows[i] for i in kept_rows]
-            ids, label, crowd, corners = ids[kept_rows], label[kept_rows], crowd[kept_rows], corners[kept_rows]
-
-        order = np.lexsort((ids, image))
-        attributes = {
-            key: [str(rows[i].get(key, "")) for i in order]
-            for key in self.attribute_keys
-            if any(key in row for row in rows)
-        }
-        reasons = {"iscrowd": crowd[order]}
-        self.keep_usable(image[order], label[order], corners[order], reasons, max_regions, attributes)
-
-    def _take_share(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Leave only the images of the share; of its annotations, the index of their image and of their row.
-
-        image  int64 [A], of every annotation in the file
-        The whole file was checked before, so that both of its parts are refused for the same reasons.
-        """
-        if len(self.file_names) < 2:
-            raise InputError(self.path, "its one image cannot be trained on and held out", "add images or a val split")
-        chosen = self.share.select(self._annotated_names)
-        self.image_ids, self.sizes = self.image_ids[chosen], self.sizes[chosen]
-        self.file_names = [name for name, keep in zip(self.file_names, chosen, strict=True) if keep]
-        self.missing &= set(self.file_names)
-        rows = np.flatnonzero(chosen[image])
-        return (np.cumsum(chosen) - 1)[image[rows]], rows
+def _read(path: Path, attribute_keys: tuple[str, ...]) -> Table:
+    """What an annotation file holds: images by id, classes by category id, an image's regions by annotation id."""
+    columns = coco_file.read_columns(path, attribute_keys)
+    images, given = columns.images, columns.annotations
+    for numbers, what in ((images.ids, "image"), (columns.category_ids, "category"), (columns.ids, "annotation")):
+        coco_file.unique(numbers, path, what, "id")
+    coco_file.unique(columns.classes, path, "category", "name")
+    image_order, class_order = (np.argsort(ids, kind="stable") for ids in (images.ids, columns.category_ids))
+    images = Images(
+        images.ids[image_order],
+        [images.file_names[i] for i in image_order.tolist()],
+        images.sizes[image_order],
+    )
+    for i in np.flatnonzero((images.sizes < 1).any(axis=1))[:1]:
+        height, width = images.sizes[i]
+        raise InputError(path, f"image {images.ids[i]} has the size {width} x {height}", coco_file.CURE)
+    image = coco_file.positions(images.ids, given.image, columns.ids, "image", path)
+    label = coco_file.positions(columns.category_ids[class_order], given.label, columns.ids, "category", path)
+    given = Annotations(image, label, given.boxes, given.reasons, given.attributes, columns.ids)
+    classes = [columns.classes[i] for i in class_order]
+    return tabulate(classes, [_group(columns.supercategories[i]) for i in class_order], images, given)

@@ -141,3 +141,31 @@ def test_other_threads_have_their_turn_while_a_large_file_is_parsed(tmp_path, mo
         ended.set()
         thread.join()
     assert during[0] > 5
+
+
+def test_what_is_as_the_format_says_is_decoded_without_its_other_values_and_read_the_same(tmp_path, monkeypatch):
+    """The decoder of columns and the reader of rows agree, float boxes stay floats, and LVIS's names are found."""
+    images = [image_row(7), image_row(3) | {"coco_url": "http://x/val2017/000003.png"}]
+    del images[1]["file_name"]
+    rows = [box_row(i, 3 + 4 * (i % 2), [0.1 * i, 1, 2.3, 4.56], 1 + 6 * (i % 2), area=1.5) for i in range(9, 2, -1)]
+    rows += [box_row(1, 7, [0, 0, 5, 5], iscrowd=1), {**rows[0], "id": 2, "segmentation": [[1, 2, 3]]}]
+    path = make(tmp_path, tables(rows, images))
+    (tmp_path / "images/train/val2017").mkdir()
+    (tmp_path / "images/train/val2017/000003.png").write_bytes(b"")
+    monkeypatch.setattr(coco_file, "_decode", lambda path: None)
+    by_rows = CocoDataset(tmp_path, "train")
+    monkeypatch.undo()
+    monkeypatch.setattr(coco_file, "read_tables", None)  # not needed
+    decoded = CocoDataset(tmp_path, "train")
+    for data in (by_rows, decoded):
+        assert data.fingerprint() == by_rows.fingerprint() and data.skipped == {"iscrowd": 1}
+        assert data.file_names == ["val2017/000003.png", "000007.png"] and data.image_ids.tolist() == [3, 7]
+    assert decoded.table.boxes[0].tolist() == pytest.approx([0.4, 1, 2.7, 5.56], abs=1e-6)
+    assert coco_file.read_columns(path).annotations.boxes.dtype == "float64"
+
+
+@pytest.mark.parametrize("number", [1.5, "x", None, 2**64, [], True])
+def test_a_file_that_is_not_as_the_format_says_is_read_by_rows(tmp_path, number):
+    """A half of an id must not become a whole one; what is wrong is named."""
+    make(tmp_path, tables([box_row(1, 1, [1, 2, 3, 4]) | {"image_id": number}]))
+    assert "annotation 1 has image_id = " in refused(tmp_path).trouble
