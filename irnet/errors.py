@@ -48,7 +48,6 @@ def explain(error: BaseException, smaller: str = SMALLER) -> InputError | None:
     smaller  the cure where memory is short
     """
     text = str(error)
-    code = error.errno if isinstance(error, OSError) else None
     if isinstance(error, InputError):
         return error
     if isinstance(error, ModuleNotFoundError) and error.name in REQUIRED:
@@ -57,11 +56,12 @@ def explain(error: BaseException, smaller: str = SMALLER) -> InputError | None:
         ]
         are = "is" if len(absent) == 1 else "are"
         return InputError(", ".join(absent), f"{are} not installed", f"pip install {' '.join(absent)}")
-    if isinstance(error, MemoryError) or code == errno.ENOMEM or _has(error, _NO_MEMORY):
+    if is_out_of_memory(error):
         return InputError("memory", f"there is too little ({_line(text, _NO_MEMORY)})", smaller)
     if _has(error, _WORKERS):
         trouble = f"a loader process ended before its time ({_line(text, ('killed by signal', 'exited'))})"
         return InputError("--workers", trouble, "take fewer with -j, or a machine with more memory")
+    code = error.errno if isinstance(error, OSError) else None
     if code in (errno.EMFILE, errno.EAGAIN) or _has(error, ("Too many open files",)):
         trouble = f"the system's limit is reached ({_line(text, ('Too many', 'unavailable'))})"
         return InputError("--workers", trouble, "take fewer with -j, or raise the limit (ulimit -n, ulimit -u)")
@@ -73,6 +73,12 @@ def explain(error: BaseException, smaller: str = SMALLER) -> InputError | None:
         cure = "install a C++ compiler (g++) or name one in CXX, or leave out --compile"
         return InputError("--compile", f"cannot compile the model ({_line(text, marks)})", cure)
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is too little memory, on the machine or on its GPU."""
+    code = error.errno if isinstance(error, OSError) else None
+    return isinstance(error, MemoryError) or code == errno.ENOMEM or _has(error, _NO_MEMORY)
 
 
 def _has(error: BaseException, marks: tuple[str, ...]) -> bool:

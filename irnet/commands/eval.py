@@ -1,12 +1,14 @@
 """`irnet eval`: the results of a finished run on its held-out split."""
 
 import argparse
+import logging
 from pathlib import Path
 
 from .. import config as settings
 from .. import options as shared
 from ..errors import check_bounds
 
+log = logging.getLogger("irnet")
 HELP = "evaluate a run on its held-out split; writes results.json and per_class.csv"
 SETTINGS = ("data.name", "data.root", "train.batch_size", "train.workers", "train.limit_batches")
 
@@ -16,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_checkpoint(parser)
     parser.add_argument("--output-dir", help="where the files go; beside the checkpoint if not given")
     parser.add_argument("--vis", type=int, default=0, metavar="N", help="draw the first N images into vis/")
+    shared.add_memory(parser, "that there is: decides how many images go through the model together")
     shared.add_print_config(parser)
     shared.add_device(parser)
     shared.add_settings(parser, only=SETTINGS, default="as in the run's training")
@@ -24,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Evaluate, write the files, and print the table of results."""
     from ..data.registry import open_dataset
-    from ..engine import checkpoint, evaluate, predict
+    from ..engine import checkpoint, evaluate, fit, predict
     from ..engine.build import choose_device, restore_model, same_classes, some_regions
 
     check_bounds("--vis", options.vis, 0)
@@ -33,13 +36,19 @@ def run(options: argparse.Namespace) -> None:
     if options.print_config:
         print(settings.dump(config), end="")
         return
+    memory = None if options.memory is None else fit.read_memory(options.memory)
     device = choose_device(options.device)
     data = open_dataset(config.data, "val")
     same_classes(data.classes, saved.classes, data.path)
     some_regions(data)
     model = restore_model(saved.config.model, len(saved.classes), saved.model, saved.source).to(device)
+    at_once = evaluate.images_at_once(config)
+    if memory is not None:
+        scene = fit.scene_of(data, config, model)
+        at_once = fit.evaluated_at_once(config, scene, memory, device.type == "cuda")
+        log.info("planned for %s of memory: %d images at once", fit.size_text(memory), at_once)
     with evaluate.progress_of(data, config) as progress:
-        scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, progress)
+        scores = evaluate.collect(model, evaluate.held_out(data, config, device, at_once), device, progress)
     results = evaluate.results(model, saved.step, data.split, scores)
     source = Path(options.checkpoint)
     folder = Path(options.output_dir or (source if source.is_dir() else source.parent))

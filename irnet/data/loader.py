@@ -23,9 +23,10 @@ def batches(
     train: bool,
     epoch: int = 0,
     start_batch: int = 0,
+    size: int | None = None,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """The batches of one epoch: ceil(N / batch_size) of them, of which only the last may be smaller.
+    """The batches of one epoch: ceil(N / size) of them, of which only the last may be smaller.
 
     config       train.batch_size; train.workers, the processes that decode (0 decodes here), which never change what
                  comes out; data.short_side and data.long_side, see `transforms.resize`
@@ -33,6 +34,7 @@ def batches(
                  data.flip each mirrored with probability 1/2 (classes by `left_right_swap`); otherwise in the data
                  set's order, as they are, and no more than train.limit_batches
     start_batch  leave out the batches before this one, without decoding them (for a run that resumes)
+    size         images of a batch in place of train.batch_size, by which train.limit_batches counts all the same
     pin_memory   page-locked host memory; only useful where a CUDA device is the target
 
     Order and flips follow from (seed, epoch, index) alone; the global random state is neither read nor changed.
@@ -52,7 +54,8 @@ def batches(
         sizes = [resized_size(height, width, *sides) for height, width in dataset.image_sizes().tolist()]
         plan = _group(order, sizes, batch_size, generator)
     else:
-        plan = _chunks(list(range(count)), batch_size)[: config.train.limit_batches or None]
+        limit = config.train.limit_batches * batch_size or count
+        plan = _chunks(list(range(min(count, limit))), size or batch_size)
     swap = left_right_swap(dataset.classes) if train and config.data.flip else None
     loader = DataLoader(
         _Prepared(dataset, config.data, flips, swap),

@@ -3,9 +3,10 @@
 import contextlib
 import csv
 import io
+import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from ..config import Config
 from ..data.dataset import RegionDataset
 from ..data.loader import batches
 from ..data.sample import Batch
-from ..errors import InputError
+from ..errors import InputError, is_out_of_memory
 from ..models.irnet import IRNet
 from ..models.predictions import FINAL, PredictionKey
 from ..progress import Progress
 from .score_file import ScoreFile
+
+log = logging.getLogger("irnet")
 
 
 @dataclass
@@ -48,9 +51,17 @@ class NotFinite(InputError):
     """A model's scores are infinite or NaN."""
 
 
-def held_out(dataset: RegionDataset, config: Config, device: torch.device) -> Iterable[Batch]:
-    """The data set's batches in order, at the size that the run was trained at."""
-    return batches(dataset, config, train=False, pin_memory=device.type == "cuda")
+def images_at_once(config: Config) -> int:
+    """How many images an evaluation lets through the model together where no plan says: as many as training does."""
+    return config.train.batch_size // config.train.grad_accum_steps
+
+
+def held_out(
+    dataset: RegionDataset, config: Config, device: torch.device, at_once: int | None = None
+) -> Iterable[Batch]:
+    """The data set's images in order, in batches of `at_once`; None: of `images_at_once`."""
+    size = at_once or images_at_once(config)
+    return batches(dataset, config, train=False, size=size, pin_memory=device.type == "cuda")
 
 
 def progress_of(dataset: RegionDataset, config: Config, hidden: bool = False) -> Progress:
@@ -77,6 +88,9 @@ def finite_scores(key: PredictionKey, logits: Tensor, images: list[str], where: 
 def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progress: Progress | None = None) -> Scores:
     """Run the model over all batches and compute every metric.
 
+    Where memory ends, the batch is halved, and so are those that follow: a model predicts for each image by itself, up
+    to the rounding of its products.
+
     Ranking the regions by a class takes the scores of all of them, so these wait on the disk; in memory is what one
     batch needs, then a few numbers for each region and a bounded part of the scores of one prediction.
     InputError where the batches hold no region, NotFinite where the model has diverged.
@@ -87,11 +101,11 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
     attributes: defaultdict[str, list[str]] = defaultdict(list)
     with contextlib.ExitStack() as stack:
         score_files: dict[PredictionKey, ScoreFile] = {}
-        for batch in batches:
-            for key, logits in model(batch.to(device)).with_final().items():
+        for batch, scores in _predicted(model, batches, device):
+            for key, rows in scores.items():
                 if key not in score_files:
-                    score_files[key] = stack.enter_context(ScoreFile(logits.shape[1]))
-                score_files[key].append(finite_scores(key, logits, batch.names, "evaluation"))
+                    score_files[key] = stack.enter_context(ScoreFile(rows.shape[1]))
+                score_files[key].append(rows)
             labels.append(batch.labels)
             for name, values in batch.attributes.items():
                 attributes[name] += values
@@ -104,6 +118,43 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
         if not sum(map(len, labels)):
             raise InputError("evaluation", f"{images} images hold no region", "choose a split with annotated boxes")
         return _measure(score_files, torch.cat(labels), attributes, images)
+
+
+def _predicted(
+    model: IRNet, batches: Iterable[Batch], device: torch.device
+) -> Iterator[tuple[Batch, dict[PredictionKey, Tensor]]]:
+    """The scores of every prediction for each batch, or for parts of it that memory is enough for, in order."""
+    most = None  # images at once, since memory has ended
+    for batch in batches:
+        waiting = _at_most(most, batch)
+        while waiting:
+            part = waiting.pop(0)
+            try:
+                scores = _scores(model, part, device)
+            except (RuntimeError, MemoryError) as error:
+                if len(part.images) == 1 or not is_out_of_memory(error):
+                    raise
+                scores = None
+            if scores is not None:
+                yield part, scores
+                continue
+            # The error is gone by now, and with it the tensors that its traceback held.
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            most = -(-len(part.images) // 2)
+            log.warning("evaluation: too little memory for %d images at once; goes on with %d", len(part.images), most)
+            waiting = [piece for rest in (part, *waiting) for piece in _at_most(most, rest)]
+
+
+def _at_most(images: int | None, batch: Batch) -> list[Batch]:
+    """A batch in parts of at most so many images."""
+    return [batch] if images is None else batch.split(-(-len(batch.images) // images))
+
+
+def _scores(model: IRNet, batch: Batch, device: torch.device) -> dict[PredictionKey, Tensor]:
+    """float32 [R, C] on the CPU for every prediction, the final one first."""
+    predictions = model(batch.to(device)).with_final()
+    return {key: finite_scores(key, logits, batch.names, "evaluation") for key, logits in predictions.items()}
 
 
 def _measure(

@@ -16,10 +16,12 @@ from ..errors import InputError
 from ..models.irnet import IRNet
 from ..progress import Progress
 from .build import class_graph, read_word_vectors
-from .memory import Footprint, Scene, planned
+from .memory import Footprint, Scene, planned, planned_evaluation
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 _UNITS |= {f"{letter}i": 1024**power for power, letter in enumerate("KMGT", 1)}
+
+SMALLER_IMAGES = "take smaller images (data.short_side), fewer regions (--max-regions), a smaller model or more memory"
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,10 @@ def read_memory(text: str) -> int:
 
 
 def scene_of(data: RegionDataset, config: Config, model: IRNet | None = None) -> Scene:
-    """Describe the training images that take most: the largest of them, and as many regions as those with most have.
+    """Describe the images that take most: the largest of them, and as many regions as those with most have.
 
     Args:
-        data: Training part of the data set.
+        data: Part of a data set.
         config: Settings of the run.
         model: Whose class graph and word vectors count, as those of a run that goes on; None: the data's.
     """
@@ -148,16 +150,52 @@ def fitted(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
     raise too_little(memory, scene, found)
 
 
+EVALUATED = 64  # images at once at the most: with more, little gets faster
+
+
+def evaluated_at_once(config: Config, scene: Scene, memory: int, gpu: bool, training: bool = False) -> int:
+    """Choose how many images an evaluation lets through the model together.
+
+    Args:
+        config: Settings of the run.
+        scene: What the images of the evaluation look like.
+        memory: Bytes that it may take.
+        gpu: See `memory.planned`.
+        training: See `memory.planned_evaluation`.
+
+    Returns:
+        The most that fit, of those up to EVALUATED.
+
+    Raises:
+        InputError: Not even one image does.
+    """
+    with Progress("planning the evaluation"):
+        least = planned_evaluation(config, scene, 1, gpu, training).total
+        if least > memory:
+            trouble = f"an evaluation of one image of {_size(scene)} takes {size_text(least)}, not {size_text(memory)}"
+            raise InputError("--memory", trouble, SMALLER_IMAGES)
+        low, high = 1, min(EVALUATED, len(scene.regions))  # low is known to fit
+        while low < high:
+            at = (low + high + 1) // 2
+            if planned_evaluation(config, scene, at, gpu, training).total <= memory:
+                low = at
+            else:
+                high = at - 1
+    return low
+
+
 def too_little(memory: int, scene: Scene, found: list[Fit]) -> InputError:
     """The error where the first of `found` does not fit: it names the first that does, else the least."""
-    size = f"{scene.height} x {scene.width} pixels and {scene.regions[0]} regions"
-    trouble = f"no step on images of {size} fits into {size_text(memory)}"
+    trouble = f"no step on images of {_size(scene)} fits into {size_text(memory)}"
     fitting = [fit for fit in found if fit.footprint.total <= memory]
     if fitting:
         return InputError("--memory", f"{trouble} with these settings", f"this fits: {told(fitting[0])}")
     least = min(found, key=lambda fit: fit.footprint.total)
-    take = "take smaller images (data.short_side), fewer regions (--max-regions), a smaller model or more memory"
-    return InputError("--memory", trouble, f"the least is {told(least)}: {take}")
+    return InputError("--memory", trouble, f"the least is {told(least)}: {SMALLER_IMAGES}")
+
+
+def _size(scene: Scene) -> str:
+    return f"{scene.height} x {scene.width} pixels and {scene.regions[0]} regions"
 
 
 def told(fit: Fit) -> str:

@@ -37,7 +37,7 @@ UNUSED = "unused"  # of a GPU's segments, which its allocator cannot do without
 
 @dataclass(frozen=True)
 class Scene:
-    """What training images look like, as far as memory depends on it.
+    """What images look like, as far as memory depends on it.
 
     height, width  of the largest image, in pixels, as the model takes it
     regions        of the images that have most, in falling order; the last number holds for all further ones
@@ -96,22 +96,40 @@ def planned(config: Config, scene: Scene, gpu: bool = False) -> Footprint:
     tracker = Tracker(gpu)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         step = Step(config, scene, gpu)
-        if gpu:  # PyTorch's choice there
-            for group in step.optimizer.param_groups:
-                group["foreach"] = not group["fused"] if group["foreach"] is None else group["foreach"]
-        for p in step.learned:
-            p.grad = torch.empty_like(p)
-        with Numberless():
-            step.optimizer.step()
-    step.optimizer.zero_grad()
-    for category, tensors in step.present().items():
-        for tensor in tensors:
-            tracker.add(tensor, category)
+        step.fill_optimizer()
+    tracker.add_present(step)
     for p in step.learned:
         p.register_post_accumulate_grad_hook(tracker.add_gradient)
     with mode, tracker:
         step()
     return tracker.footprint(step.waiting_bytes)
+
+
+def planned_evaluation(
+    config: Config, scene: Scene, images: int, gpu: bool = False, training: bool = False
+) -> Footprint:
+    """Plan the peak of an evaluation that lets several images through the model together.
+
+    Args:
+        config: Settings of the run, of which `model` is read, and the optimiser within training.
+        scene: What the images look like.
+        images: Their number.
+        gpu: See `planned`.
+        training: Whether it comes within a run that trains, whose optimiser is there all the while.
+
+    Returns:
+        The peak.
+    """
+    tracker = Tracker(gpu)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        step = Step(_with_batch(config, images), scene, gpu)
+        if training:
+            step.fill_optimizer()
+    tracker.add_present(step)
+    with mode, tracker, torch.no_grad():
+        for logits in step.model.eval()(step.batch).with_final().values():
+            logits.float().softmax(1)
+    return tracker.footprint(0)
 
 
 def measured(config: Config, scene: Scene, device: torch.device) -> int:
@@ -164,10 +182,7 @@ def cost(config: Config, scene: Scene, gpu: bool = False, images: int = 4) -> Co
     Returns:
         The difference between two plans, and the arithmetic of the larger, by image.
     """
-    more, fewer = (
-        dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=n, grad_accum_steps=1))
-        for n in (images + 1, images)
-    )
+    more, fewer = _with_batch(config, images + 1), _with_batch(config, images)
     difference = planned(more, scene, gpu).total - planned(fewer, scene, gpu).total
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         step = Step(more, scene, gpu)
@@ -175,6 +190,11 @@ def cost(config: Config, scene: Scene, gpu: bool = False, images: int = 4) -> Co
     with mode, counter, Numberless():
         step()
     return Cost(difference, counter.get_total_flops() // (images + 1))
+
+
+def _with_batch(config: Config, images: int) -> Config:
+    """The settings with a batch of so many images, all at once."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=images, grad_accum_steps=1))
 
 
 @contextlib.contextmanager
@@ -227,6 +247,17 @@ class Step:
     def __call__(self) -> None:
         """Take the step."""
         train_step(self.model, self.batch, self.optimizer, self.scaler, self.config, number=2)
+
+    def fill_optimizer(self) -> None:
+        """Give the optimiser, of fake tensors, the state that it has behind the first step."""
+        if self.gpu:  # PyTorch's choice there
+            for group in self.optimizer.param_groups:
+                group["foreach"] = not group["fused"] if group["foreach"] is None else group["foreach"]
+        for p in self.learned:
+            p.grad = torch.empty_like(p)
+        with Numberless():
+            self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def present(self) -> dict[str, list[Tensor]]:
         """What is there before the step, by category."""
@@ -322,6 +353,12 @@ class Tracker(Numberless):
         self.pieces[key] = piece, weakref.ref(storage, gone)
         self.all.append(piece)
         self.present += piece.size
+
+    def add_present(self, step: Step) -> None:
+        """Follow what is there before a step."""
+        for category, tensors in step.present().items():
+            for tensor in tensors:
+                self.add(tensor, category)
 
     def add_gradient(self, parameter: Tensor) -> None:
         """Call the gradient of a parameter by its name."""

@@ -13,7 +13,8 @@ from ..models.irnet import IRNet
 from . import checkpoint
 from .build import build_model, compile_parts, open_splits, restore_model, take_weights
 from .checkpoint import BEST, LAST, Checkpoint
-from .fit import fitted, scene_of, size_text, told
+from .evaluate import images_at_once
+from .fit import evaluated_at_once, fitted, scene_of, size_text, told
 from .optim import make_optimizer, make_scheduler
 from .resume import changes, check_settings, fingerprint, reinstate_previous
 from .step import LOWER, make_scaler
@@ -30,6 +31,7 @@ class RunState:
         step: Number of steps done.
         position: Epoch, and how many of its images have been trained on.
         best: Best class AP of an evaluation so far; -1 before the first.
+        at_once: Images that an evaluation lets through the model together.
         saved: Step of the checkpoint `last`; None before there is one.
         updating: Whether the optimiser is changing the weights, which are no step's then.
     """
@@ -62,7 +64,10 @@ class RunState:
             fit = fitted(config, scene_of(self.data, config, model), memory, gpu=device.type == "cuda")
             log.info("planned for %s of memory: %s", size_text(memory), told(fit))
             config = fit.config
-        self.config = config
+        self.config, self.at_once = config, images_at_once(config)
+        if memory is not None:
+            scene = scene_of(self.held_out, config, model)
+            self.at_once = evaluated_at_once(config, scene, memory, device.type == "cuda", training=True)
         self.fingerprints = {"train": fingerprint(self.data), "val": fingerprint(self.held_out)}
         self.step, self.position, self.best, self.seconds_before = 0, (0, 0), -1.0, 0.0
         self.saved, self.updating = None, False

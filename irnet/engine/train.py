@@ -44,7 +44,8 @@ def train(
         device: Device on which to train.
         resume: Checkpoint to go on from, as `checkpoint.find` gives it.
         progress: Whether to show how far the run is; the lines of train.log_every come all the same.
-        memory: Bytes that a step may take, which decide `train.grad_accum_steps`; None: the settings do.
+        memory: Bytes that a step may take, which decide `train.grad_accum_steps`, and an evaluation; None: the settings
+            do.
 
     Returns:
         The content of results.json.
@@ -116,7 +117,7 @@ def _take_step(state: RunState, batch: Batch, position: tuple[int, int]) -> tupl
 def _assess(state: RunState, output: Path, stop: Request, hidden: bool) -> tuple[dict, evaluate.Scores]:
     """Evaluate on the held-out split, and save the weights if they are the best so far."""
     with evaluate.progress_of(state.held_out, state.config, hidden) as progress:
-        stream = _obeying(stop, evaluate.held_out(state.held_out, state.config, state.device))
+        stream = _obeying(stop, evaluate.held_out(state.held_out, state.config, state.device, state.at_once))
         scores = evaluate.collect(state.model, stream, state.device, progress)
     results = evaluate.results(state.model, state.step, state.held_out.split, scores)
     class_ap = results["metrics"]["final"]["class_ap"]

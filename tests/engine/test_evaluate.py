@@ -74,6 +74,84 @@ def test_batch_size_and_workers_do_not_matter(trained, tmp_path):
         assert single["metrics"][step] == pytest.approx(figures, abs=1e-6)
 
 
+class Small(torch.nn.Module):
+    """A model on a machine that has too little memory for more than `most` images at once; `calls` counts them."""
+
+    def __init__(self, model, most, error):
+        super().__init__()
+        self.model, self.most, self.error, self.calls = model, most, error, []
+
+    def forward(self, batch):
+        self.calls.append(len(batch.images))
+        if len(batch.images) > self.most:
+            raise self.error
+        return self.model(batch)
+
+
+CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+HOST = RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
+
+
+@pytest.mark.parametrize("error", [CUDA, HOST, MemoryError()], ids=["cuda", "host", "python"])
+def test_where_memory_ends_batches_are_halved(trained, error, caplog):
+    saved = checkpoint.find(trained)
+    data = open_dataset(saved.config.data, "val")
+    model = restore_model(saved.config.model, len(saved.classes), saved.model)
+    stream = lambda at_once: evaluate.held_out(data, saved.config, CPU, at_once)  # noqa: E731
+    single = evaluate.collect(model, stream(1), CPU)
+    small = Small(model, 1, error)
+    found = evaluate.collect(small, stream(4), CPU)
+    assert small.calls == [4, 2, 1, 1, 1, 1]  # what has failed once is not tried again
+    assert "too little memory for 4 images at once; goes on with 2" in caplog.text
+    assert found.metrics == single.metrics and found.attributes == single.attributes  # every bit
+    assert torch.equal(found.right, single.right) and torch.equal(found.labels, single.labels)
+    small = Small(model, 2, error)
+    pairs = evaluate.collect(small, [*stream(3), *stream(4)], CPU)
+    assert small.calls == [3, 2, 1, 1, 2, 2] and pairs.images == 8
+    with pytest.raises(type(error)):
+        evaluate.collect(Small(model, 0, error), stream(2), CPU)
+
+
+def test_an_error_that_is_not_about_memory_is_no_reason_to_go_on(trained):
+    saved = checkpoint.find(trained)
+    data = open_dataset(saved.config.data, "val")
+    small = Small(None, 1, RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        evaluate.collect(small, evaluate.held_out(data, saved.config, CPU, 4), CPU)
+    assert small.calls == [4]
+
+
+def test_an_image_has_the_same_scores_in_any_batch(trained):
+    """In float64 to 1e-12: nothing of other images enters, but products of more rows may be rounded elsewhere."""
+    saved = checkpoint.find(trained)
+    data = open_dataset(saved.config.data, "val")
+    model = restore_model(saved.config.model, len(saved.classes), saved.model).double().eval()
+
+    def logits(at_once):
+        found = []
+        for batch in evaluate.held_out(data, saved.config, CPU, at_once):
+            batch.images = [image.double() for image in batch.images]
+            with torch.no_grad():
+                found.append(torch.stack(list(model(batch).with_final().values())))
+        return torch.cat(found, 1)
+
+    for at_once in (2, 3, 4):
+        torch.testing.assert_close(logits(at_once), logits(1), rtol=1e-12, atol=1e-12)
+
+
+def test_eval_plans_for_its_memory(trained, tmp_path, capsys, caplog, refused):
+    whole = run_eval(trained, tmp_path / "a")
+    caplog.set_level("INFO", "irnet")
+    planned = run_eval(trained, tmp_path / "b", "--memory", "1GiB", "-b", "1")
+    assert "planned for 1.00 GiB of memory: 4 images at once" in caplog.text  # all that there are
+    for step, figures in whole["metrics"].items():
+        assert planned["metrics"][step] == pytest.approx(figures, abs=1e-6)
+    limited = run_eval(trained, tmp_path / "c", "--memory", "1GiB", "-b", "1", "--limit-batches", "3")
+    assert limited["images"] == 3  # batches of -b, whatever goes through the model together
+    words = ("eval", "--checkpoint", trained, "--output-dir", tmp_path / "d", "-j", "0", "--memory", "10KiB")
+    refused(words, "--memory: an evaluation of one image of ", "not 10.00 KiB; take smaller images")
+
+
 @pytest.fixture(scope="module")
 def scores(trained):
     saved = checkpoint.find(trained)

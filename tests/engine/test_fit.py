@@ -90,6 +90,20 @@ def test_one_part_may_take_less_than_several(monkeypatch):
         fit.fitted(config, SCENE, 38, False)
 
 
+@pytest.mark.parametrize(("memory", "images"), [(1000, 64), (500, 40), (110, 1), (139, 3)])
+@pytest.mark.parametrize("training", [False, True])
+def test_the_most_images_that_an_evaluation_has_room_for(memory, images, training, monkeypatch):
+    def plan(config, scene, images, gpu, within):
+        return Footprint({"temporaries": 100 + 10 * images, "optimizer": 5 * within}, "add")
+
+    monkeypatch.setattr(fit, "planned_evaluation", plan)
+    scene = Scene(64, 64, (8,) * 100, 4)
+    assert fit.evaluated_at_once(of(1), scene, memory + 5 * training, False, training) == images
+    with pytest.raises(InputError, match=r"--memory: .* 64 x 64 pixels and 8 regions takes 1\d\d bytes, not 109 bytes"):
+        fit.evaluated_at_once(of(1), scene, 109, False, training)
+    assert fit.evaluated_at_once(of(1), Scene(64, 64, (8, 8), 4), 1000, False) == 2
+
+
 def test_ways_begin_with_the_settings_as_they_are():
     pairs = [(c.train.amp, c.train.grad_checkpointing) for c in fit.ways(of(1))]
     assert pairs == [("off", False), ("off", True), ("bf16", False), ("bf16", True)]
@@ -161,6 +175,7 @@ def test_a_run_that_goes_on_is_planned_with_what_its_checkpoint_holds(trained, s
     config = dataclasses.replace(saved.config, data=dataclasses.replace(saved.config.data, root=str(root)))
     state = RunState(config, torch.device("cpu"), saved, memory=2**30)
     assert state.model.graph is not None and state.config.train.grad_accum_steps == 1
+    assert state.at_once == 4 == len(state.held_out)  # the evaluations within it are planned, too
     scene, held = fit.scene_of(state.data, config, state.model), state.model.graph.class_graph
     assert all(map(torch.equal, scene.edges.tensors(), held.tensors()))
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from irnet.config import small
-from irnet.engine.memory import Scene, cost, measured, plain_path, planned
-from irnet_kernels import EdgeSet
+from irnet.engine.memory import Scene, Step, cost, measured, plain_path, planned, planned_evaluation
+from irnet_kernels import EdgeSet, counts
 from tests.tools import WITH_FORMULAS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -99,6 +99,25 @@ def test_a_further_image_takes_a_sixth_of_the_plain_path_for_a_third_more_arithm
     config.train.grad_checkpointing = True
     found = cost(config, scene, images=3)
     assert found.bytes < plain.bytes / 6 and plain.flops < found.flops < 1.35 * plain.flops
+
+
+@WITH_FORMULAS
+@pytest.mark.parametrize(("images", "regions"), [(1, 100), (6, 30)])
+def test_a_planned_evaluation_is_what_the_allocator_says(images, regions, edges):
+    config, scene = settings("full"), Scene(128, 160, (regions,), CLASSES, edges)
+    step = Step(settings("full", images=images), scene, False, CPU)
+
+    def evaluate():
+        with torch.no_grad():
+            for logits in step.model.eval()(step.batch).with_final().values():
+                logits.float().softmax(1)
+
+    there = sum(t.nbytes for tensors in step.present().values() for t in tensors)
+    found = planned_evaluation(config, scene, images)
+    assert found.total == pytest.approx(there + counts.count(evaluate, CPU).peak_allocated_bytes, rel=0.05)
+    assert not found.bytes["optimizer"] and not found.bytes["gradients"]
+    within = planned_evaluation(config, scene, images, training=True)  # AdamW's two moments beside it
+    assert within.total - found.total == within.bytes["optimizer"] > 1.9 * found.bytes["parameters"]
 
 
 def test_the_plain_path_has_reference_operators_within_it_alone(monkeypatch):
