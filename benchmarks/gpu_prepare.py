@@ -129,11 +129,11 @@ def _kept(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 def _toolkit() -> dict[str, str]:
     """Where the toolkit is, and where PyTorch's packages of CUDA libraries have the headers that a bare one lacks."""
     homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]  # PyTorch takes the folder above an nvcc in PATH
-    found = [("CUDA_HOME", home) for home in homes if home and Path(home, "bin/nvcc").is_file()]
+    toolkits = [("CUDA_HOME", home) for home in homes if home and Path(home, "bin/nvcc").is_file()]
     folder = Path(sysconfig.get_path("purelib")) / "nvidia/cu13/include"
     paths = [str(folder)] if folder.is_dir() else []
     paths += filter(None, [os.environ.get("CPATH")])
-    return dict([*found[:1], *([("CPATH", os.pathsep.join(paths))] if paths else [])])
+    return dict([*toolkits[:1], *([("CPATH", os.pathsep.join(paths))] if paths else [])])
 
 
 def _this_gpu() -> dict[str, str]:

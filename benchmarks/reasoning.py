@@ -20,6 +20,7 @@ from irnet.config import VARIANTS, small
 from irnet.experiments.demo import run_variant
 from irnet.metrics import METRICS
 from irnet.scenes.generator import generate
+from irnet_bench.machine import processor
 
 RESULTS = Path(__file__).parent / "results"
 BOUNDED = ("class_ap", "class_accuracy", "instance_accuracy")
@@ -83,10 +84,8 @@ def machine() -> dict:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent
     )
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "processor": names[0] if names else platform.machine(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "irnet": __version__,
         "commit": commit.stdout.strip() or "unknown",

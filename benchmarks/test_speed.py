@@ -18,15 +18,15 @@ def build(case: Case) -> Work:
 
 
 def entries() -> list:
-    found = []
+    parameters = []
     for suite in ("kernels", "model"):
         for case in cases(suite):
             if not case.shapes["gate"]:
                 continue
             for name, implementation in build(case).implementations.items():
                 if not implementation.peer and implementation.call:
-                    found.append(pytest.param(case, name, id=f"{case.name}-{name}"))
-    return found
+                    parameters.append(pytest.param(case, name, id=f"{case.name}-{name}"))
+    return parameters
 
 
 @pytest.mark.parametrize("mode", ["forward", "step"])

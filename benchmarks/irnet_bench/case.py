@@ -150,14 +150,14 @@ def cases(suite: str = "all", contains: str = "", files: Sequence[str] = ()) -> 
 
     Raises InputError where no case is left, where there is no such file, or where two cases have one name.
     """
-    found: dict[str, Case] = {}
+    by_name: dict[str, Case] = {}
     for module in modules(files):
         for value in vars(module).values():
             if isinstance(value, Case) and value.build.__module__ == module.__name__:  # not one that it imports
-                if value.name in found:
+                if value.name in by_name:
                     raise InputError(module.__file__, f"there is another case called {value.name}", "rename it")
-                found[value.name] = value
-    of_suite = [c for c in found.values() if suite in ("all", c.suite)]
+                by_name[value.name] = value
+    of_suite = [c for c in by_name.values() if suite in ("all", c.suite)]
     chosen = [c for c in of_suite if contains in c.name]
     if not chosen:
         names = ", ".join(c.name for c in of_suite)

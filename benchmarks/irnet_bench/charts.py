@@ -53,8 +53,8 @@ def styles(devices: Iterable[Device]) -> dict[str, Style]:
 
 def points(device: Device, dtype: str, mode: str) -> tuple[list[Point], float | None, float | None]:
     """The operators whose operations, bytes and time are known, and the ceilings: operations and bytes per second."""
-    found = tables.contests([r for r in device.records if r.suite == "kernels" and r.dtype == dtype])
-    records = [r for contest in found.values() for r in contest[mode] if r and tables.verdict(r) == "ok" and r.median]
+    contests = tables.contests([r for r in device.records if r.suite == "kernels" and r.dtype == dtype]).values()
+    records = [r for contest in contests for r in contest[mode] if r and tables.verdict(r) == "ok" and r.median]
     matmul, copy = (
         median(rates) if (rates := [getattr(r, name) for r in records if getattr(r, name)]) else None
         for name in ("matmul_rate", "copy_rate")
@@ -74,13 +74,13 @@ def drawn(devices: Iterable[Device]) -> set[str]:
         for dtype, mode in itertools.product({r.dtype for r in device.records}, MODES):
             names |= {point.implementation for point in points(device, dtype, mode)[0]}
         for axis in AXES:
-            names |= {implementation for found in tables.sweeps(device, axis) for implementation in found.lines}
+            names |= {implementation for sweep in tables.sweeps(device, axis) for implementation in sweep.lines}
     return names
 
 
-def roofline(found: list[Point], matmul: float, copy: float, look: dict[str, Style], name: str, what: str) -> str:
+def roofline(points: list[Point], matmul: float, copy: float, look: dict[str, Style], name: str, what: str) -> str:
     """Achieved operations per second over operations per byte, below the two ceilings."""
-    cases = sorted({p.case: p.intensity for p in found}.items(), key=lambda item: item[1])
+    cases = sorted({p.case: p.intensity for p in points}.items(), key=lambda item: item[1])
     figure, axes = html.chart(max(4.4, 1.2 + 0.17 * len(cases)))
     ridge = matmul / copy
     left, right = min(ridge, cases[0][1]) / 3, max(ridge, cases[-1][1]) * 3
@@ -88,20 +88,20 @@ def roofline(found: list[Point], matmul: float, copy: float, look: dict[str, Sty
     ceiling = [(x, min(matmul, x * copy) / size) for x in (left, ridge, right)]
     axes.loglog(*zip(*ceiling, strict=True), color=html.INK, linewidth=1.4)
     for implementation, style in look.items():
-        mine = [(p.intensity, p.rate / size) for p in found if p.implementation == implementation]
+        mine = [(p.intensity, p.rate / size) for p in points if p.implementation == implementation]
         if mine:
             axes.plot(*zip(*mine, strict=True), linestyle="none", markersize=6, **_marked(style))
     axes.set_xlim(left, right)
-    rates = [p.rate for p in found]
+    rates = [p.rate for p in points]
     axes.set_ylim(min(*rates, left * copy) / 2 / size, 2 * max(*rates, matmul) / size)
     _decades(axes.xaxis, axes.yaxis)
-    _name_columns(axes, cases, [max(p.rate / size for p in found if p.case == case) for case, _ in cases])
+    _name_columns(axes, cases, [max(p.rate / size for p in points if p.case == case) for case, _ in cases])
     axes.set_xlabel("operations per byte")
     axes.set_ylabel(unit)
     figure.set_figheight(3 + 0.075 * max(len(case) for case, _ in cases))  # room for the names
-    told = "; ".join(f"{p.case} {p.implementation} {rate(p.rate, 'FLOP/s')}" for p in found)
+    spoken = "; ".join(f"{p.case} {p.implementation} {rate(p.rate, 'FLOP/s')}" for p in points)
     ceilings = f"matrix product {rate(matmul, 'FLOP/s')}, copy {rate(copy, 'B/s')}"
-    return html.svg(figure, name, f"Roofline of {what}. Ceilings: {ceilings}. {told}.")
+    return html.svg(figure, name, f"Roofline of {what}. Ceilings: {ceilings}. {spoken}.")
 
 
 def rooflines(devices: Iterable[Device], look: dict[str, Style]) -> list[dict]:
@@ -112,11 +112,11 @@ def rooflines(devices: Iterable[Device], look: dict[str, Style]) -> list[dict]:
         for n, dtype in enumerate(dict.fromkeys(r.dtype for r in device.records)):
             modes = []
             for mode in MODES:
-                found, matmul, copy = points(device, dtype, mode)
-                if found and matmul and copy and not (mode == "step" and modes):
+                reached, matmul, copy = points(device, dtype, mode)
+                if reached and matmul and copy and not (mode == "step" and modes):
                     modes.append(mode)
                     drawn = roofline(
-                        found, matmul, copy, look, f"roofline-{d}-{n}-{mode}", f"{dtype} {mode} on {device.name}"
+                        reached, matmul, copy, look, f"roofline-{d}-{n}-{mode}", f"{dtype} {mode} on {device.name}"
                     )
                     ceilings = f"copy {rate(copy, 'B/s')}, matrix product {rate(matmul, 'FLOP/s')}"
                     figures.append((drawn, f"{dtype}, {mode}. Ceilings: {ceilings}."))
@@ -131,11 +131,11 @@ def sweeps(devices: Iterable[Device], axis: str, look: dict[str, Style]) -> list
     blocks = []
     for d, device in enumerate(devices):
         figures = []
-        for i, found in enumerate(tables.sweeps(device, axis)):
-            drawn = sweep(found, value, unit, look, f"{axis}-{d}-{i}", axis)
-            rest = f", {found.rest}" if found.rest else ""
+        for i, measured in enumerate(tables.sweeps(device, axis)):
+            drawn = sweep(measured, value, unit, look, f"{axis}-{d}-{i}", axis)
             if drawn:
-                figures.append((drawn, f"{found.case}, {found.dtype}, {found.mode}{rest}. {_stopped(found)}".strip()))
+                what = ", ".join(filter(None, [measured.case, measured.dtype, measured.mode, measured.rest]))
+                figures.append((drawn, f"{what}. {_stopped(measured)}".strip()))
         if (table := make(device)).rows:
             blocks.append({"name": device.name, "figures": figures, "table": table})
     return blocks
@@ -145,10 +145,10 @@ def _over(value: float | None, unit: float) -> float | None:
     return None if value is None else value / unit
 
 
-def _stopped(found: Sweep) -> str:
+def _stopped(sweep: Sweep) -> str:
     """Where lines end because something went wrong."""
     ends = []
-    for implementation, line in found.lines.items():
+    for implementation, line in sweep.lines.items():
         bad = [
             f"{tables.verdict(r)} at {x}" for x, r in sorted(line.items()) if tables.verdict(r) not in ("ok", "skipped")
         ]
@@ -186,41 +186,40 @@ def _marked(style: Style) -> dict:
 def _name_columns(axes: "Axes", cases: list[tuple[str, float]], tops: list[float]) -> None:
     """All points of a case share their intensity: its name stands above that column, pushed aside where it is full."""
     left, right = map(math.log, axes.get_xlim())
-    wanted = [(math.log(x) - left) / (right - left) for _, x in cases]
+    ideal = [(math.log(x) - left) / (right - left) for _, x in cases]
     gap = min(0.05, 1 / len(cases))
-    placed = _spread(wanted, gap)
+    positions = _spread(ideal, gap)
     thin = {"color": html.INK, "alpha": 0.3, "linewidth": 0.7}
     leader = {"arrowstyle": "-", "shrinkA": 0, "shrinkB": 0, "relpos": (0.5, 0)} | thin
     look = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": 9, "color": html.INK, "arrowprops": leader}
     frames = {"xycoords": axes.get_xaxis_transform(), "textcoords": "axes fraction"}
-    for (case, x), place, highest in zip(cases, placed, tops, strict=True):
+    for (case, x), position, highest in zip(cases, positions, tops, strict=True):
         axes.plot([x, x], [highest, axes.get_ylim()[1]], **thin)
-        axes.annotate(case, (x, 1), (place, 1.05), **frames, **look)
+        axes.annotate(case, (x, 1), (position, 1.05), **frames, **look)
 
 
-def _spread(wanted: list[float], gap: float) -> list[float]:
-    """Ascending places in 0 to 1, `gap` apart or more, near the wanted ones, which ascend."""
-    steps = [i * gap for i in range(len(wanted))]
-    loose = [place - step for place, step in zip(wanted, steps, strict=True)]
+def _spread(ideal: list[float], gap: float) -> list[float]:
+    """Ascending positions in 0 to 1, `gap` apart or more, near the ideal ones, which ascend."""
+    offsets = [i * gap for i in range(len(ideal))]
+    loose = [position - offset for position, offset in zip(ideal, offsets, strict=True)]
     up = itertools.accumulate(loose, max)  # pushed to the right only
-    down = [*itertools.accumulate(reversed(loose), min)][
-        ::-1
-    ]  # to the left only; both keep the gaps, so their mean does
-    room = 1 - gap - steps[-1]
-    return [min(max((a + b) / 2, gap / 2), gap / 2 + room) + step for a, b, step in zip(up, down, steps, strict=True)]
+    down = [*itertools.accumulate(reversed(loose), min)][::-1]  # to the left only; so both means keep the gaps
+    room = 1 - gap - offsets[-1]
+    middles = [min(max((a + b) / 2, gap / 2), gap / 2 + room) for a, b in zip(up, down, strict=True)]
+    return [middle + offset for middle, offset in zip(middles, offsets, strict=True)]
 
 
 def sweep(
-    found: Sweep, value: Callable[[Record], float | None], unit: str, look: dict[str, Style], name: str, axis: str
+    measured: Sweep, value: Callable[[Record], float | None], unit: str, look: dict[str, Style], name: str, axis: str
 ) -> str:
     """A figure over one number of a shape, a line per implementation; times carry their band from 20 to 80 per cent.
 
     "" where no implementation has two values.
     """
     lines = {}
-    for implementation, line in found.lines.items():
-        measured = [(x, line[x]) for x in found.values if x in line and tables.verdict(line[x]) == "ok"]
-        lines[implementation] = [(x, value(r), r) for x, r in measured if value(r) is not None]
+    for implementation, line in measured.lines.items():
+        usable = [(x, line[x]) for x in measured.values if x in line and tables.verdict(line[x]) == "ok"]
+        lines[implementation] = [(x, value(r), r) for x, r in usable if value(r) is not None]
     if all(len(line) < 2 for line in lines.values()):
         return ""
     figure, axes = html.chart()
@@ -233,9 +232,9 @@ def sweep(
         if unit == "ms":
             low, high = ([1e3 * r.percentiles[p] for r in records] for p in ("20", "80"))
             axes.fill_between(xs, low, high, color=style["color"], alpha=0.2, linewidth=0)
-    scale = math.log if found.values[0] > 0 and found.values[-1] >= 8 * found.values[0] else float
+    scale = math.log if measured.values[0] > 0 and measured.values[-1] >= 8 * measured.values[0] else float
     axes.set_xscale("log" if scale is math.log else "linear")
-    axes.set_xticks(_apart(found.values, scale), [str(x) for x in _apart(found.values, scale)])
+    axes.set_xticks(_apart(measured.values, scale), [str(x) for x in _apart(measured.values, scale)])
     axes.minorticks_off()
     if unit == "ms" and all(y > 0 for line in lines.values() for _, y, _ in line):
         axes.set_yscale("log")
@@ -245,12 +244,12 @@ def sweep(
     axes.set_xlabel(axis)
     axes.set_ylabel(unit)
     figure.set_figheight(2.9)
-    told = "; ".join(
+    spoken = "; ".join(
         f"{implementation} {', '.join(f'{significant(y)} at {x}' for x, y, _ in line)}"
         for implementation, line in lines.items()
         if line
     )
-    return html.svg(figure, name, f"{unit} over {axis}, {found.case} {found.dtype}: {told}.")
+    return html.svg(figure, name, f"{unit} over {axis}, {measured.case} {measured.dtype}: {spoken}.")
 
 
 def _apart(values: list[int], scale: Callable[[float], float]) -> list[int]:

@@ -99,14 +99,14 @@ def _measure(options: argparse.Namespace) -> int:
     modes = tuple(mode for mode in MODES if mode in options.mode)
     settings = Settings(modes, options.seconds, options.seed, options.without, options.pace_only)
     try:
-        found = run.run(groups, output, device, settings, options.fresh)
+        measured = run.run(groups, output, device, settings, options.fresh)
     except run.DeviceLost as lost:
         print(f"{lost}; another process goes on", file=sys.stderr, flush=True)
         words = [word for word in sys.argv[1:] if word != "--fresh"]
         os.execv(sys.executable, [sys.executable, "-m", "irnet.cli", *words])
-    print(run.text(found))
+    print(run.text(measured))
     print(output)
-    wrong = run.failed(found)
+    wrong = run.failed(measured)
     for record in wrong:
         print(f"{record.status}: {record.label}: {record.reason}")
     return 1 if wrong else 0

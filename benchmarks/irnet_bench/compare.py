@@ -128,7 +128,7 @@ def median_interval(samples: list[float]) -> tuple[float, float]:
 
 
 def text(comparison: Comparison) -> str:
-    """The comparison for terminals: a line per key, then what was found in detail, the failures last."""
+    """The comparison for terminals: a line per key, then the findings in detail, the failures last."""
     from tabulate import tabulate
 
     every = [row.record for row in comparison.rows]
@@ -140,11 +140,11 @@ def text(comparison: Comparison) -> str:
         table.append([*names, *_times(row), ratio, "-" if memory is None else f"{memory:.3f}", row.verdict])
     sides = ["left"] * 5 + ["right"] * 4 + ["left"]
     drawn = tabulate(table, tablefmt="plain", disable_numparse=True, colalign=sides)
-    found = [(row, finding) for row in comparison.rows for finding in row.findings]
-    found.sort(key=lambda one: one[1].fails)
+    findings = [(row, finding) for row in comparison.rows for finding in row.findings]
+    findings.sort(key=lambda one: one[1].fails)
     lines = [*comparison.notes, "", drawn, ""]
-    lines += [f"{'FAIL' if f.fails else 'note'}  {_name(row.record)}: {f.detail}" for row, f in found]
-    missing, new = (sum(f.what == what for _, f in found) for what in ("missing", "new"))
+    lines += [f"{'FAIL' if f.fails else 'note'}  {_name(row.record)}: {f.detail}" for row, f in findings]
+    missing, new = (sum(f.what == what for _, f in findings) for what in ("missing", "new"))
     compared, failed = (sum(getattr(row, name) for row in comparison.rows) for name in ("compared", "fails"))
     lines.append(f"{compared} compared, {missing} missing in B, {new} new in B: {failed} FAIL")
     return "\n".join(lines)
@@ -167,13 +167,13 @@ def run(options: argparse.Namespace) -> int:
         if not getattr(options, name) >= 0:  # NaN too
             option = "--" + name.replace("_", "-")
             raise InputError(option, f"{getattr(options, name)} is no limit", "give a fraction such as 0.07")
-    found = []
+    files = []
     for path in (options.a, options.b):
-        found.append(records.read(path))
-        if not found[-1]:
+        files.append(records.read(path))
+        if not files[-1]:
             raise InputError(path, "holds no record", "name a file that `irnet bench` wrote")
     comparison = compare(
-        *found,
+        *files,
         time_limit=options.time_limit,
         memory_limit=options.memory_limit,
         different_machines=options.different_machines,
@@ -200,20 +200,21 @@ def _same_machine(a: Record, b: Record) -> None:
 def _row(a: Record | None, b: Record | None, time_limit: float, memory_limit: float) -> Row:
     row = Row(a, b)
     ours = not row.record.peer
-    found = row.findings
+    findings = row.findings
     if b is None:
-        found.append(Finding("missing", "missing in B", f"missing in B, {_status(a)} in A", ours and a.status == "ok"))
+        detail = f"missing in B, {_status(a)} in A"
+        findings.append(Finding("missing", "missing in B", detail, ours and a.status == "ok"))
     elif a is None:
-        found.append(Finding("new", "new in B", f"new in B, {_status(b)}"))
+        findings.append(Finding("new", "new in B", f"new in B, {_status(b)}"))
     elif a.status != b.status:
         detail = f"{_status(a)} in A, {_status(b)} in B"
-        found.append(Finding("status", f"{a.status} -> {b.status}", detail, ours and a.status == "ok"))
+        findings.append(Finding("status", f"{a.status} -> {b.status}", detail, ours and a.status == "ok"))
     elif a.status == "ok":
         _compare_time(row, time_limit, ours)
         _compare_memory(row, memory_limit, ours)
         _one_sided(row, "error")
     if b and b.error is not None and b.budget is not None and not b.error <= b.budget:
-        found.append(Finding("error", "wrong", f"error {b.error:.3g} of B beyond its budget {b.budget:.3g}", ours))
+        findings.append(Finding("error", "wrong", f"error {b.error:.3g} of B beyond its budget {b.budget:.3g}", ours))
     return row
 
 
@@ -300,12 +301,12 @@ def _notes(a: list[Record], b: list[Record], rows: list[Row]) -> list[str]:
 
 def _about(some: list[Record]) -> str:
     """Where records come from; more than one place is worth a look."""
-    places = {}
+    sources = {}
     for r in some:
         facts = [f"{f} {r.machine[f]}" for f in machine.IDENTITY if r.machine.get(f) is not None]
         commit = str(r.machine.get("commit") or "unknown")[:12]
-        places[", ".join([*facts, f"commit {commit}" + (" with changes" if r.machine.get("dirty") else "")])] = None
-    return f"{len(some)} records; " + "; and ".join(places)
+        sources[", ".join([*facts, f"commit {commit}" + (" with changes" if r.machine.get("dirty") else "")])] = None
+    return f"{len(some)} records; " + "; and ".join(sources)
 
 
 def _status(record: Record) -> str:

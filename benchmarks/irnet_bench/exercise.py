@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
                     if options.profile:
                         call()
                     synchronize(device)
-                    with profiled() if options.profile else contextlib.nullcontext():
+                    with torch.cuda.profiler.profile() if options.profile else contextlib.nullcontext():
                         call()
                         synchronize(device)
                 print(f"{case.name} {name} {dtype}: {', '.join(work.modes)}", flush=True)
@@ -62,16 +62,6 @@ def _implementations(work: Work, chosen: list[str] | None) -> list[str]:
     """The compiled implementations of a case, the one that "auto" takes first; of these the chosen ones."""
     own = [n for n, one in work.implementations.items() if not one.peer and one.call and n != work.reference]
     return own[:1] if chosen == ["auto"] else [name for name in own if not chosen or name in chosen]
-
-
-@contextlib.contextmanager
-def profiled():
-    """What a profiler that was told to wait looks at."""
-    torch.cuda.profiler.start()
-    try:
-        yield
-    finally:
-        torch.cuda.profiler.stop()
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class Finding:
 
 def findings(device: Device) -> list[Finding]:
     """One finding for every operator, dtype and mode that was measured beside a peer in the same run."""
-    found = []
+    results = []
     for (case, dtype), contest in contests([r for r in device.records if r.suite == "kernels"]).items():
         ours = chosen(contest)
         rivals = contest[contest.peer].drop(YARDSTICKS, errors="ignore")  # what computes something else is no rival
@@ -38,8 +38,8 @@ def findings(device: Device) -> list[Finding]:
             theirs = [r for r in rivals[mode] if _ran(r) and _ran(mine) and r.run == mine.run]
             if theirs:
                 best = min(theirs, key=lambda record: record.median)
-                found.append(Finding(case, dtype, mode, ours, best.implementation, time_ratio(mine, best)))
-    return found
+                results.append(Finding(case, dtype, mode, ours, best.implementation, time_ratio(mine, best)))
+    return results
 
 
 def _ran(record: Record | None) -> bool:
@@ -48,33 +48,35 @@ def _ran(record: Record | None) -> bool:
 
 def sentences(device: Device) -> list[str]:
     """The findings in words: how many there are and how many are met, one sentence per operator, and what is missed."""
-    found = findings(device)
-    if not found:
+    every = findings(device)
+    if not every:
         return []
-    missed = [f for f in found if not f.met]
+    missed = [f for f in every if not f.met]
     text = (
-        f"On {device.name}, irnet is faster than the fastest peer in {len(found) - len(missed)} of {len(found)} cases "
+        f"On {device.name}, irnet is faster than the fastest peer in {len(every) - len(missed)} of {len(every)} cases "
         "(an operator in one dtype; forward, backward or both), beyond the spread of the measurements. A ratio is of "
         "two medians of one run."
     )
-    told = [text]
+    lines = [text]
     if missed:
         what = "; ".join(f"{f.case} {f.dtype} {_MODES[f.mode]} ({f.ratio}{_than(f)})" for f in missed)
-        told.append(f"That bar, clearly faster than the fastest peer, is missed by {what}.")
-    for case, dtype in dict.fromkeys((f.case, f.dtype) for f in found):
-        told.append(_sentence([f for f in found if (f.case, f.dtype) == (case, dtype)]))
+        lines.append(f"That bar, clearly faster than the fastest peer, is missed by {what}.")
+    for case, dtype in dict.fromkeys((f.case, f.dtype) for f in every):
+        lines.append(_sentence([f for f in every if (f.case, f.dtype) == (case, dtype)]))
     if any(r.implementation in YARDSTICKS for r in device.records):
-        told.append(f"{' and '.join(YARDSTICKS)}: a yardstick, no peer, for it does the operator's own products alone.")
-    return told
+        lines.append(
+            f"{' and '.join(YARDSTICKS)}: a yardstick, no peer, for it does the operator's own products alone."
+        )
+    return lines
 
 
-def _sentence(found: list[Finding]) -> str:
+def _sentence(group: list[Finding]) -> str:
     """One operator in one dtype: "crop_resize float32 (cpp): forward 14.6 x faster than grid_sample, ..."."""
-    first, told, before = found[0], [], None
-    for f in found:
-        told.append(f"{_MODES[f.mode]} {f.ratio}{'' if f.peer == before else _than(f)}")
+    first, phrases, before = group[0], [], None
+    for f in group:
+        phrases.append(f"{_MODES[f.mode]} {f.ratio}{'' if f.peer == before else _than(f)}")
         before = f.peer
-    return f"{first.case} {first.dtype} ({first.implementation}): {', '.join(told)}."
+    return f"{first.case} {first.dtype} ({first.implementation}): {', '.join(phrases)}."
 
 
 def _than(finding: Finding) -> str:

@@ -47,7 +47,7 @@ Figures = dict[str, dict[str, float]]  # group -> name -> value
 
 @dataclass
 class Measured:
-    """What one passage of the gate found."""
+    """What one passage of the gate measured."""
 
     figures: Figures = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)  # wrong, not deterministic, or not measurable
@@ -84,15 +84,15 @@ def measure(
     baseline: Figures,
     case_files: list[str],
     thorough: bool = False,
-    tick: Callable[[Measured], None] = lambda found: None,
+    tick: Callable[[Measured], None] = lambda measured: None,
 ) -> Measured:
     """Measure the figures of these kinds.
 
     baseline  says which times deserve another attempt
     thorough  take as many for times that it does not hold, because they are to become the baseline
-    tick      told after every case what has been found so far
+    tick      called after every case with what has been measured so far
     """
-    found, jobs = Measured(), []
+    measured, jobs = Measured(), []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # allocations and instructions are those of one thread
     timing.keep_freed_memory()
@@ -103,21 +103,21 @@ def measure(
                 for dtype in case.dtypes["gate"]:
                     work = case.build(Setup(case.shapes["gate"], DTYPES[dtype], device))
                     if "counts" in kinds:
-                        _count(case, dtype, work, device, found)
+                        _count(case, dtype, work, device, measured)
                     if "time" in kinds:
-                        _time_ratios(case, dtype, work, device, found, baseline, thorough)
+                        _time_ratios(case, dtype, work, device, measured, baseline, thorough)
                     if "cpp" in work.implementations and work.implementations["cpp"].call:
                         jobs += [instructions.Job(case.name, "cpp", mode, dtype) for mode in work.modes]
-                tick(found)
+                tick(measured)
     finally:
         torch.set_num_threads(threads)
     if "compiled" in kinds:
         with Progress("reading compiled kernels"):
-            _read_resources(chosen, found, case_files)
+            _read_resources(chosen, measured, case_files)
     if "instructions" in kinds and device.type == "cpu" and jobs:
         with Progress("counting instructions"):
-            _count_instructions(jobs, found, case_files)
-    return found
+            _count_instructions(jobs, measured, case_files)
+    return measured
 
 
 def differences(measured: Figures, baseline: Figures, all_of: bool = True) -> tuple[list[Difference], list[str]]:
@@ -125,7 +125,7 @@ def differences(measured: Figures, baseline: Figures, all_of: bool = True) -> tu
 
     all_of  whether every case was measured, so that a figure of the baseline that is missing is gone
     """
-    found, unknown = [], []
+    changes, unknown = [], []
     for group, figures in measured.items():
         held = baseline.get(group)
         if held is None:
@@ -134,15 +134,15 @@ def differences(measured: Figures, baseline: Figures, all_of: bool = True) -> tu
         for name in sorted(figures.keys() | (held.keys() if all_of else set())):
             was, now = held.get(name), figures.get(name)
             if was is None or now is None or not _holds(name, was, now):
-                found.append(Difference(group, name, was, now))
-    return found, unknown
+                changes.append(Difference(group, name, was, now))
+    return changes, unknown
 
 
 def _holds(name: str, was: float, now: float) -> bool:
-    kind = name.rpartition("/")[2]
-    if kind == "time_ratio":  # a faster call is no regression
+    figure = name.rpartition("/")[2]
+    if figure == "time_ratio":  # a faster call is no regression
         return now <= was * (1 + TIME_LIMIT)
-    if kind == "executed_instructions":
+    if figure == "executed_instructions":
         return abs(now - was) <= INSTRUCTION_LIMIT * was
     return now == was
 
@@ -188,44 +188,44 @@ def run(options: argparse.Namespace) -> int:
     if "time" in kinds:
         machine.warn_if_loaded(device, machine.condition(device))
 
-    def keep(found: Measured) -> None:
+    def keep(measured: Measured) -> None:
         """Write what is known so far, so that a run that is ended leaves it."""
-        if options.add and found.figures:
-            write(options.baseline, found.figures | baseline)
+        if options.add and measured.figures:
+            write(options.baseline, measured.figures | baseline)
 
-    found = measure(chosen, device, kinds, baseline, options.cases, thorough, keep)
-    changes, unknown = differences(found.figures, baseline, all_of=whole)
+    measured = measure(chosen, device, kinds, baseline, options.cases, thorough, keep)
+    changes, unknown = differences(measured.figures, baseline, all_of=whole)
     # What cannot be measured here is not gone.
-    changes = [c for c in changes if c.now is not None or not c.name.startswith(tuple(found.absent))]
-    if found.rows:
-        print(compiled.table(found.rows))
+    changes = [c for c in changes if c.now is not None or not c.name.startswith(tuple(measured.absent))]
+    if measured.rows:
+        print(compiled.table(measured.rows))
     for line in [
-        *(f"not held {name}: {reason}" for name, reason in found.absent.items()),
-        *(f"WRONG    {trouble}" for trouble in found.troubles),
+        *(f"not held {name}: {reason}" for name, reason in measured.absent.items()),
+        *(f"WRONG    {trouble}" for trouble in measured.troubles),
         *changes,
     ]:
         print(line)
-    if options.update and found.troubles:
+    if options.update and measured.troubles:
         print(f"{options.baseline} stays as it is: what is wrong is no baseline")
         return 1
     for group in unknown:
-        count = len(found.figures[group])
+        count = len(measured.figures[group])
         held = "taken up" if thorough else "not held, --add takes them up"
         print(f"new      {count} figures of {group}: {held}")
     if options.update:
-        write(options.baseline, updated(baseline, found.figures, whole, tuple(found.absent)))
+        write(options.baseline, updated(baseline, measured.figures, whole, tuple(measured.absent)))
         print(f"{options.baseline} is up to date")
         return 0
-    keep(found)
-    held = sum(len(figures) for group, figures in found.figures.items() if group not in unknown)
-    print(f"{held} figures held, {len(changes)} differ, {len(found.troubles)} wrong")
+    keep(measured)
+    held = sum(len(figures) for group, figures in measured.figures.items() if group not in unknown)
+    print(f"{held} figures held, {len(changes)} differ, {len(measured.troubles)} wrong")
     if changes:
         print("if that is meant: the same command with --update")
     # Compilers and processors differ from machine to machine; what constraints.txt pins must be held wherever it is.
     loose = [group for group in unknown if group.startswith(("torch", "triton")) and not options.add]
     if loose:
         print(f"nothing holds {' and '.join(loose)}: a new version needs a new baseline")
-    return 1 if changes or found.troubles or loose else 0
+    return 1 if changes or measured.troubles or loose else 0
 
 
 def updated(baseline: Figures, figures: Figures, whole: bool, absent: tuple[str, ...] = ()) -> Figures:
@@ -238,28 +238,28 @@ def updated(baseline: Figures, figures: Figures, whole: bool, absent: tuple[str,
     def kept(held: dict[str, float]) -> dict[str, float]:
         return {name: value for name, value in held.items() if not whole or (absent and name.startswith(absent))}
 
-    return baseline | {group: kept(baseline.get(group, {})) | found for group, found in figures.items()}
+    return baseline | {group: kept(baseline.get(group, {})) | new for group, new in figures.items()}
 
 
-def _count(case: Case, dtype: str, work: Work, device: torch.device, found: Measured) -> None:
+def _count(case: Case, dtype: str, work: Work, device: torch.device, measured: Measured) -> None:
     """Correctness, determinism, memory and operators of every implementation."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     group = f"torch {torch.__version__.partition('+')[0]}, {where}"
     for (name, mode), result in examine(work, device, peers=False).items():
         label = f"{case.name}/{name}/{dtype}/{mode}"
         if result.status in (ERROR, OOM):
-            found.troubles.append(f"{label}: {result.reason}")
+            measured.troubles.append(f"{label}: {result.reason}")
             continue
         if result.reason:
-            found.absent[f"{case.name}/{name}/"] = result.reason
+            measured.absent[f"{case.name}/{name}/"] = result.reason
             continue
         call = mode_call(work, work.implementations[name], mode)
         if not _same_bits(call(), call()):
-            found.troubles.append(f"{label}: the same call gave other bits")
+            measured.troubles.append(f"{label}: the same call gave other bits")
             continue
         for figure in COUNTS:
             if figure in result.figures:
-                found.put(group, f"{label}/{figure}", result.figures[figure])
+                measured.put(group, f"{label}/{figure}", result.figures[figure])
 
 
 def _time_ratios(
@@ -267,7 +267,7 @@ def _time_ratios(
     dtype: str,
     small: Work,
     device: torch.device,
-    found: Measured,
+    measured: Measured,
     baseline: Figures,
     thorough: bool,
 ) -> None:
@@ -293,7 +293,7 @@ def _time_ratios(
             least = [min(pair) for pair in zip(least, _least_seconds(makers, device), strict=True)]
             if label in held and _holds(label, held[label], least[0] / least[1]):
                 break
-        found.put(group, label, float(f"{least[0] / least[1]:.4g}"))
+        measured.put(group, label, float(f"{least[0] / least[1]:.4g}"))
 
 
 def _least_seconds(makers: list[Callable], device: torch.device) -> list[float]:
@@ -307,26 +307,26 @@ def _least_seconds(makers: list[Callable], device: torch.device) -> list[float]:
     return [min(samples[i]) for i in range(len(calls))]
 
 
-def _read_resources(chosen: list[Case], found: Measured, case_files: list[str]) -> None:
+def _read_resources(chosen: list[Case], measured: Measured, case_files: list[str]) -> None:
     """Registers, shared memory, spills and instructions of the kernels that the modules of the chosen cases tell of."""
     names = {case.build.__module__ for case in chosen}
-    found.rows, absent = compiled.resources([m for m in modules(case_files) if m.__name__ in names])
-    found.absent |= dict(line.split(": ", 1) for line in absent)
-    for row in found.rows:
+    measured.rows, absent = compiled.resources([m for m in modules(case_files) if m.__name__ in names])
+    measured.absent |= dict(line.split(": ", 1) for line in absent)
+    for row in measured.rows:
         for figure, value in row.figures().items():
-            found.put(row.version, f"{row.kernel}/{row.target}/{figure}", value)
+            measured.put(row.version, f"{row.kernel}/{row.target}/{figure}", value)
 
 
-def _count_instructions(jobs: list[instructions.Job], found: Measured, case_files: list[str]) -> None:
+def _count_instructions(jobs: list[instructions.Job], measured: Measured, case_files: list[str]) -> None:
     """Instructions that irnet's native CPU code executes, where valgrind can count them."""
     try:
         group = f"{instructions.valgrind_version()}, {_compiler()}, torch {torch.__version__.partition('+')[0]}"
         counted = instructions.count(jobs, case_files)
     except tools.ToolUnavailable as reason:
-        found.absent["instructions of C++ code"] = str(reason)
+        measured.absent["instructions of C++ code"] = str(reason)
         return
     for job, number in counted.items():
-        found.put(group, f"{job.case}/{job.implementation}/{job.dtype}/{job.mode}/executed_instructions", number)
+        measured.put(group, f"{job.case}/{job.implementation}/{job.dtype}/{job.mode}/executed_instructions", number)
 
 
 def _compiler() -> str:

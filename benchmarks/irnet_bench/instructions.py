@@ -53,16 +53,16 @@ def count(jobs: Sequence[Job], files: Sequence[str] = ()) -> dict[Job, int]:
     valgrind_version()
     orders = {"jobs": [asdict(job) for job in jobs], "files": [str(Path(file).resolve()) for file in files]}
     with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "callgrind.out"
+        output = Path(folder) / "callgrind.out"
         command = ["valgrind", "-q", "--tool=callgrind", "--instr-atstart=no", "--collect-atstart=no"]
-        command += ["--combine-dumps=yes", f"--callgrind-out-file={found}"]
+        command += ["--combine-dumps=yes", f"--callgrind-out-file={output}"]
         command += [sys.executable, "-m", __spec__.name]
         done = subprocess.run(
             command, input=json.dumps(orders), env=_environment(), cwd="/", capture_output=True, text=True
         )
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-        totals = [int(total) for total in re.findall(r"^totals: (\d+)$", found.read_text(), re.MULTILINE)]
+        totals = [int(total) for total in re.findall(r"^totals: (\d+)$", output.read_text(), re.MULTILINE)]
     totals.pop()  # what was collected after the last call: nothing
     if len(totals) != COUNTED * (1 + len(jobs)):
         raise RuntimeError(f"callgrind wrote {len(totals)} counts for {len(jobs)} jobs:\n{done.stdout}{done.stderr}")
@@ -84,20 +84,20 @@ def valgrind_version() -> str:
 def _environment() -> dict[str, str]:
     """The same for every caller: its size and its strings, through hashes and addresses, show in the counts."""
     kept = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_HOME")
-    found = {name: value for name, value in os.environ.items() if name in kept or name.startswith("IRNET_")}
+    variables = {name: value for name, value in os.environ.items() if name in kept or name.startswith("IRNET_")}
     roots = os.pathsep.join(str(package.parent) for package in PACKAGES)
-    return found | {"PYTHONPATH": roots, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return variables | {"PYTHONPATH": roots, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 # In the process under callgrind
 
 
-def _main(told: dict) -> None:
+def _main(orders: dict) -> None:
     torch.set_num_threads(1)
-    known = {case.name: case for case in cases(files=told["files"])}
+    known = {case.name: case for case in cases(files=orders["files"])}
     works: dict[tuple[str, str], Work] = {}
     calls: list[Callable] = [lambda: None]
-    for job in (Job(**values) for values in told["jobs"]):
+    for job in (Job(**values) for values in orders["jobs"]):
         key = (job.case, job.dtype)
         if key not in works:
             case = known[job.case]

@@ -105,17 +105,17 @@ def capability(device: torch.device) -> str:
 
 def versions(device: torch.device) -> dict[str, str]:
     """Versions of what a result depends on; a package that is not installed is absent."""
-    found = {"irnet": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    installed = {"irnet": __version__, "python": platform.python_version(), "torch": torch.__version__}
     for name in ("triton", "torchvision", "torch-geometric"):
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     if device.type == "cuda":
-        found["cuda"] = str(torch.version.cuda)
+        installed["cuda"] = str(torch.version.cuda)
         driver = _nvidia_smi(device, "driver_version")
-        found |= {"driver": driver[0]} if driver else {}
-    return found
+        installed |= {"driver": driver[0]} if driver else {}
+    return installed
 
 
 @functools.cache

@@ -22,11 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the machine code of the chosen kernels, each as soon as it is read; 1 where a tool is absent."""
     absent, count = [], 0
-    kinds = {"triton": ["triton_kernels"], "nvcc": ["cuda_sources"], "both": ["triton_kernels", "cuda_sources"]}
+    functions = {"triton": ["triton_kernels"], "nvcc": ["cuda_sources"], "both": ["triton_kernels", "cuda_sources"]}
     for module in modules(options.cases):
-        for kind in kinds[options.source]:
+        for function in functions[options.source]:
             try:
-                for kernel in getattr(module, kind, list)():
+                for kernel in getattr(module, function, list)():
                     if isinstance(kernel, TritonKernel) and options.filter not in str(kernel):
                         continue  # its name is known before it is compiled
                     for code in read(kernel, [target for target in options.target if target in kernel.targets]):
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
                             print(code, flush=True)
                             count += 1
             except ToolUnavailable as reason:
-                absent.append(f"{kind} of {module.__name__}: {reason}")
+                absent.append(f"{function} of {module.__name__}: {reason}")
     for line in absent:
         print(f"not read {line}")
     print(f"{count} kernels")

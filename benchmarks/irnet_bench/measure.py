@@ -75,7 +75,7 @@ def measure(
 ) -> dict[tuple[str, str], Result]:
     """Results of all implementations of a case, by (implementation, mode).
 
-    tick  told what is being done, for a progress bar
+    tick  called with what is being done, for a progress bar
     An implementation whose result is outside its error budget has the status "error" and no speed.
     """
     tick("set-up")
@@ -132,7 +132,7 @@ def examine(
             result.fail(no_truth)
         else:
             try:
-                _attempt(functools.partial(_examine, work, implementation, name, mode, check, device, result.figures))
+                _attempt(functools.partial(_examine, work, name, mode, check, device, result.figures))
             except Failure as failure:
                 result.fail(failure)
             _release(device)
@@ -258,16 +258,9 @@ def _excess(judged: Accuracy) -> float:
     return float("inf") if judged.error != judged.error else judged.error / (judged.budget or 1e-300)
 
 
-def _examine(
-    work: Work,
-    implementation: Implementation,
-    name: str,
-    mode: str,
-    check: CorrectnessCheck,
-    device: torch.device,
-    figures: dict,
-) -> None:
+def _examine(work: Work, name: str, mode: str, check: CorrectnessCheck, device: torch.device, figures: dict) -> None:
     """First call, correctness and counts; raises Failure for a wrong result."""
+    implementation = work.implementations[name]
     call = mode_call(work, implementation, mode)
     if mode != "backward" and name != work.reference:  # the truth has called the reference before
         start = time.perf_counter()
@@ -288,8 +281,8 @@ def _examine(
         figures |= {"error": judged.error, "budget": budget, "scale": judged.scale}
         if judged.error > budget:
             raise Failure(ERROR, f"wrong: the {what} is off by {judged.error:.3e}, its budget is {budget:.3e}")
-    found = counts.count(call, device)
-    figures |= {name: value for name, value in vars(found).items() if value is not None}
+    counted = counts.count(call, device)
+    figures |= {name: value for name, value in vars(counted).items() if value is not None}
     if mode == "step":
         leaves = [tensor.detach().requires_grad_() for tensor in work.inputs]
         figures["saved_bytes"] = counts.saved_bytes(lambda: implementation.call(*leaves), leaves)

@@ -42,9 +42,9 @@ def crop_resize(setup: Setup, boxes: Tensor, ptr: Tensor) -> dict[str, Implement
 
     def by_grid_sample(features):
         # One call for the whole batch, the regions of an image below each other; float32 as under autocast.
-        found = grid_sample(features.to(wide), grids, align_corners=True).unflatten(2, (most, size)).transpose(1, 2)
-        even = len(boxes) == found.shape[0] * most
-        return (found.flatten(0, 1) if even else found[image, rank]).to(features.dtype)
+        patches = grid_sample(features.to(wide), grids, align_corners=True).unflatten(2, (most, size)).transpose(1, 2)
+        even = len(boxes) == patches.shape[0] * most
+        return (patches.flatten(0, 1) if even else patches[image, rank]).to(features.dtype)
 
     # One sample per bin, at its centre: bins around irnet's positions. roi_align's cell 0 has its centre at 0.5.
     half = (high - low) / max(size - 1, 1) / 2
@@ -125,20 +125,20 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        made = [(grad @ ctx.b.T).flatten(), (ctx.a.T @ grad).flatten()]
-        return None, None, *(_view(made, shape) for shape in ctx.shapes)
+        gradients = [(grad @ ctx.b.T).flatten(), (ctx.a.T @ grad).flatten()]
+        return None, None, *(_view(gradients, shape) for shape in ctx.shapes)
 
 
-def _view(made: list[Tensor], shape: torch.Size) -> Tensor:
+def _view(tensors: list[Tensor], shape: torch.Size) -> Tensor:
     """The start of a tensor that is large enough; of none, zeros in any memory."""
-    large = next((one for one in made if one.numel() >= shape.numel()), None)
-    return made[0].new_zeros(1).expand(shape) if large is None else large[: shape.numel()].view(shape)
+    large = next((one for one in tensors if one.numel() >= shape.numel()), None)
+    return tensors[0].new_zeros(1).expand(shape) if large is None else large[: shape.numel()].view(shape)
 
 
 def propagate(setup: Setup, edges: EdgeSet) -> dict[str, Implementation]:
     """Peers of propagate. PyG's convolutions know no edge weights: the same function only where all are 1."""
     nodes, types, dtype = edges.num_nodes, edges.num_types, setup.dtype
-    matrices = [_csr(edges, kind, dtype) for kind in range(types)]
+    matrices = [_csr(edges, edge_type, dtype) for edge_type in range(types)]
 
     def loop(x, weight):
         return functools.reduce(torch.add, (a @ x @ w for a, w in zip(matrices, weight.unbind(), strict=True)))
@@ -149,7 +149,7 @@ def propagate(setup: Setup, edges: EdgeSet) -> dict[str, Implementation]:
         return torch.einsum("tij,jd,tde->ie", dense(), x, weight)
 
     row, column, values = torch.repeat_interleave(edges.indptr.diff()), edges.indices.long(), edges.values.to(dtype)
-    ends, kinds = torch.stack([column, row % nodes]), row // nodes
+    ends, edge_types = torch.stack([column, row % nodes]), row // nodes
 
     def gather_and_add(x, weight):
         # One graph for the compiler: the definition looks at the edges' values, where every graph ends.
@@ -162,11 +162,13 @@ def propagate(setup: Setup, edges: EdgeSet) -> dict[str, Implementation]:
             import torch_geometric.nn
 
             make = getattr(torch_geometric.nn, name)
-            made = make(setup.features, setup.features, types, aggr="add", root_weight=False, bias=False)
-            return made.to(setup.device, dtype)
+            module = make(setup.features, setup.features, types, aggr="add", root_weight=False, bias=False)
+            return module.to(setup.device, dtype)
 
         # RGCNConv adds up in float32 whatever the dtype.
-        return lambda x, weight: torch.func.functional_call(layer(), {"weight": weight}, (x, ends, kinds)).to(dtype)
+        return lambda x, weight: torch.func.functional_call(layer(), {"weight": weight}, (x, ends, edge_types)).to(
+            dtype
+        )
 
     unweighted = bool((edges.values == 1).all())
     rgcn = _optional("torch_geometric", by_pyg("RGCNConv"), checked=unweighted and _checked(setup))
@@ -183,10 +185,10 @@ def propagate(setup: Setup, edges: EdgeSet) -> dict[str, Implementation]:
     }
 
 
-def _csr(edges: EdgeSet, kind: int, dtype: torch.dtype) -> Tensor:
+def _csr(edges: EdgeSet, edge_type: int, dtype: torch.dtype) -> Tensor:
     """The adjacency matrix of one type."""
     nodes = edges.num_nodes
-    rows = edges.indptr[kind * nodes : (kind + 1) * nodes + 1]
+    rows = edges.indptr[edge_type * nodes : (edge_type + 1) * nodes + 1]
     own = slice(int(rows[0]), int(rows[-1]))
     parts = (rows - rows[0]).int(), edges.indices[own], edges.values[own].to(dtype)
     with warnings.catch_warnings():

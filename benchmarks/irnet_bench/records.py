@@ -121,8 +121,8 @@ def read(path: str | os.PathLike) -> list[Record]:
             continue
         where = f"{path}, line {number}"
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-            found = values.get("schema") if isinstance(values, dict) else None
-            raise InputError(where, f"has schema {found}, this irnet reads {SCHEMA}", "measure again")
+            schema = values.get("schema") if isinstance(values, dict) else None
+            raise InputError(where, f"has schema {schema}, this irnet reads {SCHEMA}", "measure again")
         try:
             records.append(Record(**values))
         except TypeError as error:  # it names the field that is missing or unknown

@@ -29,27 +29,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write what is asked for, or print the Markdown; with --check say whether it is up to date."""
-    found = tables.devices(*map(read, options.files))
+    devices = tables.devices(*map(read, options.files))
     if options.check:
-        return _check(options, found)
+        return _check(options, devices)
     if options.html:
-        files.write(options.html, page(found))
+        files.write(options.html, page(devices))
     if options.markdown:
-        files.write(options.markdown, markdown(found))
+        files.write(options.markdown, markdown(devices))
     if options.readme:
         tables.write_readme(options.readme, tables.block_of(options.readme, options.files))
     written = [path for path in (options.html, options.markdown, options.readme) if path]
-    print("\n".join(written) if written else markdown(found).rstrip())
+    print("\n".join(written) if written else markdown(devices).rstrip())
     return 0
 
 
-def _check(options: argparse.Namespace, found: list[Device]) -> int:
+def _check(options: argparse.Namespace, devices: list[Device]) -> int:
     if options.html or not (options.readme or options.markdown):
         raise InputError("--check", "compares text", "give --readme or --markdown, and no --html")
     stale = []
     if options.readme and not tables.is_current(options.readme, options.files):
         stale.append(f"--readme {options.readme}")
-    if options.markdown and tables.text_of(options.markdown) != markdown(found):
+    if options.markdown and tables.text_of(options.markdown) != markdown(devices):
         stale.append(f"--markdown {options.markdown}")
     for option in stale:
         again = f"irnet bench report {' '.join(options.files)} {option}"

@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import json
 import logging
-import math
 import resource
 import tempfile
 import uuid
@@ -25,6 +24,7 @@ from . import machine, records
 from .case import DTYPES, Case
 from .measure import Result, Settings, measure
 from .records import ERROR, OK, OOM, Record
+from .tables import significant
 
 log = logging.getLogger("irnet")
 
@@ -98,8 +98,8 @@ def run(
     groups, it goes on; `fresh` starts a new one all the same.
     """
     facts = machine.facts(device)
-    wanted = json.dumps([[group.key for group in groups], *dataclasses.astuple(settings)])
-    digest = hashlib.sha256(wanted.encode()).hexdigest()[:12]
+    order = json.dumps([[group.key for group in groups], *dataclasses.astuple(settings)])
+    digest = hashlib.sha256(order.encode()).hexdigest()[:12]
     earlier = _unfinished(output, groups, facts, digest) if not fresh else []
     if earlier:
         log.info("%s: going on with its last run", output)
@@ -119,14 +119,14 @@ def run(
             tick = lambda text, name=group.case.name: progress.note(f"{name}: {text}")  # noqa: E731
             lost = None
             try:
-                found = measure(group.case, group.shape, group.dtype, device, settings, tick)
+                results = measure(group.case, group.shape, group.dtype, device, settings, tick)
             except torch.AcceleratorError as error:
                 lost = Result(False, ERROR, f"the device is lost: {str(error).splitlines()[0]}")
-                found = {("reference", mode): lost for mode in settings.modes}
+                results = {("reference", mode): lost for mode in settings.modes}
             now = facts | machine.condition(device)
             warned = warned or machine.warn_if_loaded(device, now)
             stamp = {"run": identity, "seed": settings.seed, "plan": digest, "machine": now}
-            records.append(output, [record(group, *key, result, rates, stamp) for key, result in found.items()])
+            records.append(output, [record(group, *key, result, rates, stamp) for key, result in results.items()])
             if lost:
                 raise DeviceLost(lost.reason)
             progress.update()
@@ -165,28 +165,28 @@ def record(
     )
 
 
-def text(found: list[Record]) -> str:
+def text(measured: list[Record]) -> str:
     """The records as aligned lines for a terminal."""
     head = ["case", "implementation", "mode", "dtype", "median", "20%-80%", "of limit", "peak", "saved", "error/budget"]
     lines = [head]
-    for r in found:
-        name = [_shaped(r, found), r.implementation, r.mode, r.dtype]
+    for r in measured:
+        name = [_shaped(r, measured), r.implementation, r.mode, r.dtype]
         if r.status != OK:
             lines.append([*name, f"{r.status}: {r.reason}"])
             continue
         spread = f"{_ms(r.percentiles['20'])}-{_ms(r.percentiles['80'])}"
-        share = "" if r.limit_fraction is None else f"{100 * r.limit_fraction:.0f}% {r.limit}"
+        of_limit = "" if r.limit_fraction is None else f"{100 * r.limit_fraction:.0f}% {r.limit}"
         judged = "" if r.error is None else f"{r.error:.1e}/{r.budget:.1e}"
         sizes = [_mib(r.peak_allocated_bytes), _mib(r.saved_bytes)]
-        lines.append([*name, f"{_ms(r.median)} ms", spread, share, *sizes, judged])
+        lines.append([*name, f"{_ms(r.median)} ms", spread, of_limit, *sizes, judged])
     full = [line for line in lines if len(line) == len(head)]
     widths = [max(len(line[i]) for line in full + [n[:4] for n in lines] if i < len(line)) for i in range(len(head))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=False)).rstrip() for line in lines)
 
 
-def failed(found: Iterable[Record]) -> list[Record]:
+def failed(measured: Iterable[Record]) -> list[Record]:
     """The records of irnet's own implementations that are wrong or could not be measured."""
-    return [r for r in found if not r.peer and r.status in (ERROR, OOM)]
+    return [r for r in measured if not r.peer and r.status in (ERROR, OOM)]
 
 
 def _unfinished(output: Path, groups: list[Group], facts: dict, digest: str) -> list[Record]:
@@ -224,8 +224,8 @@ def _limited_memory() -> Iterator[None]:
 @contextlib.contextmanager
 def _fresh_compilations() -> Iterator[None]:
     """What torch.compile makes is made anew in every run: compile times are whole, and no damaged file is met again."""
-    made = tempfile.TemporaryDirectory(prefix="irnet-bench-", ignore_cleanup_errors=True)
-    with made as folder, machine.variable("TORCHINDUCTOR_CACHE_DIR", folder):
+    cache = tempfile.TemporaryDirectory(prefix="irnet-bench-", ignore_cleanup_errors=True)
+    with cache as folder, machine.variable("TORCHINDUCTOR_CACHE_DIR", folder):
         yield
 
 
@@ -233,15 +233,15 @@ def _kibibytes(path: str, name: str) -> int:
     return next(int(line.split()[1]) for line in Path(path).read_text().splitlines() if line.startswith(name))
 
 
-def _shaped(r: Record, found: list[Record]) -> str:
+def _shaped(r: Record, measured: list[Record]) -> str:
     """The case's name, with those numbers of its shape that vary among the records."""
-    shapes = [other.shape for other in found if other.case == r.case]
+    shapes = [other.shape for other in measured if other.case == r.case]
     varying = [f"{n}={v}" for n, v in r.shape.items() if any(shape.get(n) != v for shape in shapes)]
     return " ".join([r.case, *varying])
 
 
 def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.{max(0, 2 - math.floor(math.log10(max(1e3 * seconds, 1e-9))))}f}"
+    return significant(1e3 * seconds)
 
 
 def _mib(size: int | None) -> str:

@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         list(pool.map(Job.compare, jobs))
         for job in jobs:
             job.time()
-    except KeyboardInterrupt:  # its time is over: what is known is told
+    except KeyboardInterrupt:  # its time is over: what is known is printed
         print("interrupted", flush=True)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -80,11 +80,11 @@ def compiled_implementations(case: str, device: str) -> list[str]:
 
 @dataclass
 class Job:
-    """The process of one implementation of one case, and what it has told."""
+    """The process of one implementation of one case, and the facts that it has printed."""
 
     command: list[str]
     process: subprocess.Popen | None = None
-    told: list[dict] = field(default_factory=list)
+    facts: list[dict] = field(default_factory=list)
     errors: IO[str] = field(default_factory=functools.partial(tempfile.TemporaryFile, "w+"))
     failed: str = ""
     timed: bool = False
@@ -121,7 +121,7 @@ class Job:
                 print(self.name, line, end="", flush=True)
                 continue
             fact = json.loads(line)
-            self.told.append(fact)
+            self.facts.append(fact)
             if fact.get("error", 0) > fact.get("budget", 0) or fact.get("error") != fact.get("error"):
                 self.failed = "over budget"
             print(self.name, " ".join(f"{name}={_short(value)}" for name, value in fact.items()), flush=True)
@@ -137,10 +137,10 @@ def table(jobs: list[Job]) -> list[str]:
     """A line for every implementation, dtype and mode: relative error, its budget, median time."""
     lines = [f"{'implementation':34} {'dtype':9} {'mode':8} {'error':>9} {'budget':>9} {'ms':>9}"]
     for job in jobs:
-        facts: dict[tuple, dict] = {}
-        for fact in job.told:
-            facts.setdefault((fact["dtype"], fact["mode"]), {}).update(fact)
-        for (dtype, mode), fact in facts.items():
+        by_mode: dict[tuple, dict] = {}
+        for fact in job.facts:
+            by_mode.setdefault((fact["dtype"], fact["mode"]), {}).update(fact)
+        for (dtype, mode), fact in by_mode.items():
             error, budget = (f"{fact[k] / fact['scale']:9.2e}" if "scale" in fact else "        -" for k in BOUNDS)
             over = "  OVER BUDGET" if not fact.get("error", 0) <= fact.get("budget", 0) else ""
             lines.append(f"{job.name:34} {dtype:9} {mode:8} {error} {budget} {fact.get('ms', float('nan')):9.3f}{over}")
@@ -179,7 +179,7 @@ def _one(name: str, implementation: str, options: argparse.Namespace) -> int:
 
 
 def _compare(work: Work, implementation: str, dtype: str) -> Work:
-    """The work, once its errors have been told and all that they needed is freed."""
+    """The work, once its errors are printed and all that they needed is freed."""
     check = CorrectnessCheck(work, MODES)
     for mode in MODES:
         judged, what = worst(check(work.implementations[implementation], mode), mode)
@@ -192,13 +192,11 @@ def _compare(work: Work, implementation: str, dtype: str) -> Work:
 
 def _median(work: Work, implementation: str, mode: str, device: torch.device, seconds: float) -> float:
     make = functools.partial(mode_call, work, work.implementations[implementation], mode)
-    samples = timing.on_gpu([make], seconds)[0] if device.type == "cuda" else _on_cpu(make(), seconds)
-    return timing.percentiles(samples)["50"]
-
-
-def _on_cpu(call, seconds: float) -> list[float]:
+    if device.type == "cuda":
+        return timing.percentiles(timing.on_gpu([make], seconds)[0])["50"]
+    call = make()
     call()
-    return timing.interleaved({"": call}, seconds)[""]
+    return timing.percentiles(timing.interleaved({"": call}, seconds)[""])["50"]
 
 
 def _tell(**facts: object) -> None:

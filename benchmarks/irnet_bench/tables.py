@@ -64,11 +64,11 @@ def latest(records: Iterable[Record]) -> list[Record]:
 
 def devices(*measured: list[Record]) -> list[Device]:
     """The records of one file each, by the machine they come from; where files overlap, the later one counts."""
-    found: dict[str, list[Record]] = {}
+    by_device: dict[str, list[Record]] = {}
     for records in measured:
         for record in latest(records):
-            found.setdefault(device_name(record.machine), []).append(record)
-    return [Device(name, latest(records)) for name, records in found.items()]
+            by_device.setdefault(device_name(record.machine), []).append(record)
+    return [Device(name, latest(records)) for name, records in by_device.items()]
 
 
 def device_name(machine: dict) -> str:
@@ -242,13 +242,13 @@ def memory_ratio(ours: Record | None, theirs: Record | None) -> str:
 def operators(device: Device) -> Table:
     """Every implementation of every operator at its default shape."""
     records = [r for r in device.records if r.suite == "kernels"]
-    found = contests(records)
+    measured = contests(records)
     rows = []
-    for (case, dtype), contest in found.items():
+    for (case, dtype), contest in measured.items():
         for name, row in contest.iterrows():
             limits = of_limit(row.full), peak(row.full), saved(row.full)
             rows.append([case, dtype, _who(name, row.peer), *map(milliseconds, row[list(MODES)]), *limits])
-    return _table("operators", rows, records, _shapes(found))
+    return _table("operators", rows, records, _shapes(measured))
 
 
 def ratios(device: Device) -> Table:
@@ -265,11 +265,11 @@ def ratios(device: Device) -> Table:
                 continue
             used += filter(None, [*mine[list(MODES)], *row[list(MODES)]])
             rows.append([case, dtype, mine.name or NONE, name, *cells])
-    told = []
+    notes = []
     for reason, names in left_out.items():
         of = "; ".join(f"{name} of {_each(cases, ', ')}" for name, cases in names.items())
-        told.append(f"Left out ({reason}): {of}.")
-    return _table("ratios", rows, used, " ".join(told))
+        notes.append(f"Left out ({reason}): {of}.")
+    return _table("ratios", rows, used, " ".join(notes))
 
 
 def _no_figure(cells: list[str]) -> str | None:
@@ -283,14 +283,14 @@ def _no_figure(cells: list[str]) -> str | None:
 def throughput(device: Device) -> Table:
     """The model, training and data at their default shapes."""
     records = [r for r in device.records if r.suite != "kernels"]
-    found, rows = contests(records), []
-    for (case, dtype), contest in found.items():
+    measured, rows = contests(records), []
+    for (case, dtype), contest in measured.items():
         for name, row in contest.iterrows():
             for mode, r in row[list(MODES)].dropna().items():
                 if mode != "backward" or row.step is None:
                     cells = [milliseconds(r), rate(r), of_limit(r), peak(r)]
                     rows.append([case, dtype, _who(name, row.peer), mode, *cells])
-    return _table("throughput", rows, records, _shapes(found))
+    return _table("throughput", rows, records, _shapes(measured))
 
 
 @dataclass(frozen=True)
@@ -314,30 +314,30 @@ def sweeps(device: Device, name: str) -> list[Sweep]:
 
     frame = _frame((r for r in device.records if name in r.shape), value=lambda r: r.shape[name], rest=rest)
     full = frame.groupby("case")["mode"].agg(fullest)
-    found = []
+    complete = []
     for (case, dtype, mode, others), rows in frame.groupby(["case", "dtype", "mode", "rest"], sort=False):
         measured = rows.groupby("implementation", sort=False)[["value", "record"]]
         lines = {who: dict(line.itertuples(index=False)) for who, line in measured}
         single = [who for who, line in lines.items() if len(line) < 2]
         lines = {who: line for who, line in lines.items() if len(line) > 1}
         if lines and mode == full[case]:
-            found.append(Sweep(case, dtype, mode, others, sorted(set().union(*lines.values())), lines, single))
-    return found
+            complete.append(Sweep(case, dtype, mode, others, sorted(set().union(*lines.values())), lines, single))
+    return complete
 
 
 def swept(device: Device, name: str, text: Callable[[Record | None], str]) -> Table:
     """The sweeps over `name` as one table, a row per implementation."""
     rows, used = [], []
-    found = sweeps(device, name)
-    columns = sorted({value for sweep in found for value in sweep.values})
-    for sweep in found:
-        twice = [(other.case, other.dtype) for other in found].count((sweep.case, sweep.dtype)) > 1
+    complete = sweeps(device, name)
+    columns = sorted({value for sweep in complete for value in sweep.values})
+    for sweep in complete:
+        twice = [(other.case, other.dtype) for other in complete].count((sweep.case, sweep.dtype)) > 1
         case = f"{sweep.case} {sweep.rest}" if twice else sweep.case
         for implementation, line in sweep.lines.items():
             peer = any(r.peer for r in line.values())
             rows.append([case, sweep.dtype, _who(implementation, peer), *(text(line.get(value)) for value in columns)])
             used += line.values()
-    single = "; ".join(f"{_each(sweep.single, ', ')} of {sweep.case}" for sweep in found if sweep.single)
+    single = "; ".join(f"{_each(sweep.single, ', ')} of {sweep.case}" for sweep in complete if sweep.single)
     left_out = f"Left out (measured at one value only): {single}." if single else ""
     return _table(name, rows, used, left_out, [f"{name}={value}" for value in columns])
 
@@ -381,14 +381,14 @@ def missing(device: Device) -> Table:
 def summary(device: Device) -> Table:
     """The operators in short: what impl="auto" takes and how it stands against the peers."""
     records = [r for r in device.records if r.suite == "kernels"]
-    found, rows = contests(records), []
-    for (case, dtype), contest in found.items():
+    measured, rows = contests(records), []
+    for (case, dtype), contest in measured.items():
         mine = _mine(contest)
         faster = {name: time_ratio(mine.full, theirs) for name, theirs in contest.full[contest.peer].items()}
         against = [f"{name} {text.removesuffix(' faster')}" for name, text in faster.items() if text != OTHER_RUN]
         times = [milliseconds(mine.forward), milliseconds(mine.step)]
         rows.append([case, dtype, mine.name or NONE, *times, peak(mine.full), "; ".join(against) or NONE])
-    return _table("summary", rows, records, _shapes(found))
+    return _table("summary", rows, records, _shapes(measured))
 
 
 TABLES = (operators, ratios, throughput, memory_by_images, time_by_regions, correctness, missing)
@@ -397,12 +397,12 @@ TABLES = (operators, ratios, throughput, memory_by_images, time_by_regions, corr
 # ------------------------------------------------------------------------------------------------------------- README
 
 
-def readme_block(found: list[Device], folder: str = "") -> str:
+def readme_block(measured: list[Device], folder: str = "") -> str:
     """What stands between the README's markers: a short table per device, and where the rest is.
 
     folder  of the results, as the README's reader reaches it
     """
-    shown = {device.name: table for device in found if (table := summary(device)).rows}
+    shown = {device.name: table for device in measured if (table := summary(device)).rows}
     return html.render("readme.md", __package__, tables=shown, folder=folder, plain=plain, nothing=NOTHING)
 
 
@@ -449,10 +449,10 @@ def _with_block(text: str, block: str, path: str | os.PathLike) -> str:
 # ------------------------------------------------------------------------------------------------------------- helpers
 
 
-def _table(name: str, rows: list, records: list[Record], told: str = "", columns: Iterable[str] = ()) -> Table:
-    """The table that `tables.yaml` describes: `told` completes its caption, `columns` its head."""
+def _table(name: str, rows: list, records: list[Record], note: str = "", columns: Iterable[str] = ()) -> Table:
+    """The table that `tables.yaml` describes: `note` completes its caption, `columns` its head."""
     spec = _tables()[name]
-    caption = " ".join(filter(None, [spec["caption"].format(told).strip(), measured_on(records) if records else ""]))
+    caption = " ".join(filter(None, [spec["caption"].format(note).strip(), measured_on(records) if records else ""]))
     return Table(spec["title"], caption, [*spec["head"], *columns], spec["names"], rows)
 
 
@@ -463,10 +463,10 @@ def _tables() -> dict:
     return yaml.safe_load(importlib.resources.files(__package__).joinpath("templates/tables.yaml").read_text("utf-8"))
 
 
-def _shapes(found: "dict[tuple[str, str], DataFrame]") -> str:
+def _shapes(measured: "dict[tuple[str, str], DataFrame]") -> str:
     """One sentence: which cases were measured at which shape."""
     cases: dict[str, dict[str, None]] = {}
-    for (case, _), contest in found.items():
+    for (case, _), contest in measured.items():
         cases.setdefault(_words(contest.full.dropna().iloc[0].shape), {})[case] = None
     return "Shapes: " + "; ".join(f"{_each(names, ', ')} at {shape}" for shape, names in cases.items()) + "."
 

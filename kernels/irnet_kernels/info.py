@@ -29,8 +29,8 @@ def main() -> None:
         print("operators: none can be chosen until the extension is rebuilt or removed")
         return
     for name, devices in implementations.items():
-        for device, found in devices.items():
-            marks = [impl if device == "cpu" else _mark(name, impl) for impl in found]
+        for device, present in devices.items():
+            marks = [impl if device == "cpu" else _mark(name, impl) for impl in present]
             print(f"{name} on {device}: {', '.join(marks)}")
 
 

@@ -29,8 +29,8 @@ def accuracy(got: Tensor, exact: Tensor, reference: Tensor) -> Accuracy:
     dtype at the result's scale. Raises ValueError where dtypes or shapes differ.
     """
     if got.dtype != reference.dtype or got.shape != exact.shape:
-        wanted = f"{reference.dtype} {list(exact.shape)}"
-        raise ValueError(f"the result is {got.dtype} {list(got.shape)}, not {wanted}")
+        expected = f"{reference.dtype} {list(exact.shape)}"
+        raise ValueError(f"the result is {got.dtype} {list(got.shape)}, not {expected}")
     if not exact.numel():
         return Accuracy(0.0, 0.0, 0.0)
     scale = exact.abs().max().item()

@@ -42,8 +42,8 @@ def load_batches(setup: Setup) -> Work:
         config = Config(data=DataConfig(short_side=setup.short, long_side=0, flip=True), train=train)
         return Implementation(lambda: checksum(batches(dataset, config, train=True)))
 
-    found = {name: loader(count) for name, count in workers.items()}
-    work = Work([], found, items=setup.images, unit="images", reference="workers=0")
+    loaders = {name: loader(count) for name, count in workers.items()}
+    work = Work([], loaders, items=setup.images, unit="images", reference="workers=0")
     weakref.finalize(work, folder.cleanup)
     return work
 

@@ -108,8 +108,8 @@ def conv_gru(s: Setup) -> Work:
 def propagate(s: Setup) -> Work:
     """Messages over a random graph in which nearly every node has edges of every type, all of weight 1 (as in PyG)."""
     cells = torch.randint(s.types * s.nodes**2, (s.edges,), generator=s.generator).unique()
-    kind, cell = cells // s.nodes**2, cells % s.nodes**2
-    ends = [(cell[kind == t] % s.nodes, cell[kind == t] // s.nodes) for t in range(s.types)]
+    edge_type, cell = cells // s.nodes**2, cells % s.nodes**2
+    ends = [(cell[edge_type == t] % s.nodes, cell[edge_type == t] // s.nodes) for t in range(s.types)]
     edges = [(src, dst, torch.ones(len(src))) for src, dst in ends]
     return typed_graph(s, EdgeSet.from_edges(edges, s.nodes).to(s.device))
 

@@ -96,9 +96,9 @@ class Given(nn.Module):
         return patches.mean((2, 3))
 
 
-def everything(found: Predictions) -> Tensor:
+def everything(predictions: Predictions) -> Tensor:
     """[R, K (C + 1)]: all predictions and confidences. Unlike `final`, which is detached, they reach every weight."""
-    return torch.cat([*found.logits.values(), found.confidences.T], 1)
+    return torch.cat([*predictions.logits.values(), predictions.confidences.T], 1)
 
 
 # ------------------------------------------------------------------------------------------------------------- set-up
@@ -194,9 +194,9 @@ def implement(setup: Setup, model: IRNet, compute: Callable[..., Tensor]) -> dic
         with variable("IRNET_IMPL", "reference"):  # what calls that leave it open take
             return call(*inputs)
 
-    found = {"reference": Implementation(reference)}
+    ways = {"reference": Implementation(reference)}
     if any(dispatch.choose(op, "auto", setup.device.type) != "reference" for op in irnet_kernels.available()):
-        found["auto"] = Implementation(call)
+        ways["auto"] = Implementation(call)
 
     def compiled() -> Callable[..., Tensor]:
         """As `irnet train --compile` does it."""
@@ -204,8 +204,8 @@ def implement(setup: Setup, model: IRNet, compute: Callable[..., Tensor]) -> dic
         compile_parts(copied)
         return bind(copied, compute)
 
-    found["torch.compile"] = peers.compiled_by(compiled)
-    return found
+    ways["torch.compile"] = peers.compiled_by(compiled)
+    return ways
 
 
 def bind(model: IRNet, compute: Callable[..., Tensor], keep: bool = False) -> Callable[..., Tensor]:

@@ -50,11 +50,11 @@ def train_step(setup: Setup, variant: str) -> Work:
 
     checkpointed = share(model)
     checkpointed.set_grad_checkpointing(True)
-    found = implement(setup, model, compute)
-    found["grad checkpointing"] = Implementation(bind(checkpointed, compute, keep=True))
+    ways = implement(setup, model, compute)
+    ways["grad checkpointing"] = Implementation(bind(checkpointed, compute, keep=True))
     update = make_update(model, config.train)
     return Work(
-        weights(model), found, items=setup.images, unit="images", modes=("step",), update=update, slack=slack(setup)
+        weights(model), ways, items=setup.images, unit="images", modes=("step",), update=update, slack=slack(setup)
     )
 
 

@@ -196,12 +196,12 @@ def cuda_binaries(source: CudaSource, targets: Iterable[int] | None = None) -> I
 
 def nvcc() -> str:
     """Where the compiler is; raises ToolUnavailable where there is none."""
-    place = toolkit_program("nvcc")
-    if not place:
+    path = toolkit_program("nvcc")
+    if not path:
         raise ToolUnavailable("there is no nvcc (install the CUDA toolkit and set CUDA_HOME)")
     if not os.environ.get("NVCC_CCBIN") and not shutil.which("g++"):
         raise ToolUnavailable("nvcc needs a C++ compiler (apt install g++)")
-    return place
+    return path
 
 
 @functools.cache

@@ -91,17 +91,17 @@ def resources_of(log: str, cubin: bytes, source: str, target: str, version: str)
 
 def count_instructions(cubin: bytes) -> dict[str, int]:
     """Machine instructions of every function in an ELF file for a GPU, without the NOPs that pad it."""
-    found = {}
+    counts = {}
     for title, content in _sections(cubin):
         if title.startswith(".text."):
             words = struct.unpack("<" + "QQ" * (len(content) // 16), content)  # 128 bits each, from sm_70 on
-            found[title.removeprefix(".text.")] = sum(word & 0xFFF != NOP for word in words[::2])
-    return found
+            counts[title.removeprefix(".text.")] = sum(word & 0xFFF != NOP for word in words[::2])
+    return counts
 
 
 def _block_warps(cubin: bytes) -> dict[str, int]:
     """The warps of a block of every kernel that was compiled for a number of threads, at most or exactly."""
-    found = {}
+    warps = {}
     for title, content in _sections(cubin):
         if not title.startswith(".nv.info."):
             continue
@@ -111,16 +111,16 @@ def _block_warps(cubin: bytes) -> dict[str, int]:
             at += 4
             if form == SIZED and attribute in THREADS:
                 threads = math.prod(struct.unpack_from("<III", content, at))
-                found[title.removeprefix(".nv.info.")] = -(-threads // 32)
+                warps[title.removeprefix(".nv.info.")] = -(-threads // 32)
             at += size if form == SIZED else 0
-    return found
+    return warps
 
 
 def _sections(cubin: bytes) -> Iterator[tuple[str, bytes]]:
     """Name and content of every section of an ELF file."""
     table, size, count, names = struct.unpack_from("<Q10xHHH", cubin, 0x28)
     headers = [struct.unpack_from("<II16xQQ", cubin, table + i * size) for i in range(count)]
-    for name, kind, start, length in headers:
+    for name, section_type, start, length in headers:
         begin = headers[names][2] + name
-        content = b"" if kind == NO_CONTENT else cubin[start : start + length]
+        content = b"" if section_type == NO_CONTENT else cubin[start : start + length]
         yield cubin[begin : cubin.index(b"\0", begin)].decode(), content

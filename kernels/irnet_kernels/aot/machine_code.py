@@ -203,9 +203,9 @@ def disassembled(cubin: bytes) -> str:
 
 def nvdisasm() -> str:
     """Where the disassembler is, the toolkit's or Triton's; raises ToolUnavailable where there is none."""
-    place = toolkit_program("nvdisasm")
-    if place:
-        return place
+    path = toolkit_program("nvdisasm")
+    if path:
+        return path
     try:
         triton_version()
     except ToolUnavailable:

@@ -1,6 +1,5 @@
 """Every kernel of the operators as it is compiled: each launched configuration of Triton's, and the .cu files."""
 
-import itertools
 from pathlib import Path
 
 from .compiled import CudaSource, TritonKernel
@@ -12,8 +11,8 @@ SOURCES = Path(__file__).resolve().parents[3] / "csrc"
 
 def triton_kernels() -> list[TritonKernel]:
     """Every kernel in the configurations that are launched for 512 channels."""
-    found = [load(f"irnet_kernels.{op}.triton", interpret=False).kernels() for op in ("roi", "gru", "graph", "segment")]
-    return [TritonKernel(**kernel) for kernel in itertools.chain(*found)]
+    modules = (load(f"irnet_kernels.{name}.triton", interpret=False) for name in ("roi", "gru", "graph", "segment"))
+    return [TritonKernel(**kernel) for module in modules for kernel in module.kernels()]
 
 
 def cuda_sources() -> list[CudaSource]:

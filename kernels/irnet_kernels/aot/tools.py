@@ -28,5 +28,5 @@ def import_triton() -> types.ModuleType:
 def toolkit_program(name: str) -> str | None:
     """Where a program of the CUDA toolkit is: in CUDA_HOME or CUDA_PATH, in PATH, or in the usual folder."""
     homes = [os.environ[home] for home in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(home)]
-    places = [*(f"{home}/bin/{name}" for home in homes), shutil.which(name), f"/usr/local/cuda/bin/{name}"]
-    return next((place for place in places if place and os.access(place, os.X_OK)), None)
+    paths = [*(f"{home}/bin/{name}" for home in homes), shutil.which(name), f"/usr/local/cuda/bin/{name}"]
+    return next((path for path in paths if path and os.access(path, os.X_OK)), None)

@@ -542,14 +542,14 @@ def conv_gru(inputs: Tensor, state: Tensor, weights: list[Tensor]) -> tuple[Tens
         bias, shape = torch.cat([reset_bias, update_bias]), {"regions": regions, "channels": channels, "size": size}
         if gates == 1 and size * size <= MOST_CELLS and inputs.dtype != torch.float64:
             gate_x, gate_h = _columns(gate_x), _columns(gate_h)
-            made: tuple[Tensor, ...] = (inputs, state, gate_x, gate_h, bias, reset, update, product)
-            _launch(conv_gru_gates_forward_kernel, made, **shape)
+            arguments: tuple[Tensor, ...] = (inputs, state, gate_x, gate_h, bias, reset, update, product)
+            _launch(conv_gru_gates_forward_kernel, arguments, **shape)
         else:
-            made = (inputs, state, _packed(gate_x), _packed(gate_h), bias, reset, update)
-            _launch(conv_gru_wide_gates_forward_kernel, made, outputs=2 * gates, gate_channels=gates, **shape)
+            arguments = (inputs, state, _packed(gate_x), _packed(gate_h), bias, reset, update)
+            _launch(conv_gru_wide_gates_forward_kernel, arguments, outputs=2 * gates, gate_channels=gates, **shape)
             torch.mul(reset, state, out=product)
-        made = (inputs, product, _packed(new_x), _packed(new_h), new_bias.contiguous(), state, update, new, out)
-        _launch(conv_gru_forward_kernel, made, WIDE=gates > 1, **shape)
+        arguments = (inputs, product, _packed(new_x), _packed(new_h), new_bias.contiguous(), state, update, new, out)
+        _launch(conv_gru_forward_kernel, arguments, WIDE=gates > 1, **shape)
     return out, new, reset.to(inputs.dtype), update.to(inputs.dtype)
 
 
@@ -589,8 +589,8 @@ def conv_gru_backward(
     d_reset_x, d_update_x = gate_gradient(pre, inputs).chunk(2)
     d_reset_h, d_update_h = gate_gradient(pre, state).chunk(2)
     kernels = (d_new_x, d_new_h, d_reset_x, d_reset_h, d_update_x, d_update_h)
-    found = (*kernels, new_sums, reset_sums, update_sums)
-    return d_inputs, d_state, [torch.empty_like(w).copy_(d) for d, w in zip(found, weights, strict=True)]
+    gradients = (*kernels, new_sums, reset_sums, update_sums)
+    return d_inputs, d_state, [torch.empty_like(w).copy_(d) for d, w in zip(gradients, weights, strict=True)]
 
 
 def _packed(t: Tensor) -> Tensor:
@@ -681,9 +681,9 @@ def _constants(kernel, like: tuple, outputs: int, channels: int, size: int = 1, 
     dtype, device = like
     wide = "WIDE" in kernel.arg_names and flags["WIDE"]
     sizes, options = split(configuration(kernel.__name__ + " wide" * wide, dtype, device))
-    summed, made = (max(triton.next_power_of_2(n), 16) for n in (channels, outputs))
-    ends = {"BLOCK_M": made, "BLOCK_N": summed} if kernel is conv_gru_weight_backward_kernel else {}
-    ends = ends or {"BLOCK_N": made, "BLOCK_K": summed}
+    summed, columns = (max(triton.next_power_of_2(n), 16) for n in (channels, outputs))
+    ends = {"BLOCK_M": columns, "BLOCK_N": summed} if kernel is conv_gru_weight_backward_kernel else {}
+    ends = ends or {"BLOCK_N": columns, "BLOCK_K": summed}
     constants = {name: min(end, ends.get(name, end)) for name, end in sizes.items()}
     even = channels % constants.get("BLOCK_K", 1) == 0
     # Rows of a descriptor are multiples of 16 bytes. What a tile reads beyond the channels of a position is not zero:

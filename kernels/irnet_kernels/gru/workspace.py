@@ -88,8 +88,8 @@ def _multiplies_bfloat16() -> bool:
 def _computed(t: Tensor, s: Sizes) -> Tensor:
     """A tensor of these sizes in the dtype in which the call computes, on no device; patches are in channels_last."""
     dtype = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[s.itemsize]
-    made = torch.empty(t.shape, dtype=dtype, device="meta")
-    return made if t.shape[2] == 3 and t.shape[0] == t.shape[1] else made.to(memory_format=torch.channels_last)
+    tensor = torch.empty(t.shape, dtype=dtype, device="meta")
+    return tensor if t.shape[2] == 3 and t.shape[0] == t.shape[1] else tensor.to(memory_format=torch.channels_last)
 
 
 def _fewer_products(x: Tensor, kernels: Tensor) -> bool:
