@@ -173,7 +173,11 @@ class DataConfig:
         "", "a JSON file; empty: ROOT/class_graph.json where it is, else derived from the training annotations"
     )
     word_vectors: str = setting(
-        "", "a safetensors file with `vectors` [C, V] in class order; empty: learned class features"
+        "",
+        "GloVe's or word2vec's vectors, averaged over the words of a name, or a safetensors file with `vectors` "
+        "[C, V] in class order; empty: learned class features",
+        flags=("--word-vectors",),
+        metavar="FILE",
     )
     short_side: int = setting(
         600, "pixels to which the shorter side is resized; 0 keeps images as they are", Bounds(least=0)

@@ -287,7 +287,7 @@ def test_settings_files(case, refused, tmp_path):
         ["bench", "kernels", "--device", "cpu", "--sweep", "regions"],
         ["bench", "compare", "none.jsonl", "none.jsonl", "--time-limit", "nan"],
         ["eval", "--checkpoint", "none", "--vis", "-3"],
-        ["graph", "--data-root", "none", "--show", "-1"],
+        ["graph", "build", "--data-root", "none", "--show", "-1"],
         ["data", "scenes", "--output-dir", "none", "--train-scenes", "-2"],
         ["data", "scenes", "--output-dir", "none", "--size", "5"],
         ["data", "scenes", "--output-dir", "none", "--seed", "-1"],
@@ -477,7 +477,7 @@ def test_places_that_cannot_be_written(
         "train": train_arguments(folder),
         "eval": ["eval", "--checkpoint", trained, "--output-dir", folder, "-j", "0"],
         "predict": ["predict", image, "--boxes", boxes, "--checkpoint", trained, "--output", folder / "x.png"],
-        "graph": ["graph", "--data", "scenes", "--data-root", scenes_root, "--output", folder / "graph.json"],
+        "graph": ["graph", "build", "--data", "scenes", "--data-root", scenes_root, "--output", folder / "graph.json"],
         "scenes": ["data", "scenes", "--output-dir", folder, "--train-scenes", "2", "--val-scenes", "2"],
     }
     before = contents(tmp_path)

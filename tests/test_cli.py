@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -94,7 +95,7 @@ def test_data_check(copied, capsys):
     assert re.search(r"^train: 8 images, 69 regions, 19 classes\n  iscrowd: 1\nval: 4 images, 22 regions", out, re.M)
 
 
-@pytest.mark.parametrize("command", [["data", "check"], ["graph"]])
+@pytest.mark.parametrize("command", [["data", "check"], ["graph", "build"]])
 def test_check_and_graph_take_settings_as_train_does(command, copied, refused, tmp_path, capsys):
     for split in ("train", "val"):
         (copied / f"annotations/instances_{split}.json").rename(copied / f"annotations/instances_my{split}.json")
@@ -167,7 +168,7 @@ def test_data_scenes(tmp_path, capsys):
 
 def test_graph(scenes_root, tmp_path, capsys):
     path = tmp_path / "graph.json"
-    run("graph", "--data", "scenes", "--data-root", scenes_root, "--show", "2", "--output", path)
+    run("graph", "build", "--data", "scenes", "--data-root", scenes_root, "--show", "2", "--output", path)
     out = capsys.readouterr().out
     classes = open_dataset(settings.DataConfig(name="scenes", root=str(scenes_root)), "train").classes
     graph = load_class_graph(path, classes)
@@ -181,7 +182,7 @@ def test_graph(scenes_root, tmp_path, capsys):
 def test_graph_counts_no_edges_before_it_refuses(group, copied, tmp_path, capsys):
     (copied / "class_graph.json").unlink()
     change(copied, "train", "categories", lambda rows: [row.update(supercategory=group) for row in rows])
-    words = ["graph", "--data", "scenes", "--data-root", copied]
+    words = ["graph", "build", "--data", "scenes", "--data-root", copied]
     run(*words)
     assert re.search(r"^same_supercategory: 0 edges\nco_occurs: [1-9]\d* edges\n  ", capsys.readouterr().out, re.M)
     change(copied, "train", "annotations", lambda rows: rows.__delitem__(slice(1, None)))
@@ -250,7 +251,7 @@ def test_no_data_folder(train_arguments, refused, refused_process, tmp_path):
     for check in (refused, refused_process):
         check(train_arguments(tmp_path / "run", data=tmp_path / "nowhere"), tmp_path / "nowhere", "no such folder")
     refused(["data", "check"], "--data-root", "is not given")
-    refused(["graph", "--data-root", tmp_path], tmp_path, "no such annotation file")
+    refused(["graph", "build", "--data-root", tmp_path], tmp_path, "no such annotation file")
 
 
 def test_missing_image_file(copied, train_arguments, refused, tmp_path):
@@ -357,7 +358,7 @@ def test_output_folder_that_is_a_file(trained, train_arguments, refused, tmp_pat
         refused(train_arguments(output), output, "cannot be written")
         refused(train_arguments(output, "--resume"), output, "cannot be written")
         refused(["eval", "--checkpoint", trained, "--output-dir", output, "-j", "0"], output, "cannot be written")
-    graph = ["graph", "--data", "scenes", "--data-root", checkpoint.find(trained).config.data.root]
+    graph = ["graph", "build", "--data", "scenes", "--data-root", checkpoint.find(trained).config.data.root]
     refused([*graph, "--output", tmp_path / "file/graph.json"], "graph.json", "cannot be written")
     assert (tmp_path / "file").read_text() == "precious"
 
@@ -415,6 +416,23 @@ def test_word_vectors_are_used_and_come_back(train_arguments, tmp_path):
         restore_model(saved.config.model, len(saved.classes), older)
 
 
+def test_word_vectors_of_words(scenes_root, train_arguments, refused, tmp_path, caplog):
+    classes = open_dataset(settings.DataConfig(name="scenes", root=str(scenes_root)), "train").classes
+    words = sorted({word for name in classes for word in re.findall(r"[a-z]+", name)} - {"cup"})
+    rows = {word: [i / 7, 1 - i] for i, word in enumerate(["left", "right", *words])}
+    path = tmp_path / "glove.txt"
+    path.write_text("".join(f"{word} {row[0]!r} {row[1]!r}\n" for word, row in rows.items()))
+    run(*train_arguments(tmp_path / "run", "--word-vectors", path, "--variant", "global", steps=1))
+    vectors = checkpoint.find(tmp_path / "run").model["graph.word_vectors"]
+    for name, vector in zip(classes, vectors, strict=True):
+        expected = np.mean([rows.get(word, [0, 0]) for word in re.findall(r"[a-z]+", name)], axis=0)
+        assert vector.tolist() == pytest.approx(expected.tolist())
+    assert ("1 words of 1 names have no vector: cup" in caplog.text) == ("cup" in classes)
+    path.write_text(path.read_text() + "cup 1\n")
+    trouble = f"line {len(rows) + 1} has 1 numbers, not 2"
+    refused(train_arguments(tmp_path / "other", "--word-vectors", path, "--variant", "global", steps=1), path, trouble)
+
+
 def test_word_vectors_that_are_no_file(train_arguments, refused, tmp_path):
     path = tmp_path / "no.safetensors"
     refused(train_arguments(tmp_path / "run", f"data.word_vectors={path}"), path, "has no readable tensor")
@@ -449,7 +467,7 @@ def test_message_with_a_line_break_stays_one_line(refused, tmp_path):
         ("torch", "torch", ["bench", "kernels"]),
         ("yaml", "PyYAML", ["train", "--output-dir", "x"]),
         ("yaml", "PyYAML", ["eval", "--checkpoint", "x"]),
-        ("numpy", "numpy", ["graph", "--data-root", "x"]),
+        ("numpy", "numpy", ["graph", "build", "--data-root", "x"]),
         ("PIL", "Pillow", ["data", "check", "--data-root", "x"]),
         ("safetensors", "safetensors", ["predict", "x.png", "--boxes", "x.json", "--checkpoint", "x"]),
         ("tqdm", "tqdm", ["data", "scenes", "--output-dir", "x"]),

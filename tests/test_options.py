@@ -135,7 +135,7 @@ def test_no_two_settings_share_an_option():
             {"data.name", "data.root", "data.max_regions", "train.workers"},
             [settings.Config(), settings.small()],
         ),
-        ("graph", {"data.name", "data.root", "data.max_regions"}, [settings.Config()]),
+        ("graph build", {"data.name", "data.root", "data.max_regions"}, [settings.Config()]),
         ("data scenes", set(), []),
         ("predict", set(), []),
         ("info", set(), []),

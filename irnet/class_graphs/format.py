@@ -34,6 +34,23 @@ def load_class_graph(path: str | os.PathLike, classes: Sequence[str]) -> ClassGr
     InputError where the file cannot be read, is not of the format, names other classes, has an index out of range,
     a weight that is negative or not finite, two relations of one name, or no edge at all.
     """
+    found, relations = _read(path)
+    _check_classes(path, found, list(classes))
+    return _graph(path, list(classes), relations)
+
+
+def read_class_graph(path: str | os.PathLike) -> ClassGraph:
+    """The graph in the JSON file `path`, of whatever classes it names. InputError as of `load_class_graph`."""
+    found, relations = _read(path)
+    for i, name in enumerate(found):
+        if not isinstance(name, str) or name in found[:i]:
+            trouble = f"class {i} is {str(name)[:80]!r}, " + ("which stands twice" if name in found[:i] else "no text")
+            raise InputError(path, trouble, "give every class a name of its own")
+    return _graph(path, found, relations)
+
+
+def _read(path: str | os.PathLike) -> tuple[list, list]:
+    """The lists of classes and of relations in the file, unchecked."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -42,9 +59,12 @@ def load_class_graph(path: str | os.PathLike, classes: Sequence[str]) -> ClassGr
         raise InputError(path, f"not valid JSON ({error})", _FORMAT) from None
     if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in ("classes", "relations")):
         raise InputError(path, "has no list of classes or no list of relations", _FORMAT)
-    _check_classes(path, data["classes"], list(classes))
+    return data["classes"], data["relations"]
+
+
+def _graph(path: str | os.PathLike, classes: list[str], found: list) -> ClassGraph:
     relations = {}
-    for relation in data["relations"]:
+    for relation in found:
         if not isinstance(relation, dict) or not isinstance(relation.get("name"), str):
             raise InputError(path, f"a relation has no name: {str(relation)[:80]}", _FORMAT)
         if relation["name"] in relations:
@@ -52,7 +72,7 @@ def load_class_graph(path: str | os.PathLike, classes: Sequence[str]) -> ClassGr
         relations[relation["name"]] = _read_edges(path, relation["name"], relation.get("edges"), len(classes))
     if not any(len(src) for src, _, _ in relations.values()):
         raise InputError(path, "has no edge in any relation", "add edges, or run a variant without the global module")
-    return ClassGraph(list(classes), relations)
+    return ClassGraph(classes, relations)
 
 
 def _check_classes(path: str | os.PathLike, found: list, wanted: list[str]) -> None:

@@ -14,6 +14,7 @@ from irnet_kernels import EdgeSet
 
 from ..class_graphs.annotations import derive_class_graph
 from ..class_graphs.format import ClassGraph, load_class_graph
+from ..class_graphs.word_vectors import name_vectors
 from ..config import Config, DataConfig, ModelConfig
 from ..data.dataset import RegionDataset
 from ..data.registry import open_dataset
@@ -233,10 +234,11 @@ def some_regions(data: RegionDataset) -> None:
 
 
 def read_word_vectors(path: str, classes: Sequence[str]) -> Tensor | None:
-    """Read word vectors from a safetensors file.
+    """Read word vectors, and log which words of the classes' names have none.
 
     Args:
-        path: The file, with a tensor named "vectors"; empty for none.
+        path: A safetensors file with a tensor named "vectors"; else GloVe's or word2vec's vectors, see `name_vectors`;
+            empty for none.
         classes: Names of the classes.
 
     Returns:
@@ -247,6 +249,12 @@ def read_word_vectors(path: str, classes: Sequence[str]) -> Tensor | None:
     """
     if not path:
         return None
+    if not _is_safetensors(Path(path)):
+        with Progress("word vectors"):
+            found = name_vectors(Path(path), classes)
+        if found.missing:
+            log.warning("%s: %s", path, found.report())
+        return torch.from_numpy(found.vectors)
     try:
         vectors = load_file(path)["vectors"].float()
     except (OSError, SafetensorError, KeyError) as error:
@@ -255,6 +263,18 @@ def read_word_vectors(path: str, classes: Sequence[str]) -> Tensor | None:
         trouble = f"`vectors` is {list(vectors.shape)}, not finite [{len(classes)}, V]"
         raise InputError(path, trouble, "give one row per class, in the data set's order")
     return vectors
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file is to be read as safetensors: it is named so, or begins with the length of a JSON header."""
+    if path.suffix == ".safetensors" or not path.is_file():
+        return True
+    try:
+        with path.open("rb") as file:
+            begin = file.read(9)
+    except OSError:
+        return True  # whose reader says why
+    return begin[8:] == b"{" and int.from_bytes(begin[:8], "little") < path.stat().st_size
 
 
 def describe(model: IRNet, data: RegionDataset) -> str:

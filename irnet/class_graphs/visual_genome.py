@@ -1,0 +1,190 @@
+"""A class graph from Visual Genome's relationships.json, one relation per predicate. Opens no image."""
+
+import contextlib
+import gzip
+import io
+import json
+import re
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .combine import Relations, class_index, shares, spoken
+
+CURE = "give Visual Genome's relationships.json as it was published, or fetch it again"
+CHUNK = 1 << 20  # characters
+MOST = 1 << 26  # characters of one image's relationships
+
+
+def relate_by_predicates(
+    classes: Sequence[str],
+    path: Path,
+    predicates: int = 20,
+    least: int = 1,
+    images: Collection[str] | None = None,
+) -> Relations:
+    """Edges from subject to object, a relation for each of the most frequent predicates between two classes.
+
+    The weight is the share of dst's subjects under this predicate that are of class src. Predicates that differ in
+    capitals, articles, a leading "is" or the form of the first word ("ON", "on the", "is on"; "WEARING", "wears") are
+    one, named by its most frequent spelling; synsets do not tell them apart: "ON" shares along.r.01 with "parked on".
+    An end is of the first of its names that is a class (`names` where objects were merged, else `name`), else of the
+    first of its synsets that is one.
+
+    Args:
+        classes: Names of the classes.
+        path: relationships.json, also as .gz or .zip, or the folder that holds it.
+        predicates: How many predicates to take.
+        least: Edges seen fewer times are left out.
+        images: Ids of the images that count, such as the training images; None: all.
+
+    Returns:
+        The relations, the most frequent first.
+
+    Raises:
+        InputError: The file cannot be read or is not of the format.
+    """
+    index = class_index(classes)
+    spellings: dict[str, Counter[str]] = defaultdict(Counter)
+    edges: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
+    for predicate, subject, target in read_relationships(path, images):
+        src, dst = _class_of(subject, index), _class_of(target, index)
+        if src is not None and dst is not None and src != dst:
+            key = predicate_key(predicate)
+            spellings[key][spoken(predicate)] += 1
+            edges[key][src, dst] += 1
+    edges.pop("", None)  # relationships without a predicate
+    frequent = sorted(edges, key=lambda key: (-edges[key].total(), key))[:predicates]
+    names = {key: min(spellings[key].items(), key=lambda item: (-item[1], item[0]))[0] for key in frequent}
+    return {names[key]: shares(edges[key], least) for key in frequent}
+
+
+def _class_of(end: dict[str, Any], index: dict[str, int]) -> int | None:
+    names = end["names"] if "names" in end else [end["name"]]
+    for name in (*names, *end.get("synsets", ())):
+        if (found := index.get(spoken(name))) is not None:
+            return found
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------- predicates
+
+_ARTICLES = {"a", "an", "the"}
+_FORMS = {"has": "hav", "is": "be", "are": "be", "being": "be", "does": "do", "doing": "do"}
+
+
+def predicate_key(predicate: str) -> str:
+    """What spellings of one predicate share: "WEARING", "wears" and "is wearing a" have one key."""
+    words = [word for word in re.findall(r"[^\W_]+", predicate.casefold()) if word not in _ARTICLES]
+    if len(words) > 1 and words[0] in ("is", "are"):
+        words = words[1:]
+    return " ".join([_stem(words[0]), *words[1:]]) if words else ""
+
+
+def _stem(word: str) -> str:
+    """A verb without -ing, -s, a final -e and a doubled consonant."""
+    if word in _FORMS:
+        return _FORMS[word]
+    if word.endswith("ing") and len(word) > 5:
+        word = word[:-3]
+        if word[-1] == word[-2] and word[-1] not in "aeiouls":  # sitting; but pulling, passing
+            word = word[:-1]
+    elif word.endswith("ies") and len(word) > 4:
+        word = word[:-3] + "y"
+    elif word.endswith(("shes", "ches", "sses", "xes")):
+        word = word[:-2]
+    elif word.endswith("s") and not word.endswith("ss") and len(word) > 3:
+        word = word[:-1]
+    return word.removesuffix("e") if len(word) > 3 else word
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def read_relationships(
+    path: Path, images: Collection[str] | None = None
+) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """(predicate, subject, object) of all relationships, image by image; the file is never in memory as a whole.
+
+    Args:
+        path: As of `relate_by_predicates`.
+        images: Ids of the images that count; None: all.
+
+    Yields:
+        The predicate as it is spelled, and both ends, each with `name` or `names`, all of them text.
+
+    Raises:
+        InputError: The file cannot be read or is not of the format.
+    """
+    if path.is_dir():
+        there = [path / name for name in ("relationships.json", "relationships.json.zip", "relationships.json.gz")]
+        path = next((file for file in there if file.exists()), there[0])
+    for number, image in enumerate(_images(path)):
+        where = f"image {image.get('image_id', number)}" if isinstance(image, dict) else f"entry {number}"
+        if images is not None and isinstance(image, dict) and str(image.get("image_id")) not in images:
+            continue
+        found = image.get("relationships") if isinstance(image, dict) else None
+        if not isinstance(found, list):
+            raise InputError(path, f"{where} has no list of relationships", CURE)
+        for i, one in enumerate(found):
+            ends = [one.get("subject"), one.get("object")] if isinstance(one, dict) else []
+            if not ends or not isinstance(one.get("predicate"), str) or not all(map(_is_end, ends)):
+                trouble = f"relationship {i} of {where} has no predicate, or an end without a name"
+                raise InputError(path, trouble, CURE)
+            yield one["predicate"], ends[0], ends[1]
+
+
+def _is_end(end: object) -> bool:
+    if not isinstance(end, dict):
+        return False
+    names, synsets = end.get("names", [end.get("name")]), end.get("synsets", [])
+    lists = isinstance(names, list) and isinstance(synsets, list)
+    return lists and all(isinstance(name, str) for name in (*names, *synsets))
+
+
+def _images(path: Path) -> Iterator[object]:
+    """The entries of a JSON file that is one list, decoded one by one."""
+    decoder, text, begun, number = json.JSONDecoder(), "", False, 0
+    with _opened(path) as file:
+        more = CHUNK
+        while True:
+            text = text.lstrip(" \t\r\n," if begun else " \t\r\n\ufeff")
+            if not begun and text:
+                if text[0] != "[":
+                    raise InputError(path, "is no JSON list", CURE)
+                text, begun = text[1:], True
+                continue
+            if begun and text.startswith("]"):
+                return
+            try:
+                entry, end = decoder.raw_decode(text)
+            except (ValueError, RecursionError) as error:
+                chunk = file.read(more) if len(text) < MOST else ""
+                if not chunk:
+                    raise InputError(path, f"not valid JSON in entry {number} ({error})", CURE) from None
+                text, more = text + chunk, max(CHUNK, len(text))
+                continue
+            yield entry
+            text, number = text[end:], number + 1
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[io.TextIOBase]:
+    with contextlib.ExitStack() as stack:
+        try:
+            if path.suffix == ".zip":
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                inside = [name for name in archive.namelist() if name.endswith(".json")]
+                if len(inside) != 1:
+                    raise InputError(path, f"holds {len(inside)} JSON files, not one", CURE)
+                raw: Any = stack.enter_context(archive.open(inside[0]))
+            elif path.suffix == ".gz":
+                raw = stack.enter_context(gzip.open(path))
+            else:
+                raw = stack.enter_context(path.open("rb"))
+            yield io.TextIOWrapper(raw, encoding="utf-8")
+        except (OSError, EOFError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+            raise InputError(path, f"cannot be read ({getattr(error, 'strerror', None) or error})", CURE) from None
