@@ -1,8 +1,12 @@
-"""The optimiser's parameter groups, and the learning rate of every step."""
+"""The optimiser's parameter groups, the learning rate of every step, and gradients that go into the momentum."""
 
 import math
 import warnings
+from collections.abc import Callable
+from typing import Any
 
+import torch
+from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -69,3 +73,66 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     if config.cosine:
         return rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / max(1, config.steps)))
     return rate * 0.1 ** sum(step > at for at in config.lr_steps)
+
+
+BLOCK = 16 * 2**20  # bytes of a product that cannot be made in the momentum itself
+
+
+def into_momentum(optimizer: Optimizer, begin: Callable[[], None]) -> Callable[[Tensor], "IntoMomentum | None"]:
+    """Make the function that finds, for a parameter, what takes its gradient in parts (see `shared_linear.taken_by`).
+
+    Args:
+        optimizer: Of SGD with momentum and nothing else, parameters have one; of others none has.
+        begin: Is called before a parameter's momentum changes.
+
+    Returns:
+        The function.
+    """
+    plain = {"dampening": 0, "nesterov": False, "maximize": False, "differentiable": False}
+    group_of = {}
+    for group in optimizer.param_groups if type(optimizer) is SGD else ():
+        if group["momentum"] and plain.items() <= group.items():
+            group_of |= {id(parameter): group for parameter in group["params"]}
+
+    def find(parameter: Tensor) -> "IntoMomentum | None":
+        group = group_of.get(id(parameter))
+        return None if group is None else IntoMomentum(optimizer, group, parameter, begin)
+
+    return find
+
+
+class IntoMomentum:
+    """Adds a gradient to the momentum of a parameter as its parts come, so that the gradient itself is never there.
+
+    As SGD does, momentum = mu momentum + gradient + decay weight, and weight -= rate momentum; the additions come in
+    another order, which is the same from run to run.
+    """
+
+    def __init__(self, optimizer: Optimizer, group: dict[str, Any], parameter: Tensor, begin: Callable[[], None]):
+        self.state, self.group, self.parameter = optimizer.state[parameter], group, parameter
+        self.begin, self.momentum = begin, None
+
+    @torch.no_grad()
+    def add(self, outputs: Tensor, inputs: Tensor) -> None:
+        """Add the product of outputs' transpose and inputs."""
+        factor = 1.0
+        if self.momentum is None:
+            self.begin()
+            factor, self.momentum = self.group["momentum"], self.state.get("momentum_buffer")
+            if self.momentum is None:
+                self.momentum = self.state["momentum_buffer"] = torch.zeros_like(self.parameter)
+        if outputs.dtype == self.momentum.dtype:
+            self.momentum.addmm_(outputs.T, inputs, beta=factor)
+            return
+        rows = max(1, BLOCK // max(1, inputs.element_size() * inputs.shape[1]))
+        for block, some in zip(self.momentum.split(rows), outputs.split(rows, 1), strict=True):
+            block.mul_(factor).add_(some.T @ inputs)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Update the parameter, if there was a gradient."""
+        if self.momentum is not None:
+            if self.group["weight_decay"]:
+                self.momentum.add_(self.parameter, alpha=self.group["weight_decay"])
+            self.parameter.add_(self.momentum, alpha=-self.group["lr"])
+            self.momentum = None

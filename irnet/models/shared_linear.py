@@ -2,9 +2,12 @@
 
 Autograd would make the gradient of the weight at every use, and add them up. For the wide layers of the local module
 these are products of few rows, which are bound by the memory that they write, and every one is as large as the weight.
+Who can do without the gradient itself, takes what it is the product of: see `taken_by`.
 """
 
-from typing import Any, NamedTuple
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +19,38 @@ from irnet_kernels.numerics import autocast
 ENOUGH = 512  # rows for which a matrix product is bound by arithmetic, and need not wait for more
 
 
+class Taker(Protocol):
+    """Takes the gradient [O, I] of a shared weight in parts."""
+
+    def add(self, outputs: Tensor, inputs: Tensor) -> None:
+        """Take a part, the product of the transposed outputs' gradient [R, O] and inputs [R, I]."""
+
+    def finish(self) -> None:
+        """There are no more parts in this backward pass."""
+
+
+_taker_of: Callable[[Tensor], Taker | None] = lambda weight: None  # noqa: E731
+
+
+@contextlib.contextmanager
+def taken_by(taker_of: Callable[[Tensor], Taker | None]) -> Iterator[None]:
+    """Within it, roll-outs hand the gradients of shared weights to what `taker_of` gives for the parameter, if it does.
+
+    Backward passes then leave no gradient at the parameter, whose hooks are called all the same.
+    """
+    global _taker_of
+    before, _taker_of = _taker_of, taker_of
+    try:
+        yield
+    finally:
+        _taker_of = before
+
+
 class _Gradient:
     """The gradient [O, I] of a shared weight in one backward pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, taker: Taker | None) -> None:
+        self.taker = taker
         self.product: Tensor | None = None
         self.rows: list[tuple[Tensor, Tensor]] = []  # of the outputs' gradient [R, O] and the inputs [R, I] of uses
 
@@ -30,20 +61,27 @@ class _Gradient:
             self.total()
 
     def total(self) -> Tensor | None:
-        """Multiply the rows that are kept; returns the gradient of all uses so far, None without any."""
+        """Multiply the rows that are kept; returns the gradient of all uses so far, None without any and if taken."""
         if self.rows:
             outputs, inputs = (
                 torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*self.rows, strict=True)
             )
             self.rows.clear()
-            if self.product is None:
+            if self.taker is not None:
+                self.taker.add(outputs, inputs)
+            elif self.product is None:
                 self.product = outputs.T @ inputs
             else:
                 self.product.addmm_(outputs.T, inputs)
         return self.product
 
 
-_Gradients = dict[int, _Gradient]  # by backward pass, of which a graph may see several
+class _Gradients(dict[int, _Gradient]):
+    """By backward pass, of which a graph may see several."""
+
+    def __init__(self, taker: Taker | None) -> None:
+        super().__init__()
+        self.taker = taker
 
 
 class SharedWeight(NamedTuple):
@@ -59,7 +97,7 @@ def share(layer: nn.Linear) -> SharedWeight:
     weight, bias = autocast(layer.weight, layer.bias)
     if not (weight.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
         return SharedWeight(weight, bias, None)
-    gradients: _Gradients = {}
+    gradients = _Gradients(_taker_of(layer.weight))
     return SharedWeight(_Shared.apply(weight, gradients), bias, gradients)
 
 
@@ -82,7 +120,10 @@ class _Shared(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None]:
-        total = ctx.gradients.pop(torch._C._current_graph_task_id(), _Gradient()).total()
+        found = ctx.gradients.pop(torch._C._current_graph_task_id(), None)
+        total = found.total() if found is not None else None
+        if found is not None and found.taker is not None:
+            found.taker.finish()
         if grad is None or total is None:
             return (total if grad is None else grad), None
         return grad + total, None
@@ -105,7 +146,7 @@ class _Use(torch.autograd.Function):
             this = torch._C._current_graph_task_id()
             if this not in ctx.gradients:
                 ctx.gradients.clear()  # of an earlier backward pass that did not go as far as the weight
-                ctx.gradients[this] = _Gradient()
+                ctx.gradients[this] = _Gradient(ctx.gradients.taker)
             ctx.gradients[this].add(grad, x.detach())
         grad_x = grad @ weight if ctx.needs_input_grad[0] else None
         return grad_x, None, grad.sum(0) if ctx.needs_input_grad[2] else None, None

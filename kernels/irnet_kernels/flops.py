@@ -1,7 +1,7 @@
 """The arithmetic of irnet's operators, by formulas: two for each product of a matrix product or of a convolution.
 
-PyTorch counts its own operators (torch.utils.flop_counter) and knows nothing of others. As there, sums, means and
-functions of single elements count nothing. The formulas take the shapes of the arguments.
+PyTorch counts its own operators (torch.utils.flop_counter), but for addmm_, and knows nothing of others. As there,
+sums, means and functions of single elements count nothing. The formulas take the shapes of the arguments.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,10 @@ from typing import Any
 import torch
 
 Shape = Sequence[int]
+
+
+def _addmm(own: Shape, first: Shape, second: Shape, **_: Any) -> int:
+    return 2 * first[0] * first[1] * second[1]
 
 
 def _conv_gru(inputs: Shape, state: Shape, weights: Sequence[Shape], **_: Any) -> int:
@@ -45,6 +49,7 @@ def _segment(inputs: Shape, other: Shape, ptr: Shape, **_: Any) -> int:
 
 
 FORMULAS = {
+    torch.ops.aten.addmm_: _addmm,
     torch.ops.irnet.conv_gru: _conv_gru,
     torch.ops.irnet.conv_gru_backward: _conv_gru_backward,
     torch.ops.irnet.propagate: _propagate,

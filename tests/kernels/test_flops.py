@@ -19,6 +19,11 @@ def check(operator, function, *arguments):
     assert stated.get_total_flops() == counted.get_total_flops() > 0
 
 
+def test_a_product_that_is_added_in_place():
+    a, b, c = torch.rand(3, 4), torch.rand(3, 5), torch.rand(5, 4)
+    check(torch.Tensor.addmm_, torch.addmm, a, b, c)
+
+
 @pytest.mark.parametrize("gates", [1, 8])
 def test_conv_gru(gates):
     shapes = [*[(8, 8, 3, 3)] * 2, *[(gates, 8, 3, 3)] * 4, (8,), (gates,), (gates,)]
