@@ -48,6 +48,9 @@ class Toy:
     def image_labels(self):
         return [torch.tensor([0, 1])] * self.count
 
+    def image_boxes(self):
+        return [torch.tensor([[0.0, 0, 30, 64], [34, 0, 64, 64]])] * self.count
+
     def fingerprint(self):
         return f"{self.split} {self.count}"
 
