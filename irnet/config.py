@@ -133,7 +133,8 @@ class DataConfig:
 
     name: str = setting(
         "coco",
-        "the data set: coco is any in COCO's format, scenes a generated one; see irnet/data/registry.py",
+        "the data set: coco is any in COCO's format, LVIS too; vg is Visual Genome, voc any in Pascal VOC's format, "
+        "scenes a generated one; see irnet/data/registry.py",
         choices=DATASETS,
         flags=("--data",),
     )

@@ -136,6 +136,7 @@ def test_no_two_settings_share_an_option():
             [settings.Config(), settings.small()],
         ),
         ("graph build", {"data.name", "data.root", "data.max_regions"}, [settings.Config()]),
+        ("data convert", {"data.name", "data.root"}, [settings.Config()]),
         ("data scenes", set(), []),
         ("predict", set(), []),
         ("info", set(), []),

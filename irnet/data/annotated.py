@@ -138,6 +138,10 @@ class AnnotatedImages(Dataset):
         labels = torch.from_numpy(self.table.labels.astype(np.int64))
         return list(labels.split(np.diff(self.table.ptr).tolist()))
 
+    def image_boxes(self) -> list[Tensor]:
+        """Every image's boxes (float32 [R, 4]), without opening one."""
+        return list(torch.from_numpy(self.table.boxes.copy()).split(np.diff(self.table.ptr).tolist()))
+
     def fingerprint(self) -> str:
         """A hash of the images' names and sizes and of all regions; other annotations give another."""
         digest = blake2b("\0".join(self.file_names).encode(errors="surrogatepass"), digest_size=8)

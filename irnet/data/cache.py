@@ -41,12 +41,14 @@ class Sources:
     files  all whose contents matter, in a fixed order
     key    what else the table follows from: the reader and its parameters
     name   what a message and the kept file are called after
+    also   what else must be the same, such as the sizes of image files whose contents do not matter
     """
 
     root: Path
     files: Sequence[Path]
     key: str
     name: str
+    also: str = ""
 
     def state(self) -> tuple[str, int, int]:
         """A hash of the files' names, sizes and times, the time of the latest change in ns, and bytes in all."""
@@ -91,7 +93,8 @@ def kept(sources: Sources, setting: str, read: Callable[[], Table]) -> Table:
         raise InputError(error.filename, f"cannot be read ({error.strerror})", "check its permissions") from None
     table = read()
     if sources.state()[0] == state:  # else it was written to meanwhile, and nobody knows what was read
-        facts = {"format": FORMAT, "key": sources.key, "state": state, "built": str(built), "contents": contents}
+        facts = {"format": FORMAT, "key": sources.key, "also": sources.also}
+        facts |= {"state": state, "built": str(built), "contents": contents}
         _keep(table, sources, facts, paths)
     return table
 
@@ -112,7 +115,7 @@ def _load(path: Path, sources: Sources, now: tuple[str, int]) -> Table | None:
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}
-            if (facts.get("format"), facts.get("key")) != (FORMAT, sources.key):
+            if (facts.get("format"), facts.get("key"), facts.get("also")) != (FORMAT, sources.key, sources.also):
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:

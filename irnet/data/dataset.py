@@ -41,6 +41,9 @@ class RegionDataset(Protocol):
     def image_labels(self) -> list[Tensor]:
         """Every image's labels (int64 [R]), without opening one."""
 
+    def image_boxes(self) -> list[Tensor]:
+        """Every image's boxes (float32 [R, 4]), without opening one."""
+
     def fingerprint(self) -> str:
         """A hash of all that training sees of the annotations; other annotations give another."""
 

@@ -151,7 +151,7 @@ def image_folder(
     best = None
     for spelling in _spellings(names):
         for folder in folders:
-            missing = _missing(folder, spelling)
+            missing = missing_images(folder, spelling)
             if best is None or len(missing) < len(best[2]):
                 best = folder, spelling, missing
             if not missing:
@@ -183,7 +183,8 @@ def _spellings(names: list[str]) -> list[list[str]]:
     return [spelling for i, spelling in enumerate(spellings) if spelling not in spellings[:i]]
 
 
-def _missing(folder: Path, names: list[str]) -> list[str]:
+def missing_images(folder: Path, names: list[str]) -> list[str]:
+    """Those of the names that are no files below `folder`."""
     # One listing per folder: asking the file system for 118,000 files one by one takes minutes on a network disk.
     present: dict[str, set[str]] = {}
     missing = []

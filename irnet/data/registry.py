@@ -27,6 +27,9 @@ class Entry(NamedTuple):
 
 DATASETS = {
     "coco": Entry("irnet.data.coco:CocoDataset.open"),
+    "ade20k": Entry("irnet.data.ade20k:Ade20k"),
+    "vg": Entry("irnet.data.visual_genome:VisualGenome"),
+    "voc": Entry("irnet.data.voc:Voc"),
     "scenes": Entry("irnet.data.scenes:Scenes.open", root="data/scenes"),
 }
 

@@ -16,16 +16,23 @@ from ..data.registry import open_dataset
 from ..errors import InputError
 from ..progress import Progress
 from .build import class_graph, read_word_vectors, same_classes, some_regions
+from .inventory import describe
 
 CHUNK = 64  # images that a process is handed at once
 
 _looked_at: tuple[RegionDataset, bool] | None = None  # by the processes of the pool
 
 
-def check(config: Config, decode: bool, say: Callable[[str], None]) -> list[InputError]:
+def check(
+    config: Config,
+    decode: bool,
+    say: Callable[[str], None],
+    look: Callable[[dict[str, RegionDataset]], None] = lambda opened: None,
+) -> list[InputError]:
     """All that training with `config` would refuse in its data; `say` is told what is there.
 
     decode  decode every image in full; otherwise only its header is read
+    look    is given the parts that could be opened, by "train" and "val"
     """
     findings: list[InputError] = []
     opened: dict[str, RegionDataset] = {}
@@ -37,6 +44,11 @@ def check(config: Config, decode: bool, say: Callable[[str], None]) -> list[Inpu
             for reason, count in data.skipped.items():
                 say(f"  {reason}: {count}")
             some_regions(data)
+    for data in opened.values():
+        for line in describe(data):
+            say(line)
+    with _noted(findings):
+        look(opened)
     for data in opened.values():
         errors, ambiguous = _examine_images(data, decode, config.train.workers)
         findings += errors

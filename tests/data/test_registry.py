@@ -4,6 +4,7 @@ import json
 import pkgutil
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from irnet.data.dataset import RegionDataset
 from irnet.engine import checkpoint
 from irnet.errors import InputError
 from tests.conftest import TINY
+from tests.data.formats import COLOURS, FORMATS, SPLITS, regions
 
 MEMBERS = {name for name in vars(RegionDataset) if not name.startswith("_")} | set(RegionDataset.__annotations__)
 # Nothing but the protocol. Of each image the second region is the lighter one; a file in ROOT says which are too dark.
@@ -45,6 +47,9 @@ class Toy:
 
     def image_labels(self):
         return [torch.tensor([0, 1])] * self.count
+
+    def image_boxes(self):
+        return [torch.tensor([[0.0, 0, 30, 64], [34, 0, 64, 64]])] * self.count
 
     def fingerprint(self):
         return f"{self.split} {self.count}"
@@ -114,9 +119,9 @@ def test_settings_outrank_the_registry(toy):
 
 
 def test_an_unknown_name_is_refused_and_the_known_ones_are_listed(toy, refused, capsys):
-    with pytest.raises(InputError, match="no data set is called 'imagenet'; choose one of coco, scenes, toy"):
+    with pytest.raises(InputError, match=r"no data set is called 'imagenet'; choose one of coco, .*scenes, toy"):
         registry.open_dataset(DataConfig(name="imagenet", root="x"), "train")
-    refused(["data", "check", "data.name=imagenet"], "data.name is 'imagenet'", "choose one of coco, scenes, toy")
+    refused(["data", "check", "data.name=imagenet"], "data.name is 'imagenet'", "choose one of coco, ", "scenes, toy")
     with pytest.raises(SystemExit):
         main(["data", "check", "--data", "imagenet"])
     line = capsys.readouterr().err.splitlines()[-1]
@@ -124,11 +129,50 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_listed(toy, refused, 
 
 
 @pytest.mark.parametrize("name", registry.DATASETS)
-def test_what_is_registered_keeps_the_protocol(name, scenes_root):
+def test_what_is_registered_keeps_the_protocol(name, scenes_root, tmp_path):
     assert callable(pkgutil.resolve_name(registry.DATASETS[name].opener))
-    data = registry.open_dataset(DataConfig(name=name, root=str(scenes_root)), "val")
+    makers = [make for own, make in FORMATS.values() if own == name]
+    for make in makers[:1]:
+        make(tmp_path)
+    data = registry.open_dataset(DataConfig(name=name, root=str(tmp_path if makers else scenes_root)), "val")
     assert {"classes", "fingerprint", "examine"} < MEMBERS and not [key for key in MEMBERS if not hasattr(data, key)]
-    assert set(data[0].attributes) == ({"kind"} if name == "scenes" else set())
+    assert len(data) and data.image_sizes().shape == (len(data), 2)
+    if name == "scenes":
+        assert set(data[0].attributes) == {"kind"}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_each_format_gives_the_same_images(tmp_path, form):
+    name, make = FORMATS[form]
+    make(tmp_path)
+    for part, numbers in SPLITS.items():
+        data = registry.open_dataset(DataConfig(name=name, root=str(tmp_path)), part)
+        assert {text.removesuffix(".n.01") for text in data.classes} == set(COLOURS) and len(data) == len(numbers)
+        for sample in data:
+            number = int(Path(sample.name).stem)
+            names = [data.classes[label].removesuffix(".n.01") for label in sample.labels.tolist()]
+            boxes = sample.boxes.tolist()
+            assert list(zip(names, boxes, strict=True)) == [(own, list(box)) for own, box in regions(number)]
+            assert number in numbers and sample.image.shape == (3, 40, 48)
+        assert len({sample.name for sample in data}) == len(numbers) and data.skipped == {}
+
+
+@pytest.mark.parametrize("form", ["ade20k 2016", "ade20k 2021", "vg", "voc", "lvis"])
+def test_each_format_is_trained_on_evaluated_and_predicted_from(tmp_path, form, one_thread, capsys):
+    name, make = FORMATS[form]
+    make(tmp_path / "data")
+    run = str(tmp_path / "run")
+    words = ["train", "--small", "--data", name, "--data-root", str(tmp_path / "data"), "--output-dir", run, "-b", "3"]
+    assert main([*words, "--steps", "2", *TINY, "data.min_count=2"]) == 0
+    assert main(["eval", "--checkpoint", run]) == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert (results["images"], results["regions"]) == (6, 18)
+    (tmp_path / "boxes.txt").write_text("1 2 20 18\n")
+    images = [path for path in (tmp_path / "data").rglob("*7.*") if path.suffix in (".jpg", ".png")]
+    capsys.readouterr()
+    words = ["predict", str(images[0]), "--boxes", str(tmp_path / "boxes.txt"), "--checkpoint", run, "--json"]
+    assert main([*words, "--output", str(tmp_path / "x.png")]) == 0
+    assert any(colour in capsys.readouterr().out for colour in COLOURS)
 
 
 def test_scenes_lie_where_the_generator_writes_them(scenes_root, tmp_path, monkeypatch, capsys):
