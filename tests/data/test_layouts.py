@@ -173,7 +173,7 @@ def test_train_takes_an_export(tmp_path, export, irnet):
     assert len(list((tmp_path / "run/vis").iterdir())) == min(4, EXPORTS[export][3])
     irnet.run(["eval", "--checkpoint", tmp_path / "run", "-j", "0"])
     irnet.run(["data", "check", *data])
-    irnet.run(["graph", *data])
+    irnet.run(["graph", "build", *data])
 
 
 def test_a_share_is_exact_seeded_and_moves_few_images_when_some_are_added():

@@ -103,11 +103,11 @@ def test_a_new_data_set_is_trained_on_evaluated_and_gone_on_with(toy, capsys):
     assert main(["eval", "--checkpoint", str(run), "--output-dir", str(toy / "eval")]) == 0
     assert json.loads((toy / "eval/results.json").read_text())["step"] == 3
     capsys.readouterr()
-    assert main(["graph", "--data", "toy"]) == 0
+    assert main(["graph", "build", "--data", "toy"]) == 0
     assert "dark -> light  1.000" in capsys.readouterr().out
     own = {"classes": saved.classes, "relations": [{"name": "mine", "edges": [[1, 0, 0.25]]}]}
     (toy / "class_graph.json").write_text(json.dumps(own))
-    assert main(["graph", "--data", "toy"]) == 0
+    assert main(["graph", "build", "--data", "toy"]) == 0
     assert capsys.readouterr().out == "mine: 1 edges\n  light -> dark  0.250\n"
 
 
