@@ -3,6 +3,7 @@
 Reads no file.
 """
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +20,7 @@ INVERSE = {KIND_OF: HAS_KIND, PART_OF: HAS_PART}
 Relations = dict[str, dict[tuple[int, int], float]]  # by name: the weight of every edge (src, dst)
 
 
+@functools.lru_cache(maxsize=1 << 17)
 def spoken(name: str) -> str:
     """A name as sources that differ in capitals, underscores and spaces agree on it."""
     return " ".join(name.replace("_", " ").casefold().split())

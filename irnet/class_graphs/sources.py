@@ -92,6 +92,8 @@ def _from_ade20k(classes: Sequence[str], path: str, options: BuildOptions) -> Re
 
 def _from_visual_genome(classes: Sequence[str], path: str, options: BuildOptions) -> Relations:
     file = _path("visual-genome", path or options.root, "relationships.json, --from visual-genome=FILE")
+    if options.images is None:
+        log.info("visual-genome: all images count, held-out ones among them, unless --images names those to learn from")
     return relate_by_predicates(classes, file, options.predicates, options.min_count, options.images)
 
 

@@ -1,6 +1,7 @@
 """A class graph from Visual Genome's relationships.json, one relation per predicate. Opens no image."""
 
 import contextlib
+import functools
 import gzip
 import io
 import json
@@ -17,6 +18,7 @@ from .combine import Relations, class_index, shares, spoken
 CURE = "give Visual Genome's relationships.json as it was published, or fetch it again"
 CHUNK = 1 << 20  # characters
 MOST = 1 << 26  # characters of one image's relationships
+_BETWEEN = re.compile(r"[\s,]*")
 
 
 def relate_by_predicates(
@@ -76,6 +78,7 @@ _ARTICLES = {"a", "an", "the"}
 _FORMS = {"has": "hav", "is": "be", "are": "be", "being": "be", "does": "do", "doing": "do"}
 
 
+@functools.lru_cache(maxsize=1 << 16)  # Visual Genome has some 36,000 spellings
 def predicate_key(predicate: str) -> str:
     """What spellings of one predicate share: "WEARING", "wears" and "is wearing a" have one key."""
     words = [word for word in re.findall(r"[^\W_]+", predicate.casefold()) if word not in _ARTICLES]
@@ -147,28 +150,31 @@ def _is_end(end: object) -> bool:
 
 def _images(path: Path) -> Iterator[object]:
     """The entries of a JSON file that is one list, decoded one by one."""
-    decoder, text, begun, number = json.JSONDecoder(), "", False, 0
+    decoder, number = json.JSONDecoder(), 0
     with _opened(path) as file:
-        more = CHUNK
+        text = file.read(max(CHUNK, 3)).lstrip("\ufeff")
+        while text.isspace():
+            text = file.read(CHUNK)
+        at = _BETWEEN.match(text).end()
+        if text and not text.startswith("[", at):
+            raise InputError(path, "is no JSON list", CURE)
+        at += 1
         while True:
-            text = text.lstrip(" \t\r\n," if begun else " \t\r\n\ufeff")
-            if not begun and text:
-                if text[0] != "[":
-                    raise InputError(path, "is no JSON list", CURE)
-                text, begun = text[1:], True
-                continue
-            if begun and text.startswith("]"):
+            at = _BETWEEN.match(text, at).end()
+            if text.startswith("]", at):
                 return
             try:
-                entry, end = decoder.raw_decode(text)
+                entry, at = decoder.raw_decode(text, at)
             except (ValueError, RecursionError) as error:
-                chunk = file.read(more) if len(text) < MOST else ""
+                rest = text[at:]
+                chunk = file.read(max(CHUNK, len(rest))) if len(rest) < MOST else ""
                 if not chunk:
-                    raise InputError(path, f"not valid JSON in entry {number} ({error})", CURE) from None
-                text, more = text + chunk, max(CHUNK, len(text))
+                    reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+                    raise InputError(path, f"not valid JSON in entry {number} ({reason})", CURE) from None
+                text, at = rest + chunk, 0
                 continue
             yield entry
-            text, number = text[end:], number + 1
+            number += 1
 
 
 @contextlib.contextmanager

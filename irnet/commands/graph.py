@@ -55,6 +55,7 @@ def build(options: argparse.Namespace) -> None:
 
     for name in ("show", "predicates", "min_count", "neighbours"):
         check_bounds(f"--{name.replace('_', '-')}", getattr(options, name), 0 if name == "show" else 1)
+    _check_use(options)
     graph = _build(options)
     for name, (src, dst, weight) in graph.relations.items():
         print(f"{name}: {len(src)} edges")
@@ -64,6 +65,26 @@ def build(options: argparse.Namespace) -> None:
     if options.output:
         save_class_graph(graph, options.output)
         print(options.output)
+
+
+def _check_use(options: argparse.Namespace) -> None:
+    """InputError for an option that none of the sources reads."""
+    from ..class_graphs.sources import BuildOptions
+
+    default = BuildOptions()
+    readers = {
+        "predicates": (default.predicates, "visual-genome"),
+        "min_count": (default.min_count, "ade20k and visual-genome"),
+        "images": (None, "ade20k and visual-genome"),
+        "neighbours": (default.neighbours, "word-vectors"),
+        "sense": ([], "wordnet"),
+        "write_senses": ("", "wordnet"),
+    }
+    named = [source.partition("=")[0] for source in options.sources]
+    for name, (value, sources) in readers.items():
+        if getattr(options, name) != value and not any(source in named for source in sources.split(" and ")):
+            cure = f"add a --from {sources.replace(' and ', ' or ')}, or leave it out"
+            raise InputError(f"--{name.replace('_', '-')}", f"counts for {sources} alone", cure)
 
 
 def _build(options: argparse.Namespace) -> "ClassGraph":

@@ -83,10 +83,13 @@ def test_sources_of_a_data_set(scenes_root, tmp_path, capsys):
 def test_combining():
     merged = combine(
         ["a", "b", "c"],
-        [{"x": {(2, 0): 0.5, (0, 1): 0.25, (1, 1): 1.0}, "none": {}}, {"y": {(0, 2): 1.0}, "x": {(2, 0): 0.75}}],
+        [
+            {"x": {(2, 0): 0.75, (0, 1): 0.25, (1, 1): 1.0}, "none": {}},
+            {"y": {(0, 2): 1.0}, "x": {(2, 0): 0.5, (0, 1): 0.5}},
+        ],
     )
     assert list(merged.relations) == ["x", "y"]
-    assert [part.tolist() for part in merged.relations["x"]] == [[0, 2], [1, 0], [0.25, 0.75]]
+    assert [part.tolist() for part in merged.relations["x"]] == [[0, 2], [1, 0], [0.5, 0.75]]
     assert [part.dtype for part in merged.relations["y"]] == [torch.int64, torch.int64, torch.float32]
     with pytest.raises(InputError, match="class graph: the sources tie no two of the 1 classes"):
         combine(["a"], [{"x": {(0, 0): 1.0}}])
@@ -110,7 +113,11 @@ def test_combining():
         (["--classes", "few.txt", "--from", "names", "--predicates", "0"], "--predicates: 0 is out of range"),
         (["--classes", "few.txt", "--from", "names", "--min-count", "0"], "--min-count: 0 is out of range"),
         (["--classes", "few.txt", "--from", "names", "--neighbours", "0"], "--neighbours: 0 is out of range"),
-        (["--classes", "few.txt", "--from", "names", "--images", "empty.txt"], "empty.txt: names no image"),
+        (["--classes", "few.txt", "--from", "ade20k=ade", "--images", "empty.txt"], "empty.txt: names no image"),
+        (["--classes", "few.txt", "--from", "names", "--images", "few.txt"], "--images: counts for ade20k and"),
+        (["--classes", "few.txt", "--from", "names", "--sense", "car=car.n.01"], "--sense: counts for wordnet alone"),
+        (["--classes", "few.txt", "--from", "names", "--predicates", "3"], "--predicates: counts for visual-genome"),
+        (["--data-root", "x", "--neighbours", "3"], "--neighbours: counts for word-vectors alone; add a --from"),
     ],
 )
 def test_what_cannot_be_built(words, trouble, sources, refused, monkeypatch):

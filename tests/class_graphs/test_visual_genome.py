@@ -87,6 +87,8 @@ def test_predicates_that_differ():
     [
         ("", "not valid JSON in entry 0"),
         ("{}", "is no JSON list"),
+        (" ,", "is no JSON list"),
+        (" \n", "not valid JSON in entry 0"),
         (json.dumps(IMAGES)[:-30], "not valid JSON in entry 1"),
         ([{"image_id": 5}], "image 5 has no list of relationships"),
         ([IMAGES[0], 3], "entry 1 has no list of relationships"),
