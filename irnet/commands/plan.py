@@ -108,23 +108,19 @@ def _size(text: str) -> tuple[int, int]:
 def _search(config: settings.Config, scene: "Scene", memory: int, gpu: bool) -> "Fit":
     """Print what fits in every way to take less memory; returns the first that does. InputError if none does."""
     from ..engine import fit
-    from ..progress import Progress
 
     rows = [("precision", "checkpointing", "micro-batch", "parts", "peak, MiB")]
-    shown = []
-    with Progress("planning"):
-        for way in fit.ways(config):
-            found = fit.largest(way, scene, memory, gpu)
-            shown.append(found)
-            train, size = found.config.train, found.footprint.total
-            micro = str(found.micro_batch) if size <= memory else "none fits"
-            checkpointing = "on" if train.grad_checkpointing else "off"
-            rows.append((PRECISIONS[train.amp], checkpointing, micro, str(train.grad_accum_steps), _mib(size)))
+    found = fit.search(config, scene, memory, gpu, every=True)
+    for one in found:
+        train, size = one.config.train, one.footprint.total
+        micro = str(one.micro_batch) if size <= memory else "none fits"
+        checkpointing = "on" if train.grad_checkpointing else "off"
+        rows.append((PRECISIONS[train.amp], checkpointing, micro, str(train.grad_accum_steps), _mib(size)))
     print(_aligned(rows), end="\n\n")
-    fitting = [found for found in shown if found.footprint.total <= memory]
+    fitting = [one for one in found if one.footprint.total <= memory]
     if fitting:
         return fitting[0]
-    raise fit.too_little(memory, scene, shown)
+    raise fit.too_little(memory, scene, found)
 
 
 def _title(config: settings.Config, scene: "Scene", gpu: bool) -> str:

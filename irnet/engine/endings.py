@@ -46,6 +46,8 @@ def _keep(state: RunState, output: Path, diverged: bool) -> str:
             state.save(output)
         except InputError as error:
             trouble = f" (step {state.step} could not be saved: {error.trouble})"
+    elif state.step and state.step != state.saved and state.updating:
+        trouble = f" (step {state.step} is lost: its weights were being changed)"
     if state.saved is None:
         return f"no step is saved{trouble}"
     path = output / "checkpoints" / LAST

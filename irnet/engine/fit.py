@@ -129,6 +129,25 @@ def largest(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
     return best or least
 
 
+def search(config: Config, scene: Scene, memory: int, gpu: bool, every: bool) -> list[Fit]:
+    """Find the largest micro-batch that fits in each of the `ways`, or where none does, what takes least.
+
+    Args:
+        config: See `largest`, like all but the last.
+        every: Whether to go through all of them. Else nothing comes behind the settings as they are, if these fit.
+
+    Returns:
+        One for each way, in their order.
+    """
+    found: list[Fit] = []
+    with Progress("planning the memory"):
+        for way in ways(config):
+            found.append(largest(way, scene, memory, gpu))
+            if not every and found[0].footprint.total <= memory:
+                break
+    return found
+
+
 def fitted(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
     """Choose how many parts a batch is worked on in, for a run whose steps shall take at most `memory` bytes.
 
@@ -141,12 +160,9 @@ def fitted(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
     Raises:
         InputError: No number of parts fits. It says with which settings a step would.
     """
-    with Progress("planning the memory"):
-        first, *others = ways(config)
-        found = [largest(first, scene, memory, gpu)]
-        if found[0].footprint.total <= memory:
-            return found[0]
-        found += [largest(other, scene, memory, gpu) for other in others]
+    found = search(config, scene, memory, gpu, every=False)
+    if found[0].footprint.total <= memory:
+        return found[0]
     raise too_little(memory, scene, found)
 
 
