@@ -1,5 +1,5 @@
-// Which way a 3 x 3 convolution of patches and its gradients are computed: oneDNN's, through PyTorch; matrix products
-// with fewer products than taps (winograd.h); a matrix product for every tap.
+// Which way a 3 x 3 convolution of maps or patches and its gradients are computed: oneDNN's, through PyTorch; matrix
+// products with fewer products than taps (winograd.h); a matrix product for every tap.
 
 #include "convolution.h"
 
@@ -17,90 +17,125 @@ namespace {
 
 // In float32 Winograd's way rounds no more than oneDNN's, which makes one long sum; 16 bits are too few for
 // combinations. Small products are slow products, and the kernels' combinations cost the same for any number of
-// regions: the bounds are where it was seen to be no slower.
-bool fewer_products(const Tensor& patches, const Tensor& kernels) {
-    const int64_t size = patches.size(2);
-    return patches.scalar_type() == at::kFloat && size >= 5 && patches.size(0) * size * size >= 768 &&
-           std::min(kernels.size(0), kernels.size(1)) >= 256;
+// cells: the bounds are where it was seen to be no slower (benchmarks/NOTES.md). convolution/workspace.py of
+// irnet_kernels repeats them.
+bool fewer_products(const Tensor& maps, const Tensor& kernels) {
+    const int64_t height = maps.size(2), width = maps.size(3);
+    return maps.scalar_type() == at::kFloat && std::min(height, width) >= 5 && maps.size(0) * height * width >= 768 &&
+           std::min(kernels.size(0), kernels.size(1)) >= 128;
 }
 
-// What all products of a pass share.
+// So many rows are multiplied at once, or those of one map.
+constexpr int64_t kRows = 512;
+
+// What all products of a pass share. Maps are worked on in groups, one after the other, in the same memory.
 struct Products {
     cpu::Winograd winograd;
-    int64_t regions;
+    int64_t maps, group;
     at::TensorOptions options;
 
-    explicit Products(const Tensor& patches)
-        : winograd(capability(), static_cast<int>(patches.size(2))),
-          regions(patches.size(0)),
+    explicit Products(const Tensor& maps)
+        : winograd(capability(), static_cast<int>(maps.size(2)), static_cast<int>(maps.size(3))),
+          maps(maps.size(0)),
+          group(std::min(this->maps, std::max<int64_t>(1, kRows / winograd.rows(0, 0)))),
           options(at::TensorOptions().dtype(at::kFloat)) {}
 
-    int64_t rows(int i, int j) const { return regions * winograd.count(i) * winograd.count(j); }
     // Memory for the rows of any pair of parts, of which part 0 has most; for a given j that of any i.
-    Tensor space(int64_t channels, int j = 0) const { return at::empty({rows(0, j), channels}, options); }
+    Tensor space(int64_t channels, int j = 0) const {
+        return at::empty({group * winograd.rows(0, j), channels}, options);
+    }
+    // Memory for a combination of kernels for every j that there is.
+    std::array<Tensor, cpu::kParts> combinations(int64_t outputs, int64_t inputs) const {
+        std::array<Tensor, cpu::kParts> all;
+        for (int j = 0; j < cpu::kParts; ++j) {
+            all[j] = at::empty({winograd.across.count(j) > 0 ? outputs : 0, inputs}, options);
+        }
+        return all;
+    }
 
-    Tensor combined(int i, int j, bool as_outputs, const Tensor& patches, const Tensor& space) const {
-        Tensor found = space.narrow(0, 0, rows(i, j));
-        const int64_t channels = patches.size(1);
-        over_threads(regions, winograd.count(i) * winograd.count(j) * channels * 4, [&](cpu::ThreadRange range) {
-            cpu::winograd_rows(winograd, i, j, as_outputs, channels, patches.const_data_ptr<float>(),
-                               found.mutable_data_ptr<float>(), range);
-        });
-        return found;
+    Tensor combined(int i, int j, bool as_outputs, const Tensor& some, const Tensor& space) const {
+        Tensor rows = space.narrow(0, 0, some.size(0) * winograd.rows(i, j));
+        const int64_t channels = some.size(1);
+        over_threads(some.size(0) * winograd.down.count(i), winograd.across.count(j) * channels * 4,
+                     [&](cpu::ThreadRange lines) {
+                         cpu::winograd_rows(winograd, i, j, as_outputs, channels, some.const_data_ptr<float>(),
+                                            rows.mutable_data_ptr<float>(), lines);
+                     });
+        return rows;
+    }
+
+    template <typename Work>
+    void over_groups(Work work) const {
+        for (int64_t first = 0; first < maps; first += group) work(first, std::min(group, maps - first));
     }
 };
 
-// The convolution or, with kernels rotated by 180 degrees and their channels exchanged, its gradient to the patches.
-Tensor convolve_by_products(const Tensor& patches, const Tensor& kernels, const Tensor& bias, bool rotated) {
-    const Products products(patches);
+std::array<const float*, cpu::kParts> pointers(const std::array<Tensor, cpu::kParts>& tensors) {
+    std::array<const float*, cpu::kParts> all;
+    for (int j = 0; j < cpu::kParts; ++j) all[j] = tensors[j].const_data_ptr<float>();
+    return all;
+}
+
+// The convolution or, with kernels rotated by 180 degrees and their channels exchanged, its gradient to the maps.
+Tensor convolve_by_products(const Tensor& maps, const Tensor& kernels, const Tensor& bias, bool rotated) {
+    const Products products(maps);
     const cpu::Winograd& winograd = products.winograd;
     const int64_t outputs = kernels.size(0), inputs = kernels.size(1), made = rotated ? inputs : outputs;
-    Tensor out = empty_map(patches, {patches.size(0), made, patches.size(2), patches.size(3)});
-    const Tensor space = products.space(patches.size(1)), combination = at::empty({outputs, inputs}, products.options);
+    const int64_t height = maps.size(2), width = maps.size(3);
+    const Tensor out = empty_map(maps, {maps.size(0), made, height, width}), space = products.space(maps.size(1));
+    const std::array<Tensor, cpu::kParts> combinations = products.combinations(outputs, inputs);
     std::array<Tensor, cpu::kParts> spaces;
     for (int j = 0; j < cpu::kParts; ++j) spaces[j] = products.space(made, j);
     for (int i = 0; i < cpu::kParts; ++i) {
-        std::array<const float*, cpu::kParts> found;
         for (int j = 0; j < cpu::kParts; ++j) {
-            found[j] = spaces[j].const_data_ptr<float>();
-            if (products.rows(i, j) == 0) continue;
+            if (winograd.rows(i, j) == 0) continue;
             over_threads(outputs, 9 * inputs, [&](cpu::ThreadRange range) {
                 cpu::winograd_kernels(winograd, i, j, rotated, inputs, kernels.const_data_ptr<float>(),
-                                      combination.mutable_data_ptr<float>(), range);
+                                      combinations[j].mutable_data_ptr<float>(), range);
             });
-            Tensor product = spaces[j].narrow(0, 0, products.rows(i, j));
-            at::mm_out(product, products.combined(i, j, false, patches, space),
-                       rotated ? combination : combination.t());
         }
-        over_threads(products.regions, patches.size(2) * patches.size(3) * made * 4, [&](cpu::ThreadRange range) {
-            cpu::winograd_outputs(winograd, i, made, found.data(),
-                                  bias.defined() ? bias.const_data_ptr<float>() : nullptr,
-                                  out.mutable_data_ptr<float>(), range);
+        products.over_groups([&](int64_t first, int64_t count) {
+            const Tensor some = maps.narrow(0, first, count), made_here = out.narrow(0, first, count);
+            for (int j = 0; j < cpu::kParts; ++j) {
+                if (winograd.rows(i, j) == 0) continue;
+                Tensor product = spaces[j].narrow(0, 0, count * winograd.rows(i, j));
+                at::mm_out(product, products.combined(i, j, false, some, space),
+                           rotated ? combinations[j] : combinations[j].t());
+            }
+            over_threads(count * height, width * made * 4, [&](cpu::ThreadRange lines) {
+                cpu::winograd_outputs(winograd, i, made, pointers(spaces).data(),
+                                      bias.defined() ? bias.const_data_ptr<float>() : nullptr,
+                                      made_here.mutable_data_ptr<float>(), lines);
+            });
         });
     }
     return out;
 }
 
-Tensor kernels_gradient_by_products(const Tensor& grad, const Tensor& patches) {
-    const Products products(patches);
+Tensor kernels_gradient_by_products(const Tensor& grad, const Tensor& maps) {
+    const Products products(maps);
     const cpu::Winograd& winograd = products.winograd;
-    const int64_t outputs = grad.size(1), inputs = patches.size(1);
+    const int64_t outputs = grad.size(1), inputs = maps.size(1);
     const Tensor out = at::empty({outputs, 3, 3, inputs}, products.options);
     const Tensor ours = products.space(outputs), theirs = products.space(inputs);
-    std::array<Tensor, cpu::kParts> combinations;
-    std::array<const float*, cpu::kParts> found;
-    for (int j = 0; j < cpu::kParts; ++j) {
-        combinations[j] = at::empty({outputs, inputs}, products.options);
-        found[j] = combinations[j].const_data_ptr<float>();
-    }
+    std::array<Tensor, cpu::kParts> combinations = products.combinations(outputs, inputs);
     for (int i = 0; i < cpu::kParts; ++i) {
-        for (int j = 0; j < cpu::kParts; ++j) {
-            if (products.rows(i, j) == 0) continue;
-            at::mm_out(combinations[j], products.combined(i, j, true, grad, ours).t(),
-                       products.combined(i, j, false, patches, theirs));
-        }
+        products.over_groups([&](int64_t first, int64_t count) {
+            const Tensor some = maps.narrow(0, first, count), some_grad = grad.narrow(0, first, count);
+            for (int j = 0; j < cpu::kParts; ++j) {
+                if (winograd.rows(i, j) == 0) continue;
+                const Tensor left = products.combined(i, j, true, some_grad, ours).t(),
+                             right = products.combined(i, j, false, some, theirs);
+                if (first == 0) {
+                    at::mm_out(combinations[j], left, right);
+                } else {
+                    combinations[j].addmm_(left, right);
+                }
+            }
+        });
         over_threads(outputs, 9 * inputs * 4, [&](cpu::ThreadRange range) {
-            cpu::winograd_kernels_gradient(winograd, i, inputs, found.data(), out.mutable_data_ptr<float>(), range);
+            cpu::winograd_kernels_gradient(winograd, i, inputs, pointers(combinations).data(),
+                                           out.mutable_data_ptr<float>(), range);
         });
     }
     return out.permute({0, 3, 1, 2});

@@ -1,5 +1,5 @@
-// 3 x 3 convolutions of patches with zero padding inside the patch, and their gradients, on a CPU. Patches are
-// [R, C, P, P] and kernels [O, C, 3, 3], both in channels_last. Nothing here knows what is convolved.
+// 3 x 3 convolutions of maps or patches with zeros around each, and their gradients, on a CPU. Maps are
+// [B, C, H, W] and kernels [O, C, 3, 3], both in channels_last. Nothing here knows what is convolved.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -16,7 +16,7 @@ Output<float> to(float* row, const float* base) { return {row, base, 1.0f, nullp
 
 }  // namespace
 
-Winograd::Winograd(Capability capability, int size) : capability(capability), size(size) {
+Winograd::Axis::Axis(int size) : size(size) {
     const auto cell = [size](int at, int sign) { return Signed{at, at >= 0 && at < size ? sign : 0}; };
     for (int at = 0; at + 1 < size; at += 2) {
         products[0].push_back({{cell(at - 1, 1), cell(at + 1, -1)}, {cell(at, 1), {0, 0}}});
@@ -28,28 +28,35 @@ Winograd::Winograd(Capability capability, int size) : capability(capability), si
         products[0].push_back({{cell(size - 2, 1), {0, 0}}, {cell(size - 1, 1), {0, 0}}});
         products[4].push_back({{cell(size - 1, 1), {0, 0}}, {cell(size - 1, 1), {0, 0}}});
     }
+    for (int part = 0; part < kParts; ++part) {
+        sources[part].resize(size, {0, 0});
+        for (int product = 0; product < count(part); ++product) {
+            for (const Signed& output : products[part][product].outputs) {
+                if (output.sign != 0) sources[part][output.at] = {product, output.sign};
+            }
+        }
+    }
 }
 
-void winograd_rows(const Winograd& winograd, int i, int j, bool as_outputs, int64_t channels, const float* patches,
-                   float* rows, ThreadRange regions) {
+void winograd_rows(const Winograd& winograd, int i, int j, bool as_outputs, int64_t channels, const float* maps,
+                   float* rows, ThreadRange lines) {
     const WeightedSum<float> sum = sum_of(winograd);
-    const int64_t size = winograd.size;
-    float* row = rows + regions.begin * winograd.count(i) * winograd.count(j) * channels;
-    for (int64_t region = regions.begin; region < regions.end; ++region) {
-        for (const auto& down : winograd.products[i]) {
-            for (const auto& across : winograd.products[j]) {
-                Term<float> terms[4];
-                int count = 0;
-                for (const auto& y : as_outputs ? down.outputs : down.inputs) {
-                    for (const auto& x : as_outputs ? across.outputs : across.inputs) {
-                        if (y.sign * x.sign == 0) continue;
-                        terms[count++] = {patches + ((region * size + y.cell) * size + x.cell) * channels,
-                                          static_cast<float>(y.sign * x.sign)};
-                    }
+    const int64_t height = winograd.down.size, width = winograd.across.size;
+    float* row = rows + lines.begin * winograd.across.count(j) * channels;
+    for (int64_t line = lines.begin; line < lines.end; ++line) {
+        const float* map = maps + line / winograd.down.count(i) * height * width * channels;
+        const auto& down = winograd.down.products[i][line % winograd.down.count(i)];
+        for (const auto& across : winograd.across.products[j]) {
+            Term<float> terms[4];
+            int count = 0;
+            for (const auto& y : as_outputs ? down.outputs : down.inputs) {
+                for (const auto& x : as_outputs ? across.outputs : across.inputs) {
+                    if (y.sign * x.sign == 0) continue;
+                    terms[count++] = {map + (y.at * width + x.at) * channels, static_cast<float>(y.sign * x.sign)};
                 }
-                sum(terms, count, channels, to(row, nullptr));
-                row += channels;
             }
+            sum(terms, count, channels, to(row, nullptr));
+            row += channels;
         }
     }
 }
@@ -70,32 +77,24 @@ void winograd_kernels(const Winograd& winograd, int i, int j, bool rotated, int6
 }
 
 void winograd_outputs(const Winograd& winograd, int i, int64_t channels, const float* const* products,
-                      const float* bias, float* patches, ThreadRange regions) {
+                      const float* bias, float* maps, ThreadRange lines) {
     const WeightedSum<float> sum = sum_of(winograd);
-    const int64_t size = winograd.size;
-    for (int64_t region = regions.begin; region < regions.end; ++region) {
-        for (int y = 0; y < size; ++y) {
-            for (int x = 0; x < size; ++x) {
-                float* row = patches + ((region * size + y) * size + x) * channels;
-                Term<float> terms[kParts];
-                int count = 0;
-                for (int a = 0; a < winograd.count(i); ++a) {
-                    for (const auto& down : winograd.products[i][a].outputs) {
-                        if (down.sign == 0 || down.cell != y) continue;
-                        for (int j = 0; j < kParts; ++j) {
-                            for (int b = 0; b < winograd.count(j); ++b) {
-                                for (const auto& across : winograd.products[j][b].outputs) {
-                                    if (across.sign == 0 || across.cell != x) continue;
-                                    const int64_t at = (region * winograd.count(i) + a) * winograd.count(j) + b;
-                                    terms[count++] = {products[j] + at * channels,
-                                                      static_cast<float>(down.sign * across.sign)};
-                                }
-                            }
-                        }
-                    }
-                }
-                if (i == 0 || count > 0) sum(terms, count, channels, to(row, i == 0 ? bias : row));
+    const int64_t height = winograd.down.size, width = winograd.across.size;
+    for (int64_t line = lines.begin; line < lines.end; ++line) {
+        const auto& down = winograd.down.sources[i][line % height];
+        if (down.sign == 0 && i > 0) continue;
+        const int64_t first = line / height * winograd.down.count(i) + down.at;
+        for (int64_t x = 0; x < width; ++x) {
+            float* row = maps + (line * width + x) * channels;
+            Term<float> terms[kParts];
+            int count = 0;
+            for (int j = 0; j < kParts; ++j) {
+                const auto& across = winograd.across.sources[j][x];
+                if (down.sign * across.sign == 0) continue;
+                terms[count++] = {products[j] + (first * winograd.across.count(j) + across.at) * channels,
+                                  static_cast<float>(down.sign * across.sign)};
             }
+            sum(terms, count, channels, to(row, i == 0 ? bias : row));
         }
     }
 }
@@ -110,7 +109,7 @@ void winograd_kernels_gradient(const Winograd& winograd, int i, int64_t channels
             int count = 0;
             for (int j = 0; j < kParts; ++j) {
                 const float weight = kTapsOf[i][tap / 3] * kTapsOf[j][tap % 3];
-                if (weight != 0 && winograd.count(i) * winograd.count(j) > 0) {
+                if (weight != 0 && winograd.rows(i, j) > 0) {
                     terms[count++] = {combinations[j] + output * channels, weight};
                 }
             }

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from irnet_kernels.convolution import conv3x3
+
 from ..config import ModelConfig
 from ..errors import InputError
 
@@ -142,7 +144,10 @@ class FrozenBatchNorm(nn.Module):
 def conv_norm(conv: nn.Conv2d, norm: FrozenBatchNorm, x: Tensor) -> Tensor:
     """The convolution and the batch-norm behind it in one pass over the map: the norm's terms go into the weights."""
     scale, shift = norm.affine()
-    return F.conv2d(x, conv.weight * scale[:, None, None, None], shift, conv.stride, conv.padding)
+    weight = conv.weight * scale[:, None, None, None]
+    if conv.kernel_size == (3, 3) and conv.stride == (1, 1):
+        return conv3x3(x, weight, shift)
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding)
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from irnet_kernels import ConvGRUWeights, conv_gru, crop_resize, paste_mean
+from irnet_kernels.convolution import Conv3x3
 from irnet_kernels.numerics import autocast
 
 from ..config import ModelConfig
@@ -44,7 +45,7 @@ class LocalModule(nn.Module):
         # write
         self.map_patch = nn.Conv2d(features, d, 1)
         self.map_logits = nn.Linear(logits_in * classes, d, bias=False)
-        self.input = nn.Conv2d(d, d, 3, padding=1)
+        self.input = Conv3x3(d, d)
         shapes = ConvGRUWeights(
             new_x=(d, d, 3, 3),
             new_h=(d, d, 3, 3),
@@ -58,7 +59,7 @@ class LocalModule(nn.Module):
         )
         self.gru = nn.ParameterDict({name: torch.zeros(shape) for name, shape in shapes._asdict().items()})
         # read
-        self.context = nn.ModuleList(nn.Conv2d(d, d, 3, padding=1) for _ in range(3))
+        self.context = nn.ModuleList(Conv3x3(d, d) for _ in range(3))
         self.read1 = nn.Linear(p * p * d, config.hidden)
         self.read2 = nn.Linear(config.hidden, config.hidden)
         self.classifier = nn.Linear(config.hidden, classes)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .convolution.workspace import conv3x3, conv3x3_backward, copies
 from .gru.workspace import conv_gru, conv_gru_backward
-from .onednn import convolution, convolution_backward, is_packed
+from .onednn import convolution, convolution_backward
 
 ROWS = 1024  # kRows of csrc/bindings/graph.cpp: so many rows' sums over edges are there at once
 PLACE_BYTES = 128  # of a region, as csrc/cpu/graph_kernel.cpp keeps it
@@ -43,11 +44,6 @@ def _convolution_backward(grad: Tensor, x: Tensor, kernels: Tensor, *rest: Any) 
 def _reduced(x: Tensor, *rest: Any) -> int:
     """Sums of 16 bits are made of a copy in float32."""
     return 4 * x.numel() if x.element_size() == 2 else 0
-
-
-def _copies(*maps: Tensor) -> int:
-    """Maps and patches are brought into channels_last, unless they are."""
-    return sum(0 if is_packed(t) else t.nbytes for t in maps)
 
 
 def _edges(rows: int, types: int, channels: int, itemsize: int) -> int:
@@ -82,12 +78,14 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "aten::convolution": _convolution,
     "aten::convolution_backward": _convolution_backward,
     "aten::mean.dim": _reduced,
+    "irnet::conv3x3.cpp": conv3x3,
+    "irnet::conv3x3_backward.cpp": conv3x3_backward,
     "irnet::conv_gru.cpp": conv_gru,
     "irnet::conv_gru_backward.cpp": conv_gru_backward,
-    "irnet::crop_resize.cpp": lambda features, *rest: _copies(features),
-    "irnet::crop_resize_backward.cpp": lambda grad, *rest: _copies(grad),
-    "irnet::paste_mean.cpp": lambda memory, patches, *rest: _copies(memory, patches),
-    "irnet::paste_mean_backward.cpp": lambda grad, *rest: _copies(grad),
+    "irnet::crop_resize.cpp": lambda features, *rest: copies(features),
+    "irnet::crop_resize_backward.cpp": lambda grad, *rest: copies(grad),
+    "irnet::paste_mean.cpp": lambda memory, patches, *rest: copies(memory, patches),
+    "irnet::paste_mean_backward.cpp": lambda grad, *rest: copies(grad),
     "irnet::propagate.cpp": _propagate,
     "irnet::propagate_backward.cpp": _propagate_backward,
     "irnet::propagate_regions.cpp": _regions,

@@ -44,6 +44,23 @@ def test_conv_gru(channels, regions, size, dtype):
     check(torch.ops.irnet.conv_gru_backward.cpp, grad, x, h, weights, new, reset, update)
 
 
+@pytest.mark.parametrize("layout", ["packed", "contiguous"])
+@pytest.mark.parametrize(
+    "size",
+    [(1, 256, 38, 50), (2, 256, 25, 19), (90, 256, 7, 7), (12, 256, 7, 7)],
+    ids=["map", "odd", "groups", "oneDNN"],
+)
+def test_conv3x3(size, layout):
+    x, grad, kernels = patches(*size), patches(*size), torch.rand(size[1], size[1], 3, 3)
+    if layout == "contiguous":
+        x = x.contiguous()
+    else:
+        kernels = kernels.contiguous(memory_format=torch.channels_last)
+    check(torch.ops.irnet.conv3x3.cpp, x, kernels, torch.rand(size[1]))
+    for of_weight in (False, True):
+        check(torch.ops.irnet.conv3x3_backward.cpp, grad, x, kernels, of_weight)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_propagate_regions(dtype):
     regions, channels = 700, 256

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import onednn
+from ..convolution.workspace import convolve, copies, map_gradient, weight_gradient
 
 NEW_X, NEW_H, RESET_X = 0, 1, 2  # in the order of ConvGRUWeights
 COLUMNS = 18  # cpu::kColumns: the taps of both gates
@@ -39,7 +40,7 @@ def conv_gru(inputs: Tensor, state: Tensor, weights: list[Tensor]) -> int:
     # The state behind its gate and, of a result that another dtype shall have, this one.
     held = s.patches + (2 * s.patches + 2 * s.gates if inputs.element_size() != s.itemsize else 0)
     gates = COLUMNS * s.rows * s.itemsize if not s.wide else 0
-    return s.converted + max(held + _convolved(x, kernels), gates)
+    return s.converted + max(held + convolve(x, kernels), gates)
 
 
 def conv_gru_backward(
@@ -52,8 +53,8 @@ def conv_gru_backward(
     gates = s.gates * 4 // s.itemsize
     held = s.patches + gates  # the candidate's and the update gate's gradients before their functions
     stages = [
-        held + s.patches + 2 * s.kernels + _kernels_gradients(x, kernels, s),
-        held + 2 * s.kernels + 2 * s.patches + _convolved(x, kernels, backward=True),
+        held + s.patches + 2 * s.kernels + weight_gradient(x, x, kernels),
+        held + 2 * s.kernels + 2 * s.patches + map_gradient(x, x, kernels),
         held + results + s.kernels,  # in the layout of the weights
     ]
     if s.wide:
@@ -73,7 +74,7 @@ def _sizes(maps: tuple[Tensor, ...], weights: list[Tensor]) -> Sizes:
     itemsize = 8 if x.element_size() == 8 else 4
     if x.dtype == torch.bfloat16 and not wide and _multiplies_bfloat16():
         itemsize = 2
-    converted = sum(0 if onednn.is_packed(t) else t.numel() * itemsize for t in maps)
+    converted = copies(*maps)
     if itemsize != x.element_size():
         converted = sum(t.numel() for t in (*maps, *weights)) * itemsize
     gates = weights[RESET_X].shape[0] * x.numel() // x.shape[1] * itemsize
@@ -90,37 +91,3 @@ def _computed(t: Tensor, s: Sizes) -> Tensor:
     dtype = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}[s.itemsize]
     tensor = torch.empty(t.shape, dtype=dtype, device="meta")
     return tensor if t.shape[2] == 3 and t.shape[0] == t.shape[1] else tensor.to(memory_format=torch.channels_last)
-
-
-def _fewer_products(x: Tensor, kernels: Tensor) -> bool:
-    """Whether the convolution is computed by Winograd's products, as csrc/bindings/convolution.cpp decides."""
-    size = x.shape[2]
-    return x.dtype == torch.float32 and size >= 5 and x.shape[0] * size**2 >= 768 and min(kernels.shape[:2]) >= 256
-
-
-def _counts(size: int) -> list[int]:
-    """Of each part of Winograd's products, how many there are along an axis of `size` cells."""
-    pairs, odd = size // 2, size % 2
-    return [pairs + odd, pairs, pairs, pairs, odd]
-
-
-def _convolved(x: Tensor, kernels: Tensor, backward: bool = False) -> int:
-    """Bytes of `convolve`, or of `patches_gradient`."""
-    if not _fewer_products(x, kernels):
-        if backward:
-            return onednn.convolution_backward(x, x, kernels, wanted=(True, False, False))
-        return onednn.convolution(x, kernels)
-    counts = _counts(x.shape[2])
-    rows = x.shape[0] * counts[0] * (counts[0] + sum(counts))
-    return kernels.nbytes + rows * x.shape[1] * 4 + kernels.nbytes // 9
-
-
-def _kernels_gradients(x: Tensor, kernels: Tensor, s: Sizes) -> int:
-    """Bytes of `kernels_gradients`, beyond its results."""
-    if s.itemsize == 2:  # by taps: two sets of patches, in three shifts each
-        shifts = 1 + 2 * (x.shape[2] - 1) / x.shape[2]
-        return int(2 * shifts * s.patches)
-    if not _fewer_products(x, kernels):
-        return onednn.convolution_backward(x, x, kernels, wanted=(False, True, False))
-    first = _counts(x.shape[2])[0]
-    return 2 * x.shape[0] * first * first * x.shape[1] * 4 + 5 * kernels.nbytes // 9
