@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config import ModelConfig
 from ..errors import InputError
+from .weights import find_weights
 
 STRIDE = 16
 # What torch.load raises for damaged files.
@@ -34,7 +35,7 @@ def build(config: ModelConfig) -> nn.Module:
     else:
         model = ResNet({"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}[config.backbone])
     if config.backbone_weights:
-        load_weights(model, config.backbone_weights)
+        load_weights(model, find_weights(config.backbone_weights))
     return model
 
 
