@@ -79,7 +79,11 @@ class ModelConfig:
 
     variant: str = setting("full", "modules beside the ConvNet", choices=VARIANTS, flags=("--variant",))
     backbone: str = setting("resnet50", "the ConvNet's layers", choices=("small", "resnet50", "resnet101"))
-    backbone_weights: str = setting("", "a torchvision or timm checkpoint file; empty: random weights")
+    backbone_weights: str = setting(
+        "",
+        "a torchvision or timm checkpoint file, or the name of a model, such as resnet101, whose weights are in the "
+        "user's cache; empty: random weights",
+    )
     backbone_channels: int = setting(64, "channels of the small backbone; no other reads it", Bounds(least=2))
     iterations: int = setting(3, "I: each module predicts this often", Bounds(least=1, most=MOST_BUILT))
     patch_size: int = setting(7, "P: cells on the side of a region's patch", Bounds(least=2, most=MOST_BUILT))
@@ -288,16 +292,27 @@ def small() -> Config:
     )
 
 
+def shipped() -> dict[str, Path]:
+    """The YAML files that come with irnet, by the names under which `--config` finds them."""
+    paths = (Path(__file__).parent / "configs").glob("*.yaml")
+    return {path.stem: path for path in sorted(paths, key=lambda path: path.stem)}
+
+
 def load(path: str | Path, base: Config | None = None) -> Config:
     """Read a YAML file of sections model, loss, data and train; what it leaves out is as in `base` (the defaults).
 
+    path  a file, or where there is none of that name one of `shipped`
     InputError names an unknown key or a wrong value.
     """
+    if not Path(path).is_file():
+        path = shipped().get(str(path), path)
     try:
         text = Path(path).read_text(encoding="utf-8")
         values = _UniqueKeys(text).get_single_data() or {}
     except OSError as error:
-        raise InputError(path, error.strerror or str(error), "give a readable YAML file") from error
+        raise InputError(
+            path, error.strerror or str(error), f"give a readable YAML file, or one of {', '.join(shipped())}"
+        ) from error
     except UNREADABLE as error:
         raise InputError(path, f"is not valid YAML ({' '.join(str(error).split())})", "correct the file") from error
     return from_dict(values, path, base)

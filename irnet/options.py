@@ -14,6 +14,7 @@ from .config import Config
 from .errors import InputError
 
 Command = Callable[..., argparse.ArgumentParser]
+CONFIG_HELP = f"a file of sections model, loss, data, train, or a run of the paper: {', '.join(settings.shipped())}"
 SETTING = re.compile(r"(model|loss|data|train)\.\w+=")  # how KEY=VALUE begins
 
 
@@ -51,7 +52,7 @@ def add_settings(
     for key, field in settings.fields_of(bases[0] if bases else Config()).items():
         if field.metadata["flags"] and (key in only or not only) and key not in without:
             _add_setting(parser, key, field, default or default_text(key, *bases))
-    parser.add_argument("--config", metavar="YAML", help="sections model, loss, data, train; see irnet/config.py")
+    parser.add_argument("--config", metavar="YAML", help=CONFIG_HELP)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings, such as train.lr=1e-3")
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import yaml
 
-from irnet.config import Config, dump, from_dict, load, override, small, validate
+from irnet.config import Config, dump, from_dict, load, override, shipped, small, validate
 from irnet.errors import InputError
 
 
@@ -333,3 +333,27 @@ def test_yaml_that_python_cannot_hold(text, tmp_path):
         load(path)
     with pytest.raises(InputError, match="wants a value of type int"):
         override(small(), "train.steps", text)
+
+
+def test_the_papers_runs_ship():
+    """Sizes and steps as the authors' README and res50-lg.yml have them; Visual Genome's are COCO's."""
+    assert list(shipped()) == ["ade20k", "ade20k-lg", "coco", "vg"]
+    runs = {name: load(name) for name in shipped()}
+    for name, run in runs.items():
+        validate(run, name)
+        assert (run.model.backbone, run.model.backbone_weights, run.model.variant) == ("resnet101", "resnet101", "full")
+        assert run.data.name == name.removesuffix("-lg") and (run.train.lr, run.train.batch_size) == (5e-4, 1)
+        sides = (800, 1200) if name.endswith("-lg") else (600, 1000)
+        assert (run.data.short_side, run.data.long_side) == sides and run.data.min_count == 5
+        ade = run.data.name == "ade20k"
+        assert (run.train.lr_steps, run.train.steps) == (([280_000], 320_000) if ade else ([320_000, 560_000], 720_000))
+
+
+def test_a_file_outranks_a_shipped_name_and_a_folder_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "coco").mkdir()  # as a data set's folder may well be called
+    assert load("coco").train.steps == 720_000
+    (tmp_path / "vg").write_text("train:\n  steps: 7\n")
+    assert load("vg").train.steps == 7
+    with pytest.raises(InputError, match=r"nothing.yaml: No such file .* one of ade20k, ade20k-lg, coco, vg"):
+        load("nothing.yaml")

@@ -19,6 +19,7 @@ from irnet_kernels.convolution import conv3x3
 
 from ..config import ModelConfig
 from ..errors import InputError
+from .weights import find_weights
 
 STRIDE = 16
 # What torch.load raises for damaged files.
@@ -35,7 +36,7 @@ def build(config: ModelConfig) -> nn.Module:
     else:
         model = ResNet({"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}[config.backbone])
     if config.backbone_weights:
-        load_weights(model, config.backbone_weights)
+        load_weights(model, find_weights(config.backbone_weights))
     return model
 
 

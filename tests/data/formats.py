@@ -1,6 +1,7 @@
 """A small tree in each format: six images of 48 x 40 pixels in each of two splits, in which classes are colours."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +135,8 @@ FORMATS = {
     "vg": ("vg", vg),
     "voc": ("voc", voc),
 }
+
+
+if __name__ == "__main__":  # python -m tests.data.formats FOLDER: all of them, for a hundred steps by hand
+    for form, (_, make) in FORMATS.items():
+        make(Path(sys.argv[1]) / form.replace(" ", "_"))
