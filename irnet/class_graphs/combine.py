@@ -4,6 +4,7 @@ Reads no file.
 """
 
 import functools
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -24,6 +25,12 @@ Relations = dict[str, dict[tuple[int, int], float]]  # by name: the weight of ev
 def spoken(name: str) -> str:
     """A name as sources that differ in capitals, underscores and spaces agree on it."""
     return " ".join(name.replace("_", " ").casefold().split())
+
+
+def synset_lemma(name: str) -> str | None:
+    """The lemma of a class that is named as a synset of nouns, as Visual Genome's are: "hot_dog.n.02"; else None."""
+    match = re.fullmatch(r"(.+)\.n\.\d+", name)
+    return match and match[1]
 
 
 def class_index(classes: Sequence[str]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import files
+from ..data.annotated import AnnotatedImages
 from ..data.dataset import RegionDataset
 from ..errors import InputError
 from ..progress import Progress
@@ -27,16 +28,19 @@ log = logging.getLogger("irnet")
 class BuildOptions:
     """What builders need beside the classes.
 
-    root            folder of the data set, for sources that are part of one; "": none
+    data            name of the data set, "ade20k" or another; "": none
+    root            its folder, for sources that are part of one; "": none
     train           its training part, or None
     predicates      how many predicates of Visual Genome to take
     min_count       edges of ADE20K's parts and of predicates that were seen fewer times are left out
     neighbours      similar classes to each class, at most
     senses          WordNet's senses by hand, as `read_senses` takes them
     write_senses    file that the chosen senses are written into; "": none
-    images          names of the images that ADE20K and Visual Genome are restricted to; None: no restriction
+    images          names of the images that ADE20K and Visual Genome are restricted to; None: the training images of
+                    the data set where it is the source itself, else all
     """
 
+    data: str = ""
     root: str = ""
     train: RegionDataset | None = None
     predicates: int = 20
@@ -87,14 +91,20 @@ def _from_annotations(classes: Sequence[str], path: str, options: BuildOptions) 
 
 def _from_ade20k(classes: Sequence[str], path: str, options: BuildOptions) -> Relations:
     root = _path("ade20k", path or options.root, "the folder of a release, --from ade20k=DIR")
-    return relate_by_ade20k(classes, root, options.min_count, options.images)
+    images = options.images
+    if images is None and not path and options.data == "ade20k" and isinstance(options.train, AnnotatedImages):
+        images = frozenset(Path(name).stem for name in options.train.file_names)
+    return relate_by_ade20k(classes, root, options.min_count, images)
 
 
 def _from_visual_genome(classes: Sequence[str], path: str, options: BuildOptions) -> Relations:
     file = _path("visual-genome", path or options.root, "relationships.json, --from visual-genome=FILE")
-    if options.images is None:
+    images = options.images
+    if images is None and not path and options.data == "vg" and isinstance(options.train, AnnotatedImages):
+        images = frozenset(map(str, options.train.image_ids.tolist()))
+    if images is None:
         log.info("visual-genome: all images count, held-out ones among them, unless --images names those to learn from")
-    return relate_by_predicates(classes, file, options.predicates, options.min_count, options.images)
+    return relate_by_predicates(classes, file, options.predicates, options.min_count, images)
 
 
 def _from_wordnet(classes: Sequence[str], path: str, options: BuildOptions) -> Relations:

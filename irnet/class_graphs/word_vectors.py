@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..errors import InputError
-from .combine import SIMILARITY, Relations
+from .combine import SIMILARITY, Relations, synset_lemma
 
 CURE = "give GloVe's or word2vec's vectors: text (also .gz), `word number number ...` a line, or word2vec's binary"
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
@@ -52,7 +52,8 @@ def name_vectors(path: Path, names: Sequence[str]) -> NameVectors:
 
     Args:
         path: GloVe's or word2vec's text, also gzipped, or word2vec's binary, also gzipped.
-        names: The names; words are parted by anything that is neither letter nor digit.
+        names: The names; words are parted by anything that is neither letter nor digit. Of "hot_dog.n.02" the words are
+            hot and dog.
 
     Returns:
         The vectors, and what is missing.
@@ -60,7 +61,7 @@ def name_vectors(path: Path, names: Sequence[str]) -> NameVectors:
     Raises:
         InputError: The file cannot be read or is malformed, or holds no word of any name.
     """
-    words = {name: WORD.findall(name) for name in names}
+    words = {name: WORD.findall(synset_lemma(name) or name) for name in names}
     rows = read_rows(path, {form for found in words.values() for word in found for form in (word, word.lower())})
     if not rows:
         raise InputError(path, f"holds no word of the {len(names)} names", CURE)

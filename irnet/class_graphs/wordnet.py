@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from .combine import KIND_OF, PART_OF, Relations, class_index, spoken, with_inverse
+from .combine import KIND_OF, PART_OF, Relations, class_index, spoken, synset_lemma, with_inverse
 from .wndb import Nouns
 
 # Lexicographer files of what can be seen: Tops (person, animal, plant, food, ...), animal, artifact, body, food,
@@ -74,7 +74,7 @@ def _nearest(nouns: Nouns, offset: int, of: Mapping[int, object]) -> list[int]:
 def choose_senses(classes: Sequence[str], nouns: Nouns, given: Mapping[str, str | None]) -> Senses:
     """One sense for each name.
 
-    1. A sense that is given by hand.
+    1. A sense that is given by hand, or by a class's name, as Visual Genome's are: "toaster.n.02".
     2. Else of the senses that can be seen (things and persons by their lexicographer files) the most frequent; but a
        person only where WordNet has seen that sense in text, for of senses never seen the order says nothing: a toaster
        is an appliance, who proposes a toast comes first in the dictionary. Where none can be seen, the most frequent.
@@ -93,6 +93,10 @@ def choose_senses(classes: Sequence[str], nouns: Nouns, given: Mapping[str, str 
         InputError: A given name is no class, or a given sense does not exist.
     """
     index, known = class_index(classes), {}
+    by_hand = {spoken(name) for name in given}
+    for i, name in enumerate(classes):
+        if synset_lemma(name) and spoken(name) not in by_hand:
+            known[i] = (name, _offset(nouns, name, name))
     for name, key in given.items():
         if spoken(name) not in index:
             raise InputError("--sense", f"{name!r} is no class", f"name one of the classes, such as {classes[0]!r}")
@@ -100,8 +104,8 @@ def choose_senses(classes: Sequence[str], nouns: Nouns, given: Mapping[str, str 
     lemmas = [None if i in known else nouns.lemma(name) for i, name in enumerate(classes)]
     chosen: list[int | None] = []
     for i, lemma in enumerate(lemmas):
-        by_hand = known.get(i)
-        chosen.append(by_hand[1] if by_hand else None if lemma is None else _usual(nouns, lemma))
+        own = known.get(i)
+        chosen.append(own[1] if own else None if lemma is None else _usual(nouns, lemma))
     votes = Counter(above for offset in chosen if offset is not None for above in nouns.ancestors(offset))
     for i, lemma in enumerate(lemmas):
         if lemma is not None and not votes[chosen[i]]:
@@ -111,8 +115,8 @@ def choose_senses(classes: Sequence[str], nouns: Nouns, given: Mapping[str, str 
                 chosen[i] = best
     keys: list[str | None] = []
     for i, (lemma, offset) in enumerate(zip(lemmas, chosen, strict=True)):
-        by_hand = known.get(i)
-        keys.append(by_hand[0] if by_hand else None if lemma is None or offset is None else nouns.key(lemma, offset))
+        own = known.get(i)
+        keys.append(own[0] if own else None if lemma is None or offset is None else nouns.key(lemma, offset))
     return Senses(chosen, keys)
 
 

@@ -101,6 +101,7 @@ def _build(options: argparse.Namespace) -> "ClassGraph":
     classes = train.classes if train is not None else read_classes(Path(options.classes))
     images = read_images(Path(options.images)) if options.images else None
     wants = BuildOptions(
+        data="" if train is None else config.data.name,
         root=str(train.root) if train is not None else config.data.root,
         train=train,
         predicates=options.predicates,

@@ -1,7 +1,6 @@
 """The class graph from ADE20K's annotations: parts and hypernyms of 2021, masks of 2016."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +8,8 @@ from PIL import Image
 
 from irnet.class_graphs.ade20k import relate_by_ade20k
 from irnet.errors import InputError
-from tests.class_graphs.tools import thing, write_2021
+from tests.class_graphs.tools import SAMPLE, thing, write_2021
 
-SAMPLE = Path(__file__).resolve().parents[3] / "shared/data/ade20k_2021_sample"
 CAR = "car, auto, automobile, machine, motorcar"
 VEHICLE = ["motor vehicle, automotive vehicle", "entity"]
 

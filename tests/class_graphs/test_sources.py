@@ -1,6 +1,7 @@
 """Several sources in one class graph, and the commands `irnet graph build` and `irnet graph show`."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -13,7 +14,8 @@ from irnet.class_graphs.sources import read_classes, read_images
 from irnet.class_graphs.statistics import isolated, neighbours, statistics
 from irnet.cli import main
 from irnet.errors import InputError
-from tests.class_graphs.tools import IMAGES, thing, write_2021, write_wordnet
+from tests.class_graphs.tools import IMAGES, SAMPLE, relationship, thing, write_2021, write_wordnet
+from tests.data import formats
 
 CLASSES = ["car", "wheel", "cars", "man", "shirt", "street", "hot dog", "sandwich", "left_arm", "right_arm"]
 
@@ -78,6 +80,31 @@ def test_sources_of_a_data_set(scenes_root, tmp_path, capsys):
     run("graph", "build", "--classes", tmp_path / "a.txt", "--from", "names", "--output", tmp_path / "graph.json")
     names = read_class_graph(tmp_path / "graph.json")
     assert list(names.relations) == ["plural", "left_right"] and names.classes == CLASSES
+
+
+@pytest.mark.skipif(not SAMPLE.exists(), reason="../shared/data/ade20k_2021_sample is absent")
+def test_a_data_set_gives_its_training_images_alone(tmp_path, capsys):
+    shutil.copytree(SAMPLE, tmp_path / "ade")  # where the loader may write its cache
+    words = ["graph", "build", "--data", "ade20k", "--data-root", tmp_path / "ade", "data.min_count=1"]
+    run(*words, "--from", "ade20k", "--show", "40")
+    assert "wheel -> car  0.286\n" in capsys.readouterr().out  # two of the seven parts of cars in the first image
+    run(*words, "--from", f"ade20k={tmp_path / 'ade'}", "--show", "40")
+    assert "wheel -> car  0.250\n" in capsys.readouterr().out  # and a headlight in the second one
+
+
+def test_visual_genome_gives_its_training_images_alone(tmp_path, capsys):
+    formats.vg(tmp_path)
+    ends = [{"name": "x", "synsets": [f"{colour}.n.01"]} for colour in ("red", "blue", "green")]
+    images = [
+        {"image_id": 1, "relationships": [relationship("on", ends[0], ends[1])]},
+        {"image_id": 7, "relationships": [relationship("on", ends[2], ends[1])]},  # of the held-out part
+    ]
+    (tmp_path / "relationships.json").write_text(json.dumps(images))
+    words = ["graph", "build", "--data", "vg", "--data-root", tmp_path, "data.min_count=1"]
+    run(*words, "--from", "visual-genome")
+    assert capsys.readouterr().out == "on: 1 edges\n  red.n.01 -> blue.n.01  1.000\n"
+    run(*words, "--from", f"visual-genome={tmp_path}")
+    assert "on: 2 edges\n" in capsys.readouterr().out
 
 
 def test_combining():

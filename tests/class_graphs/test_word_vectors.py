@@ -57,6 +57,11 @@ def test_a_word_as_it_is_written_comes_before_lower_case(tmp_path):
     assert name_vectors(tmp_path / "a.txt", ["China", "china", "CHINA"]).vectors.tolist() == [[0, 1], [1, 0], [1, 0]]
 
 
+def test_names_that_are_synsets(tmp_path):
+    (tmp_path / "a.txt").write_text("hot 1 0\ndog 0 1\nn 9 9\n01 9 9\n")
+    assert name_vectors(tmp_path / "a.txt", ["hot_dog.n.01", "dog.n.01"]).vectors.tolist() == [[0.5, 0.5], [0, 1]]
+
+
 def test_of_a_word_that_occurs_twice_the_first_counts(tmp_path):
     (tmp_path / "a.txt").write_text("car 1 0\ndog 0 1\ncar 5 5\n")
     (tmp_path / "a.bin").write_bytes(binary().replace(b"hot ", b"car "))

@@ -38,6 +38,14 @@ def test_kinds_of_food_and_no_toaster_among_persons(nouns):
     ]  # fmt: skip
 
 
+def test_names_that_are_synsets(nouns):
+    names = ["toaster.n.01", "person.n.01", "hot_dog.n.02", "sandwich"]
+    assert edges(names, nouns) == {("toaster.n.01", "person.n.01"), ("hot_dog.n.02", "sandwich")}
+    with pytest.raises(InputError, match=r"WordNet has no sense 'toaster\.n\.03'"):
+        choose_senses(["toaster.n.03"], nouns, {})
+    assert choose_senses(["toaster.n.03"], nouns, {"toaster.n.03": None}).keys == [None]
+
+
 def test_without_a_donut_a_cake_is_what_it_most_often_is(nouns):
     assert choose_senses(["cake", "man"], nouns, {}).keys == ["cake.n.01", "man.n.01"]
 

@@ -1,6 +1,9 @@
 """Small sources of class graphs for several tests: a WordNet of a few words, annotations of ADE20K, relationships."""
 
 import json
+from pathlib import Path
+
+SAMPLE = Path(__file__).resolve().parents[3] / "shared/data/ade20k_2021_sample"
 
 # By key: lexicographer file, words, pointers. Sixteen words are "10" in hexadecimal.
 SYNSETS = {
