@@ -83,6 +83,8 @@ class VisualGenome(WholeSet):
         self.whole = replace(whole, file_names=names)
         self.use_part(config, part)
         self.refuse_missing(require_images)
+        if require_images:
+            self.warn_of_turned_images()
 
     def images_of(self, split: str) -> np.ndarray | None:
         path = self.root / f"{split}.txt"
