@@ -23,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate, write the files, and print the table of results."""
+    with shared.joined(options) as device:
+        evaluate_on(options, device)
+
+
+def evaluate_on(options: argparse.Namespace, device_name: str) -> None:
+    """Evaluate on a device."""
     from ..data.registry import open_dataset
     from ..engine import checkpoint, evaluate, predict
     from ..engine.build import choose_device, restore_model, same_classes, some_regions
@@ -33,13 +39,15 @@ def run(options: argparse.Namespace) -> None:
     if options.print_config:
         print(settings.dump(config), end="")
         return
-    device = choose_device(options.device)
+    device = choose_device(device_name)
     data = open_dataset(config.data, "val")
     same_classes(data.classes, saved.classes, data.path)
     some_regions(data)
     model = restore_model(saved.config.model, len(saved.classes), saved.model, saved.source).to(device)
     with evaluate.progress_of(data, config) as progress:
         scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, progress)
+    if scores is None:  # rank 0 has them
+        return
     results = evaluate.results(model, saved.step, data.split, scores)
     source = Path(options.checkpoint)
     folder = Path(options.output_dir or (source if source.is_dir() else source.parent))

@@ -5,7 +5,7 @@ import csv
 import io
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from ..data.dataset import RegionDataset
 from ..data.loader import batches
 from ..data.sample import Batch
 from ..errors import InputError
+from ..interrupts import Request
 from ..models.irnet import IRNet
 from ..models.predictions import FINAL, PredictionKey
 from ..progress import Progress
+from . import distributed
 from .score_file import ScoreFile
 
 
@@ -49,8 +51,8 @@ class NotFinite(InputError):
 
 
 def held_out(dataset: RegionDataset, config: Config, device: torch.device) -> Iterable[Batch]:
-    """The data set's batches in order, at the size that the run was trained at."""
-    return batches(dataset, config, train=False, pin_memory=device.type == "cuda")
+    """The data set's batches in order, at the size that the run was trained at; those of this process in a group."""
+    return batches(dataset, config, train=False, pin_memory=device.type == "cuda", share=distributed.share())
 
 
 def progress_of(dataset: RegionDataset, config: Config, hidden: bool = False) -> Progress:
@@ -73,13 +75,29 @@ def finite_scores(key: PredictionKey, logits: Tensor, images: list[str], where: 
     return scores
 
 
+@dataclass
+class _Piece:
+    """What is kept of the predictions for one batch, as of `Scores`."""
+
+    scores: dict[PredictionKey, Tensor]  # float32 [R, C] on the CPU
+    labels: Tensor
+    attributes: dict[str, list[str]]
+    images: int
+
+
 @torch.no_grad()
-def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progress: Progress | None = None) -> Scores:
-    """Run the model over all batches and compute every metric.
+def collect(
+    model: IRNet,
+    batches: Iterable[Batch],
+    device: torch.device,
+    progress: Progress | None = None,
+    stop: Request | None = None,
+) -> Scores | None:
+    """Run the model over all batches and compute every metric; None on other ranks than 0, which gathers the scores.
 
     Ranking the regions by a class takes the scores of all of them, so these wait on the disk; in memory is what one
     batch needs, then a few numbers for each region and a bounded part of the scores of one prediction.
-    InputError where the batches hold no region, NotFinite where the model has diverged.
+    InputError where the batches hold no region, NotFinite where the model has diverged, Stopped where `stop` asks.
     """
     was_training = model.training
     model.eval()
@@ -87,23 +105,32 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
     attributes: defaultdict[str, list[str]] = defaultdict(list)
     with contextlib.ExitStack() as stack:
         score_files: dict[PredictionKey, ScoreFile] = {}
-        for batch in batches:
-            for key, logits in model(batch.to(device)).with_final().items():
+        for piece in distributed.gathered(_pieces(model, batches, device), stop):
+            for key, scores in piece.scores.items():
                 if key not in score_files:
-                    score_files[key] = stack.enter_context(ScoreFile(logits.shape[1]))
-                score_files[key].append(finite_scores(key, logits, batch.names, "evaluation"))
-            labels.append(batch.labels)
-            for name, values in batch.attributes.items():
+                    score_files[key] = stack.enter_context(ScoreFile(scores.shape[1]))
+                score_files[key].append(scores)
+            labels.append(piece.labels)
+            for name, values in piece.attributes.items():
                 attributes[name] += values
-            images += len(batch.images)
+            images += piece.images
             if progress is not None:
-                progress.update(len(batch.images))
+                progress.update(piece.images)
                 rate = sum(map(len, labels)) / max(time.perf_counter() - begin, 1e-9)
                 progress.note(f"{rate:.0f} regions/s")
         model.train(was_training)
+        if distributed.rank():
+            return None
         if not sum(map(len, labels)):
             raise InputError("evaluation", f"{images} images hold no region", "choose a split with annotated boxes")
         return _measure(score_files, torch.cat(labels), attributes, images)
+
+
+def _pieces(model: IRNet, batches: Iterable[Batch], device: torch.device) -> Iterator[_Piece]:
+    for batch in batches:
+        predictions = model(batch.to(device)).with_final()
+        scores = {key: finite_scores(key, f, batch.names, "evaluation") for key, f in predictions.items()}
+        yield _Piece(scores, batch.labels, batch.attributes, len(batch.images))
 
 
 def _measure(
