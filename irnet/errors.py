@@ -39,6 +39,8 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory"
 REQUIRED = {"PIL": "Pillow", "jinja2": "Jinja2", "yaml": "PyYAML"} | {
     name: name for name in ("matplotlib", "msgspec", "numpy", "safetensors", "tabulate", "torch", "tqdm")
 }
+# What PyTorch says where another process of a group has gone.
+_PEERS = ("Connection closed by peer", "Connection reset by peer", "/gloo/", "Gloo ", "NCCL error", "remote process")
 _WORKERS = ("DataLoader worker (pid", "Pin memory thread exited")  # not an error that was raised in one of them
 
 
@@ -61,6 +63,10 @@ def explain(error: BaseException, smaller: str = SMALLER) -> InputError | None:
     if _has(error, _WORKERS):
         trouble = f"a loader process ended before its time ({_line(text, ('killed by signal', 'exited'))})"
         return InputError("--workers", trouble, "take fewer with -j, or a machine with more memory")
+    if _has(error, _PEERS):
+        trouble = f"has ended or cannot be reached ({_line(text, _PEERS)})"
+        cure = "see what it has said; irnet train --resume goes on, torchrun --max-restarts lets it do so by itself"
+        return InputError("another process of the run", trouble, cure)
     code = error.errno if isinstance(error, OSError) else None
     if code in (errno.EMFILE, errno.EAGAIN) or _has(error, ("Too many open files",)):
         trouble = f"the system's limit is reached ({_line(text, ('Too many', 'unavailable'))})"

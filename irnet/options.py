@@ -4,7 +4,9 @@ Importing it imports no torch.
 """
 
 import argparse
+import contextlib
 import copy
+import os
 import re
 from collections.abc import Callable, Collection
 from operator import attrgetter
@@ -142,6 +144,28 @@ def add_scene_counts(parser: argparse.ArgumentParser) -> None:
         "--train-scenes", type=int, default=1500, metavar="N", help="scenes to train on, an even number"
     )
     parser.add_argument("--val-scenes", type=int, default=300, metavar="N", help="held-out scenes, an even number")
+
+
+# ------------------------------------------------------------------------------------------------ several processes
+
+
+def several() -> bool:
+    """Whether this is one of several processes that work together, as torchrun starts them."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def joined(options: argparse.Namespace) -> contextlib.AbstractContextManager[str]:
+    """The group of the processes that torchrun has started, and the device of this one; of one process no group."""
+    if not several():
+        return contextlib.nullcontext(options.device)
+    from .engine.distributed import joined
+
+    return joined(options.device)
+
+
+def restarted() -> bool:
+    """Whether torchrun has started the processes again, after one of them had ended."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 # ------------------------------------------------------------------------------------------------- defaults in --help

@@ -27,6 +27,7 @@ clock = time.monotonic
 
 _at_work: list["Progress"] = []  # the innermost one last
 _last_line = 0.0  # when the last line was logged
+muted = False  # no further bar is shown
 _saying = threading.Lock()  # no process is forked while the thread holds the locks of a stream
 
 
@@ -53,7 +54,7 @@ class Progress:
         leave: bool = False,
         hidden: bool = False,
     ):
-        self.what, self.total, self.unit, self.hidden = what, total, unit, hidden
+        self.what, self.total, self.unit, self.hidden = what, total, unit, hidden or muted
         self.done = self.before = done
         self.figures = ""
         self.begin = self.latest = clock()
@@ -65,7 +66,7 @@ class Progress:
             initial=done,
             desc=f"{what}: ",
             unit=unit,
-            disable=None if bar and total is not None and not hidden else True,  # None: where there is no terminal
+            disable=None if bar and total is not None and not self.hidden else True,  # None: where there is no terminal
             dynamic_ncols=True,
             leave=leave,
             bar_format=BAR,

@@ -26,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate, write the files, and print the table of results."""
+    with shared.joined(options) as device:
+        evaluate_on(options, device)
+
+
+def evaluate_on(options: argparse.Namespace, device_name: str) -> None:
+    """Evaluate on a device."""
     from ..data.registry import open_dataset
     from ..engine import checkpoint, evaluate, fit, predict
     from ..engine.build import choose_device, restore_model, same_classes, some_regions
@@ -37,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
         print(settings.dump(config), end="")
         return
     memory = None if options.memory is None else fit.read_memory(options.memory)
-    device = choose_device(options.device)
+    device = choose_device(device_name)
     data = open_dataset(config.data, "val")
     same_classes(data.classes, saved.classes, data.path)
     some_regions(data)
@@ -49,6 +55,8 @@ def run(options: argparse.Namespace) -> None:
         log.info("planned for %s of memory: %d images at once", fit.size_text(memory), at_once)
     with evaluate.progress_of(data, config) as progress:
         scores = evaluate.collect(model, evaluate.held_out(data, config, device, at_once), device, progress)
+    if scores is None:  # rank 0 has them
+        return
     results = evaluate.results(model, saved.step, data.split, scores)
     source = Path(options.checkpoint)
     folder = Path(options.output_dir or (source if source.is_dir() else source.parent))

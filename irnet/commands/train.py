@@ -32,29 +32,60 @@ def run(options: argparse.Namespace) -> None:
         options.usage_error("the following arguments are required: --output-dir")
     if options.print_config and options.memory is not None:  # a plan reads the data
         options.usage_error("argument --print-config: not allowed with argument --memory")
+    with shared.joined(options) as device:
+        train_as(options, device)
+
+
+def train_as(options: argparse.Namespace, device: str) -> None:
+    """Train on a device."""
     resume, base = find_resumed(options)
     config = shared.read_settings(options, resume.config if resume else base)
     if options.print_config:
         print(settings.dump(config), end="")
         return
-    from ..engine import checkpoint, evaluate
+    from ..engine import checkpoint, distributed, evaluate
     from ..engine.build import choose_device
     from ..engine.fit import read_memory
     from ..engine.train import train
 
     output = Path(options.output_dir)
     memory = None if options.memory is None else read_memory(options.memory)
-    print(evaluate.table_text(train(config, output, choose_device(options.device), resume, memory=memory)))
+    results = train(config, output, choose_device(device), resume, memory=memory)
+    if distributed.rank():
+        return
+    print(evaluate.table_text(results))
     print(f"{output}: results.json, per_class.csv, metrics.jsonl, log.txt, vis/")
     print(output / "checkpoints" / checkpoint.LAST)
 
 
 def find_resumed(options: argparse.Namespace) -> tuple:
-    """The checkpoint to go on from, and the settings of a run that was stopped before its first; None where none is."""
-    if not options.resume:
+    """The checkpoint to go on from, and the settings of a run that was stopped before its first; None where none is.
+
+    Of several processes rank 0 says which, and nothing is written before all have read it.
+    """
+    if not (options.resume or shared.several() or shared.restarted()):
         return None, None
+    from ..engine import checkpoint, distributed
+
+    (restarted,) = distributed.highest([shared.restarted()])  # not every machine's torchrun counts all restarts
+    resume, base = _find_resumed(options, restarted) if distributed.rank() == 0 else (None, None)
+    source, base = distributed.from_first(lambda: (resume and resume.source, base))
+    if source is not None and resume is None:
+        resume = checkpoint.load(source)
+    if resume is not None:
+        trouble, cure = "is of another step than on rank 0", "put the run's folder where all machines see the same"
+        distributed.check_alike(resume.step, source, trouble, cure)
+    distributed.wait()
+    return resume, base
+
+
+def _find_resumed(options: argparse.Namespace, restarted: bool) -> tuple:
     from ..engine import checkpoint
 
+    if restarted and checkpoint.exists(Path(options.output_dir or "")):  # the run that is to be brought back
+        return checkpoint.find(options.output_dir), None
+    if not options.resume:
+        return None, None
     if options.resume != "auto":
         return checkpoint.find(options.resume), None
     output = Path(options.output_dir)

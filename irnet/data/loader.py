@@ -1,8 +1,9 @@
-"""The order of an epoch and the batches in it, the same whatever the number of workers. No data set's format."""
+"""The order of an epoch and the batches in it, the same whatever the number of workers, and who has which part of them.
+No data set's format."""
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +16,11 @@ from .sample import Batch, Sample, collate
 from .transforms import left_right_swap, prepare, resized_size
 from .workers import Parcel, received, start
 
+# Pixels that take as long as a region: multiplications of the paper's model for a region (block 4 on its patch, all
+# reads and writes) over those for a pixel (the ConvNet and the convolutions of the memory), about 2.4e9 to 1.8e5.
+REGION = 13_000
+BLANK = 64  # pixels on the side of the image that stands for none
+
 
 def batches(
     dataset: RegionDataset,
@@ -25,6 +31,7 @@ def batches(
     start_batch: int = 0,
     size: int | None = None,
     pin_memory: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """The batches of one epoch: ceil(N / size) of them, of which only the last may be smaller.
 
@@ -36,6 +43,9 @@ def batches(
     start_batch  leave out the batches before this one, without decoding them (for a run that resumes)
     size         images of a batch in place of train.batch_size, by which train.limit_batches counts all the same
     pin_memory   page-locked host memory; only useful where a CUDA device is the target
+    share        (k, n): process k of n that work together. In training each has a part of every batch, by the work that
+                 its images are, see `shared`; one without any has a blank image without regions and without a name,
+                 whose gradients are zero. Otherwise it has every n-th batch from the k-th on
 
     Order and flips follow from (seed, epoch, index) alone; the global random state is neither read nor changed.
     InputError as the data set raises it, from workers too, when the batch's turn comes, and for a batch that a worker
@@ -52,21 +62,23 @@ def batches(
         order = torch.randperm(count, generator=generator).tolist()
         sides = config.data.short_side, config.data.long_side
         sizes = [resized_size(height, width, *sides) for height, width in dataset.image_sizes().tolist()]
-        plan = _group(order, sizes, batch_size, generator)
+        whole = _group(order, sizes, batch_size, generator)[start_batch:]
+        plan = _parts_of(whole, share, sizes, dataset)
     else:
         limit = config.train.limit_batches * batch_size or count
-        plan = _chunks(list(range(min(count, limit))), size or batch_size)
+        whole = _chunks(list(range(min(count, limit))), size or batch_size)[start_batch:]
+        plan = whole = whole[share[0] :: share[1]]
     swap = left_right_swap(dataset.classes) if train and config.data.flip else None
     loader = DataLoader(
         _Prepared(dataset, config.data, flips, swap),
-        batch_sampler=plan[start_batch:],
+        batch_sampler=plan,
         num_workers=workers,
         collate_fn=_parcel if workers else _pack,
         worker_init_fn=start if workers else None,
         pin_memory=pin_memory,
         generator=generator,  # or DataLoader would draw its workers' seeds from the global random state
     )
-    return _unpacked(loader)
+    return _unpacked(loader, [len(batch) for batch in whole])
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:
@@ -98,6 +110,37 @@ def _group(
     return [full[i] for i in torch.randperm(len(full), generator=generator).tolist()] + last
 
 
+def _parts_of(
+    plan: list[list[int]], share: tuple[int, int], sizes: list[tuple[int, int]], dataset: RegionDataset
+) -> list[list[int]]:
+    """Of every batch the images that process k of n works on, for `share` (k, n)."""
+    process, processes = share
+    if processes == 1:
+        return plan
+    regions = [len(labels) for labels in dataset.image_labels()]
+    work = [height * width + REGION * count for (height, width), count in zip(sizes, regions, strict=True)]
+    return [[batch[at] for at in shared([work[i] for i in batch], processes)[process]] for batch in plan]
+
+
+def shared(work: Sequence[int], processes: int) -> list[list[int]]:
+    """Share items among processes, so that all have about the same work.
+
+    Args:
+        work: Of every item.
+        processes: Their number.
+
+    Returns:
+        The positions of every process's items, in rising order. The item with most work is given away first, each to
+        the process that has least so far; of equal ones the first.
+    """
+    shares, sums = [[] for _ in range(processes)], [0] * processes
+    for item in sorted(range(len(work)), key=lambda i: -work[i]):
+        least = sums.index(min(sums))
+        shares[least].append(item)
+        sums[least] += work[item]
+    return [sorted(share) for share in shares]
+
+
 class _Prepared(Dataset):
     """Prepared samples. Gives an InputError back in place of raising it: DataLoader re-raises by its own rules."""
 
@@ -116,20 +159,27 @@ def _pack(samples: list[Sample | InputError]) -> tuple | InputError:
     for sample in samples:
         if isinstance(sample, InputError):
             return sample
-    batch = collate(samples)
+    batch = collate(samples) if samples else blank()
     shapes = [tuple(image.shape) for image in batch.images]
     pixels = torch.cat([image.flatten() for image in batch.images])
     return pixels, shapes, batch.boxes, batch.ptr, batch.labels, batch.names, batch.attributes
+
+
+def blank() -> Batch:
+    """What a process works on that has no image: one without regions and without a name, whose gradients are zero."""
+    none = torch.empty(0, dtype=torch.int64)
+    return Batch([torch.zeros(3, BLANK, BLANK)], torch.empty(0, 4), torch.tensor([0, 0]), none, [])
 
 
 def _parcel(samples: list[Sample | InputError]) -> Parcel:
     return Parcel(_pack(samples))
 
 
-def _unpacked(loader: DataLoader) -> Iterator[Batch]:
-    for packed in received(loader):
+def _unpacked(loader: DataLoader, wholes: list[int]) -> Iterator[Batch]:
+    """The batches of `loader`, which are those of `wholes` images or a process's parts of them."""
+    for packed, whole in zip(received(loader), wholes, strict=True):
         if isinstance(packed, InputError):
             raise packed
         pixels, shapes, *rest = packed
         parts = pixels.split([channels * height * width for channels, height, width in shapes])
-        yield Batch([part.view(tuple(shape)) for part, shape in zip(parts, shapes, strict=True)], *rest)
+        yield Batch([part.view(tuple(shape)) for part, shape in zip(parts, shapes, strict=True)], *rest, whole)

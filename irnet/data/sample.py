@@ -36,6 +36,7 @@ class Batch:
     labels      int64 [R]
     names       B file names
     attributes  by name, R values
+    whole       the number of images of the batch of which these are a process's share; None: these are all
     """
 
     images: list[Tensor]
@@ -44,12 +45,14 @@ class Batch:
     labels: Tensor
     names: list[str]
     attributes: dict[str, list[str]] = field(default_factory=dict)
+    whole: int | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`."""
         move = lambda t: t.to(device, non_blocking=True)  # noqa: E731
         images = [move(image) for image in self.images]
-        return Batch(images, move(self.boxes), move(self.ptr), move(self.labels), self.names, self.attributes)
+        boxes, ptr, labels = move(self.boxes), move(self.ptr), move(self.labels)
+        return Batch(images, boxes, ptr, labels, self.names, self.attributes, self.whole)
 
     def split(self, parts: int) -> list["Batch"]:
         """At most `parts` batches of ceil(B / parts) images, the last with what is left."""

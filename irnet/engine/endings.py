@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..errors import InputError, explain
 from ..interrupts import Request, Stopped
+from . import distributed
 from .checkpoint import LAST
 from .evaluate import NotFinite
 from .state import RunState
@@ -25,12 +26,14 @@ def ending(error: BaseException, state: RunState, output: Path, stop: Request) -
 
     Returns:
         `Stopped` after a signal, an `InputError` for what the user can do something about, else `error` itself. The
-        first two say which step is saved.
+        first two say which step is saved, which rank 0 knows of several processes.
     """
     known = explain(error, SMALLER) if isinstance(error, Exception) else None
     diverged = isinstance(error, NotFinite)
     if diverged:
         known.trouble = f"after step {state.step} {known.trouble}"
+    if distributed.rank():
+        return error if known is None else known
     kept = _keep(state, output, diverged)
     # A signal to the whole group also ends the loader processes.
     if isinstance(error, Stopped) or (stop.number is not None and known is not None and known.where == "--workers"):

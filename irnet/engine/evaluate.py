@@ -19,9 +19,11 @@ from ..data.dataset import RegionDataset
 from ..data.loader import batches
 from ..data.sample import Batch
 from ..errors import InputError, is_out_of_memory
+from ..interrupts import Request
 from ..models.irnet import IRNet
 from ..models.predictions import FINAL, PredictionKey
 from ..progress import Progress
+from . import distributed
 from .score_file import ScoreFile
 
 log = logging.getLogger("irnet")
@@ -59,9 +61,11 @@ def images_at_once(config: Config) -> int:
 def held_out(
     dataset: RegionDataset, config: Config, device: torch.device, at_once: int | None = None
 ) -> Iterable[Batch]:
-    """The data set's images in order, in batches of `at_once`; None: of `images_at_once`."""
+    """The data set's images in order, in batches of `at_once`, those of this process in a group; None: of
+    `images_at_once`."""
     size = at_once or images_at_once(config)
-    return batches(dataset, config, train=False, size=size, pin_memory=device.type == "cuda")
+    pinned = device.type == "cuda"
+    return batches(dataset, config, train=False, size=size, pin_memory=pinned, share=distributed.share())
 
 
 def progress_of(dataset: RegionDataset, config: Config, hidden: bool = False) -> Progress:
@@ -84,16 +88,32 @@ def finite_scores(key: PredictionKey, logits: Tensor, images: list[str], where: 
     return scores
 
 
+@dataclass
+class _Piece:
+    """What is kept of the predictions for one batch, as of `Scores`."""
+
+    scores: dict[PredictionKey, Tensor]  # float32 [R, C] on the CPU
+    labels: Tensor
+    attributes: dict[str, list[str]]
+    images: int
+
+
 @torch.no_grad()
-def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progress: Progress | None = None) -> Scores:
-    """Run the model over all batches and compute every metric.
+def collect(
+    model: IRNet,
+    batches: Iterable[Batch],
+    device: torch.device,
+    progress: Progress | None = None,
+    stop: Request | None = None,
+) -> Scores | None:
+    """Run the model over all batches and compute every metric; None on other ranks than 0, which gathers the scores.
 
     Where memory ends, the batch is halved, and so are those that follow: a model predicts for each image by itself, up
     to the rounding of its products.
 
     Ranking the regions by a class takes the scores of all of them, so these wait on the disk; in memory is what one
     batch needs, then a few numbers for each region and a bounded part of the scores of one prediction.
-    InputError where the batches hold no region, NotFinite where the model has diverged.
+    InputError where the batches hold no region, NotFinite where the model has diverged, Stopped where `stop` asks.
     """
     was_training = model.training
     model.eval()
@@ -101,49 +121,61 @@ def collect(model: IRNet, batches: Iterable[Batch], device: torch.device, progre
     attributes: defaultdict[str, list[str]] = defaultdict(list)
     with contextlib.ExitStack() as stack:
         score_files: dict[PredictionKey, ScoreFile] = {}
-        for batch, scores in _predicted(model, batches, device):
-            for key, rows in scores.items():
+        for piece in distributed.gathered(_pieces(model, batches, device), stop):
+            for key, scores in piece.scores.items():
                 if key not in score_files:
-                    score_files[key] = stack.enter_context(ScoreFile(rows.shape[1]))
-                score_files[key].append(rows)
-            labels.append(batch.labels)
-            for name, values in batch.attributes.items():
+                    score_files[key] = stack.enter_context(ScoreFile(scores.shape[1]))
+                score_files[key].append(scores)
+            labels.append(piece.labels)
+            for name, values in piece.attributes.items():
                 attributes[name] += values
-            images += len(batch.images)
+            images += piece.images
             if progress is not None:
-                progress.update(len(batch.images))
+                progress.update(piece.images)
                 rate = sum(map(len, labels)) / max(time.perf_counter() - begin, 1e-9)
                 progress.note(f"{rate:.0f} regions/s")
         model.train(was_training)
+        if distributed.rank():
+            return None
         if not sum(map(len, labels)):
             raise InputError("evaluation", f"{images} images hold no region", "choose a split with annotated boxes")
         return _measure(score_files, torch.cat(labels), attributes, images)
 
 
-def _predicted(
-    model: IRNet, batches: Iterable[Batch], device: torch.device
-) -> Iterator[tuple[Batch, dict[PredictionKey, Tensor]]]:
-    """The scores of every prediction for each batch, or for parts of it that memory is enough for, in order."""
+def _pieces(model: IRNet, batches: Iterable[Batch], device: torch.device) -> Iterator[_Piece]:
     most = None  # images at once, since memory has ended
     for batch in batches:
-        waiting = _at_most(most, batch)
-        while waiting:
-            part = waiting.pop(0)
-            try:
-                scores = _scores(model, part, device)
-            except (RuntimeError, MemoryError) as error:
-                if len(part.images) == 1 or not is_out_of_memory(error):
-                    raise
-                scores = None
-            if scores is not None:
-                yield part, scores
-                continue
-            # The error is gone by now, and with it the tensors that its traceback held.
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-            most = -(-len(part.images) // 2)
-            log.warning("evaluation: too little memory for %d images at once; goes on with %d", len(part.images), most)
-            waiting = [piece for rest in (part, *waiting) for piece in _at_most(most, rest)]
+        parts, most = _predicted(model, batch, device, most)
+        scores = {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if len(parts) > 1 else parts[0]
+        yield _Piece(scores, batch.labels, batch.attributes, len(batch.images))
+
+
+def _predicted(
+    model: IRNet, batch: Batch, device: torch.device, most: int | None
+) -> tuple[list[dict[PredictionKey, Tensor]], int | None]:
+    """The scores of every prediction for the parts of a batch that memory is enough for, and how many images have room.
+
+    most  images at once, as an earlier batch has found; None: all
+    """
+    done, waiting = [], _at_most(most, batch)
+    while waiting:
+        part = waiting.pop(0)
+        try:
+            scores = _scores(model, part, device)
+        except (RuntimeError, MemoryError) as error:
+            if len(part.images) == 1 or not is_out_of_memory(error):
+                raise
+            scores = None
+        if scores is not None:
+            done.append(scores)
+            continue
+        # The error is gone by now, and with it the tensors that its traceback held.
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        most = -(-len(part.images) // 2)
+        log.warning("evaluation: too little memory for %d images at once; goes on with %d", len(part.images), most)
+        waiting = [piece for rest in (part, *waiting) for piece in _at_most(most, rest)]
+    return done, most
 
 
 def _at_most(images: int | None, batch: Batch) -> list[Batch]:

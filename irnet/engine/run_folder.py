@@ -19,6 +19,7 @@ from ..config import Config, dump
 from ..data.sample import Batch
 from ..errors import InputError
 from ..progress import Progress, speed
+from . import distributed
 
 log = logging.getLogger("irnet")
 _locks: set[int] = set()  # file descriptors
@@ -157,6 +158,8 @@ class Meter:
     def add(self, step: int, rate: float, metrics: dict[str, float], batch: Batch, progress: Progress) -> None:
         """Add a step to the averages, and write and show them where a line is due.
 
+        Of a group of processes each adds its share of the step, and rank 0 writes the line.
+
         Args:
             step: Number of the step, counted from 1.
             rate: Its learning rate.
@@ -170,13 +173,19 @@ class Meter:
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.steps += 1
-        self.images += len(batch.images)
+        self.images += len(batch.names)
         self.regions += len(batch.boxes)
         if step % self.every and step != progress.total:
             return
+        losses = [name for name in self.sums if name.startswith("loss")]  # of shares, which add up; others are alike
+        *sums, images, regions = distributed.total([*(self.sums[name] for name in losses), self.images, self.regions])
+        self.sums |= zip(losses, sums, strict=True)
         seconds = time.perf_counter() - self.since
         line = {"step": step, "lr": rate, **{name: value / self.steps for name, value in self.sums.items()}}
-        line |= {"images_per_s": self.images / seconds, "regions_per_s": self.regions / seconds}
+        line |= {"images_per_s": images / seconds, "regions_per_s": regions / seconds}
+        if distributed.rank():
+            self._reset()
+            return
         with files.writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         _show(line, seconds / self.steps, progress)

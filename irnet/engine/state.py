@@ -10,7 +10,7 @@ from ..config import Config
 from ..data.dataset import RegionDataset
 from ..errors import InputError
 from ..models.irnet import IRNet
-from . import checkpoint
+from . import checkpoint, distributed
 from .build import build_model, compile_parts, open_splits, restore_model, take_weights
 from .checkpoint import BEST, LAST, Checkpoint
 from .evaluate import images_at_once
@@ -27,6 +27,8 @@ class RunState:
 
     Attributes:
         data: Training part of the data set.
+        model: The model.
+        trained: What the steps call: the model, or what exchanges its gradients with those of other processes.
         held_out: Part on which the model is evaluated.
         step: Number of steps done.
         position: Epoch, and how many of its images have been trained on.
@@ -60,6 +62,9 @@ class RunState:
         self.device, self.begin = device, time.perf_counter()
         self.data, self.held_out = open_splits(config.data)
         model = make_model(config, self.data, resume)
+        if memory is not None and distributed.count() > 1:
+            cure = "plan a process's share with irnet plan -b SHARE, and give --grad-accum-steps"
+            raise InputError("--memory", f"plans steps of one process, not of {distributed.count()}", cure)
         if memory is not None:
             fit = fitted(config, scene_of(self.data, config, model), memory, gpu=device.type == "cuda")
             log.info("planned for %s of memory: %s", size_text(memory), told(fit))
@@ -69,6 +74,10 @@ class RunState:
             scene = scene_of(self.held_out, config, model)
             self.at_once = evaluated_at_once(config, scene, memory, device.type == "cuda", training=True)
         self.fingerprints = {"train": fingerprint(self.data), "val": fingerprint(self.held_out)}
+        distributed.check_alike(
+            [print["hash"] for print in self.fingerprints.values()],
+            *(self.data.root, "its annotations are not those of rank 0", "give all machines the same data"),
+        )
         self.step, self.position, self.best, self.seconds_before = 0, (0, 0), -1.0, 0.0
         self.saved, self.updating = None, False
         self.model = model.to(device)
@@ -82,6 +91,7 @@ class RunState:
         self.model.set_grad_checkpointing(config.train.grad_checkpointing)
         if config.train.compile:
             compile_parts(self.model)
+        self.trained = distributed.parallel(self.model)
 
     def _begin_update(self, *_: object) -> None:
         self.updating = True
@@ -127,8 +137,9 @@ class RunState:
         return Checkpoint(self.step, self.config, self.data.classes, model, moments, extra)
 
     def save(self, output: Path) -> None:
-        """Write the checkpoint `last` of the run folder `output`; the one before stays as `previous`."""
-        checkpoint.save(output / "checkpoints" / LAST, self.to_checkpoint())
+        """Write the checkpoint `last` of the run folder `output` (on rank 0); the one before stays as `previous`."""
+        if distributed.rank() == 0:
+            checkpoint.save(output / "checkpoints" / LAST, self.to_checkpoint())
         self.saved = self.step
 
     def save_best(self, output: Path) -> None:

@@ -25,6 +25,7 @@ from ..errors import InputError
 from ..models import losses
 from ..models.irnet import IRNet
 from ..models.shared_linear import taken_by
+from .distributed import is_parallel, reducing
 from .optim import into_momentum
 
 LOWER = "lower train.lr or set train.clip_norm"
@@ -50,10 +51,10 @@ def train_step(
 ) -> dict[str, float]:
     """Take one step: the gradients of a batch's loss, and the update of the weights.
 
-    Where nothing needs all gradients at once (no clipping, no accumulation, no loss scaler) weights are updated as soon
-    as a few gradients are complete, within the backward pass, and these are freed: the gradients never exist together.
-    With SGD, those of the local module's wide layers go into the momentum as they come and do not exist at all. The
-    weights come out the same; those of these layers are sums in another order (1e-12 in float64).
+    Where nothing needs all gradients at once (no clipping, accumulation, loss scaler or other process) weights are
+    updated as soon as a few gradients are complete, within the backward pass, and these are freed: the gradients never
+    exist together. With SGD, those of the local module's wide layers go into the momentum as they come and do not exist
+    at all. The weights come out the same; those of these layers are sums in another order (1e-12 in float64).
 
     Args:
         model: Model in training mode.
@@ -71,7 +72,7 @@ def train_step(
     Raises:
         InputError: The loss is not finite; no weight has been changed.
     """
-    if config.train.clip_norm or config.train.grad_accum_steps > 1 or scaler.is_enabled():
+    if config.train.clip_norm or config.train.grad_accum_steps > 1 or scaler.is_enabled() or is_parallel(model):
         metrics = gradients(model, batch, optimizer, scaler, config, number)
         update(optimizer, scaler)
         return metrics
@@ -88,8 +89,9 @@ def gradients(
     batch's; then the gradients are clipped to a norm of `train.clip_norm`, if that is not 0.
 
     Args:
-        model: Model in training mode.
-        batch: Batch on any device; its parts are moved to the model's.
+        model: Model in training mode, or what `distributed.parallel` made of it.
+        batch: Batch on any device; its parts are moved to the model's. Of a share of a batch (`Batch.whole`) these are
+            the share's gradients, which processes add up to the batch's.
         optimizer: Optimiser of the model's parameters, which are left as they are.
         scaler: Loss scaler of `make_scaler`.
         config: Settings, of which `loss` and `train` are read.
@@ -105,13 +107,15 @@ def gradients(
     optimizer.zero_grad(set_to_none=True)
     device = next(model.parameters()).device
     metrics: dict[str, Tensor] = {}
-    images = len(batch.images)
-    for part in batch.split(config.train.grad_accum_steps):
-        part = part.to(device)
-        loss = compute_loss(model, part, config)
-        check_finite(float(loss.total.detach()), number)
-        weight = len(part.images) / images
-        scaler.scale(loss.total * weight).backward()
+    images = batch.whole or len(batch.images)
+    waiting = batch.split(config.train.grad_accum_steps)
+    while waiting:
+        part = waiting.pop(0).to(device)
+        with reducing(model, now=not waiting):
+            loss = compute_loss(model, part, config)
+            check_finite(float(loss.total.detach()), number)
+            weight = len(part.images) / images
+            scaler.scale(loss.total * weight).backward()
         parts = {"loss": loss.total, "loss_conv": loss.conv, "loss_final": loss.final}
         parts |= {f"loss_{module}": value for module, value in loss.modules.items()}
         for name, value in parts.items():

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from ..data.loader import batches
 from ..data.sample import Batch
 from ..interrupts import Request, Stopped, deferred
 from ..progress import Progress
-from . import evaluate, predict
+from . import distributed, evaluate, predict
 from .build import describe
 from .checkpoint import Checkpoint
 from .endings import ending
@@ -35,6 +35,7 @@ def train(
 ) -> dict:
     """Train to config.train.steps and evaluate on the held-out split.
 
+    In a group of processes (distributed.py) each calls it alike; together they take the steps that one would.
     Stopped at any moment and resumed, a run on a CPU ends with the same bits as one that was not stopped: the flips and
     the learning rate follow from the step's number alone, the order of the data from the images seen.
 
@@ -48,7 +49,7 @@ def train(
             do.
 
     Returns:
-        The content of results.json.
+        The content of results.json; empty on other ranks than 0.
 
     Raises:
         InputError: Unusable data, a folder that holds another run or in which one is writing, a loss that is not
@@ -58,10 +59,12 @@ def train(
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
     torch.use_deterministic_algorithms(config.train.deterministic)
-    with locked(output), log_file(output / "log.txt"):
-        state = RunState(config, device, resume, check_folder(output, resume), memory)
-        write_settings(output, state.config, device, state.step)
-        log.info("%s", describe(state.model, state.data))
+    with _writing_in(output):
+        same_run = distributed.from_first(lambda: check_folder(output, resume))
+        state = RunState(config, device, resume, same_run, memory)
+        if distributed.rank() == 0:
+            write_settings(output, state.config, device, state.step)
+        log.info("%s%s", describe(state.model, state.data), distributed.described())
         log.info("results go to %s: log.txt, metrics.jsonl, results.json, checkpoints/, vis/", output)
         with deferred() as stop:
             try:
@@ -71,8 +74,18 @@ def train(
                 if last_error is error:
                     raise
                 raise last_error from error
-            stop.obey("ended after the last step; its results are written")
+            distributed.obey(stop, "ended after the last step; its results are written")
             return results
+
+
+@contextlib.contextmanager
+def _writing_in(output: Path) -> Iterator[None]:
+    """Lock the run's folder and copy the log into it, on rank 0, which alone writes there."""
+    if distributed.rank():
+        yield
+        return
+    with locked(output), log_file(output / "log.txt"):
+        yield
 
 
 def _run(state: RunState, output: Path, stop: Request, hidden: bool) -> dict:
@@ -85,9 +98,10 @@ def _run(state: RunState, output: Path, stop: Request, hidden: bool) -> dict:
         progress.note("the first step compiles")
     with progress, contextlib.closing(_stream(state)) as stream:
         while state.step < config.steps:
-            stop.obey()
+            if distributed.count() == 1:
+                stop.obey()
             batch, position = next(stream)
-            stop.obey()
+            distributed.obey(stop)
             rate, metrics = _take_step(state, batch, position)
             progress.update()
             meter.add(state.step, rate, metrics, batch, progress)
@@ -99,6 +113,8 @@ def _run(state: RunState, output: Path, stop: Request, hidden: bool) -> dict:
                     state.save(output)
     results, scores = _assess(state, output, stop, hidden)
     state.save(output)
+    if scores is None:
+        return results
     evaluate.write(output, results, scores, state.data.classes)
     predict.draw(output / "vis", state.model, state.held_out, state.config.data, config.vis)
     return results
@@ -107,18 +123,20 @@ def _run(state: RunState, output: Path, stop: Request, hidden: bool) -> dict:
 def _take_step(state: RunState, batch: Batch, position: tuple[int, int]) -> tuple[float, dict[str, float]]:
     """Train on one batch, which ends at `position`; returns the step's learning rate and its metrics."""
     rate = state.scheduler.get_last_lr()[0]
-    metrics = train_step(state.model, batch, state.optimizer, state.scaler, state.config, state.step + 1)
+    metrics = train_step(state.trained, batch, state.optimizer, state.scaler, state.config, state.step + 1)
     state.scheduler.step()
     state.step, state.position = state.step + 1, position
     state.updating = False
     return rate, metrics
 
 
-def _assess(state: RunState, output: Path, stop: Request, hidden: bool) -> tuple[dict, evaluate.Scores]:
-    """Evaluate on the held-out split, and save the weights if they are the best so far."""
+def _assess(state: RunState, output: Path, stop: Request, hidden: bool) -> tuple[dict, evaluate.Scores | None]:
+    """Evaluate on the held-out split, and save the weights if they are the best so far; rank 0 has the results."""
     with evaluate.progress_of(state.held_out, state.config, hidden) as progress:
-        stream = _obeying(stop, evaluate.held_out(state.held_out, state.config, state.device, state.at_once))
-        scores = evaluate.collect(state.model, stream, state.device, progress)
+        stream = evaluate.held_out(state.held_out, state.config, state.device, state.at_once)
+        scores = evaluate.collect(state.model, stream, state.device, progress, stop)
+    if scores is None:
+        return {}, None
     results = evaluate.results(state.model, state.step, state.held_out.split, scores)
     class_ap = results["metrics"]["final"]["class_ap"]
     log.info("step %d: class AP %.2f%% on %d held-out images", state.step, 100 * class_ap, scores.images)
@@ -128,20 +146,16 @@ def _assess(state: RunState, output: Path, stop: Request, hidden: bool) -> tuple
     return results, scores
 
 
-def _obeying(stop: Request, stream: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches of `stream` until a stop is asked for."""
-    for batch in stream:
-        stop.obey()
-        yield batch
-
-
 def _stream(state: RunState) -> Iterator[tuple[Batch, tuple[int, int]]]:
-    """Batches from the state's position on, epoch after epoch without end, each with the position after it."""
+    """Batches from the state's position on, epoch after epoch without end, each with the position after it.
+
+    In a group of processes they are the process's shares of the batches.
+    """
     data, config, size = state.data, state.config, state.config.train.batch_size
     epoch, seen = state.position
+    options = {"train": True, "pin_memory": state.device.type == "cuda", "share": distributed.share()}
     while True:
-        pinned = state.device.type == "cuda"
-        for batch in batches(data, config, train=True, epoch=epoch, start_batch=seen // size, pin_memory=pinned):
+        for batch in batches(data, config, epoch=epoch, start_batch=seen // size, **options):
             seen = (seen // size + 1) * size
             yield batch, (epoch, seen) if seen < len(data) else (epoch + 1, 0)
         epoch, seen = epoch + 1, 0

@@ -84,7 +84,7 @@ def test_disk_full_while_logging(name, trained, train_arguments, refused_process
 
 
 def test_meter_averages_the_steps_since_its_last_line(tmp_path):
-    batch = SimpleNamespace(images=[0, 1], boxes=[0, 1, 2])
+    batch = SimpleNamespace(names=["a", "b"], boxes=[0, 1, 2])
     meter = Meter(tmp_path / "metrics.jsonl", every=2)
     progress = Progress("training", 5, "step", hidden=True)
     for step in range(1, 6):

@@ -1,0 +1,99 @@
+"""Steps in float64 on images of several sizes, some without regions: what one of several processes does in a test."""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from irnet.config import Config, DataConfig, ModelConfig, TrainConfig
+from irnet.data.loader import batches
+from irnet.data.sample import Sample
+from irnet.engine import distributed
+from irnet.engine.optim import make_optimizer, make_scheduler
+from irnet.engine.step import make_scaler, train_step
+from irnet.models.irnet import IRNet
+from irnet_kernels import EdgeSet
+
+STEPS, IMAGES = 5, 19  # batches of 8, 8, 3, 8 and 8 images
+SIZES = [(64, 80), (80, 64), (64, 96)]
+
+
+class Ragged:
+    """Random images; of three in a row the first has no region, the others one or more."""
+
+    classes, supercategories, skipped = ["a", "b", "c"], ["", "", ""], {}
+    root = path = Path("ragged")
+    split = "train"
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def __getitem__(self, i: int) -> Sample:
+        generator = torch.Generator().manual_seed(i)
+        height, width = SIZES[i % 2 + i % 5 // 4]
+        image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+        labels = self.image_labels()[i]
+        corners = 30 * torch.rand(len(labels), 2, generator=generator)
+        boxes = torch.cat([corners, corners + 10 + 20 * torch.rand(len(labels), 2, generator=generator)], 1)
+        return Sample(image, boxes, labels, f"{i}")
+
+    def image_sizes(self) -> Tensor:
+        return torch.tensor([SIZES[i % 2 + i % 5 // 4] for i in range(IMAGES)])
+
+    def image_labels(self) -> list[Tensor]:
+        return [torch.arange(i % 3 * (1 + i % 4)) % 3 for i in range(IMAGES)]
+
+
+def settings(variant: str, **train) -> Config:
+    sizes = {"memory_channels": 4, "memory_size": 4, "hidden": 8, "graph_channels": 4, "graph_layers": 1}
+    sizes |= {"backbone": "small", "backbone_channels": 4, "patch_size": 2, "iterations": 2}
+    train = {"batch_size": 8, "workers": 0, "lr": 0.05, "steps": STEPS, "lr_steps": [], **train}
+    return Config(ModelConfig(variant=variant, **sizes), data=DataConfig(short_side=0), train=TrainConfig(**train))
+
+
+def model_of(config: Config) -> IRNet:
+    torch.manual_seed(0)
+    triple = torch.tensor([0, 1]), torch.tensor([1, 2]), torch.ones(2, dtype=torch.float64)
+    edges = EdgeSet.from_edges([triple], 3, normalize=True)
+    return IRNet(config.model, 3, edges if config.model.variant in ("global", "full") else None).double().train()
+
+
+def steps(variant: str, output: Path | None = None, **train) -> dict:
+    """Take five steps of this process's share; returns the weights, and of every step the images, the regions, the
+    bytes that were exchanged and those of the gradients. Of a group the results are written to `output`.RANK, too."""
+    config = settings(variant, **train)
+    model = model_of(config)
+    trained = distributed.parallel(model)
+    optimizer, scaler = make_optimizer(model, config.train), make_scaler(torch.device("cpu"), config.train)
+    scheduler = make_scheduler(optimizer, config.train)
+    exchanged, found = [], []
+    real = dist.all_reduce
+
+    def all_reduce(tensor, *more, **options):
+        exchanged.append(tensor.numel() * tensor.element_size())
+        return real(tensor, *more, **options)
+
+    dist.all_reduce = all_reduce
+    for number in range(1, STEPS + 1):
+        if number % 3 == 1:
+            stream = batches(Ragged(), config, train=True, epoch=number // 3, share=distributed.share())
+        batch = next(stream)
+        batch.images = [image.double() for image in batch.images]
+        exchanged.clear()
+        train_step(trained, batch, optimizer, scaler, config, number)
+        scheduler.step()
+        learned = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        found.append([batch.names, len(batch.labels), sum(exchanged), learned])
+    result = {"weights": model.state_dict(), "steps": found}
+    if output is not None:
+        torch.save(result, f"{output}.{distributed.rank()}")
+    return result
+
+
+def run(variant: str, output: str, train: str) -> None:
+    """`steps` of a process that torchrun has started; `train` holds settings as JSON."""
+    torch.set_num_threads(1)
+    with distributed.joined("cpu"):
+        steps(variant, Path(output), **json.loads(train))

@@ -1,0 +1,292 @@
+"""Several processes train as one: the same steps, the same images, checkpoints for any number, and one end for all."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from irnet.data.loader import shared
+from irnet.engine import checkpoint
+from tests.engine import shared_steps
+from tests.engine.recorded import images_of
+from tests.engine.tools import assert_same_run, assert_same_tensors, edit, lines
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 120  # after which a process that hangs is killed
+
+
+class Group:
+    """Processes of one run, each as torchrun would start it, with the same arguments or each with its own list."""
+
+    def __init__(self, irnet, arguments: list, count: int, first: str = "", restarts: int = 0):
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's agent has it
+        env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.store.port, "WORLD_SIZE": count}
+        env |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": restarts}
+        self.ranks = []
+        for rank in range(count):
+            words = {key: str(value) for key, value in {**env, "RANK": rank, "LOCAL_RANK": rank}.items()}
+            begin = f"import os, signal; os.environ.update({words}); signal.alarm({SECONDS})\n"
+            own = arguments[rank] if arguments and isinstance(arguments[0], list) else arguments
+            self.ranks.append(irnet.start(own, begin + first))
+
+    def end(self, *codes: int) -> None:
+        """Wait for all processes, which must end with these exit codes, or all with the one."""
+        found = [process.wait() for process in self.ranks]
+        expected = list(codes) if len(codes) > 1 else [*(codes or (0,))] * len(found)
+        assert found == expected, "\n".join(f"{p.out}\n{p.err}" for p in self.ranks)
+
+    @property
+    def said(self) -> list[str]:
+        """The lines on standard error in which a process says why it ends."""
+        return [line for p in self.ranks for line in p.err.splitlines() if line.startswith("irnet: ")]
+
+    @property
+    def err(self) -> str:
+        return "".join(p.err for p in self.ranks)
+
+
+@pytest.fixture
+def group(irnet):
+    """Starts groups of `irnet` processes, see `Group`."""
+    return lambda *arguments, **options: Group(irnet, *arguments, **options)
+
+
+def recording(path: Path) -> str:
+    return f"from pathlib import Path; from tests.engine import recorded; recorded.record(Path({str(path)!r}))\n"
+
+
+def failing(rank: int, step: int, error: str) -> str:
+    """Python statements after which that rank raises `error` in that step."""
+    return f"""
+from irnet.engine import train
+from irnet.errors import InputError
+real = train.train_step
+def train_step(*arguments):
+    if arguments[-1] == {step} and os.environ["RANK"] == "{rank}":
+        {error}
+    return real(*arguments)
+train.train_step = train_step
+"""
+
+
+def torchrun(words: list, processes: int, restarts: int = 0) -> subprocess.CompletedProcess:
+    """`torchrun` itself on some words, to its end."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    command += ["--max-restarts", restarts, *words]
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=SECONDS, env=env, cwd=ROOT)
+
+
+# --------------------------------------------------------------------------------------------------------- the shares
+
+
+def test_shares_are_by_work():
+    """The largest item alone outweighs all others: they go to the other process."""
+    assert shared([1, 9, 2, 3], 2) == [[1], [0, 2, 3]]
+    assert shared([5, 5, 5, 5], 3) == [[0, 3], [1], [2]]
+    assert shared([4], 3) == [[0], [], []] and shared([], 2) == [[], []]
+
+
+def test_no_share_exceeds_another_by_more_than_an_item():
+    draw = random.Random(0)
+    for _ in range(200):
+        work = [draw.randint(1, 1000) for _ in range(draw.randint(1, 40))]
+        processes = draw.randint(1, 9)
+        shares = shared(work, processes)
+        assert sorted(i for share in shares for i in share) == list(range(len(work)))
+        sums = [sum(work[i] for i in share) for share in shares]
+        assert max(sums) - min(sums) <= max(work)
+
+
+# ----------------------------------------------------------------------------------------------------- the same steps
+
+
+@pytest.mark.parametrize(
+    ("variant", "train"), [("full", {"optimizer": "adamw", "lr": 1e-3}), ("local", {"clip_norm": 0.5})]
+)
+def test_weights_do_not_depend_on_the_number_of_processes(variant, train, group, tmp_path):
+    """Nor on accumulation. Of four processes some have images without a region, one has no image at an epoch's end."""
+    whole = shared_steps.steps(variant, **train)
+    start = shared_steps.model_of(shared_steps.settings(variant)).state_dict()
+    assert max((whole["weights"][name] - value).abs().max() for name, value in start.items()) > 1e-3
+    ways = {(1, 8): shared_steps.steps(variant, **train, grad_accum_steps=8)}
+    groups = {}
+    for processes, parts in ((2, 1), (4, 1), (2, 2)):
+        words = f"{variant!r}, {str(tmp_path / f'{processes}.{parts}')!r}, "
+        words += repr(json.dumps(train | {"grad_accum_steps": parts}))
+        first = f"from tests.engine import shared_steps; shared_steps.run({words}); raise SystemExit"
+        groups[processes, parts] = group([], processes, first)
+    for (processes, parts), started in groups.items():
+        started.end()
+        ranks = [torch.load(tmp_path / f"{processes}.{parts}.{rank}") for rank in range(processes)]
+        ways[processes, parts] = ranks[0]
+        for other in ranks[1:]:
+            assert_same_tensors(other["weights"], ranks[0]["weights"])
+        check_steps(list(zip(*(rank["steps"] for rank in ranks), strict=True)), whole["steps"])
+    for way, result in ways.items():
+        for name, value in whole["weights"].items():
+            torch.testing.assert_close(result["weights"][name], value, rtol=1e-12, atol=1e-12, msg=f"{way} {name}")
+
+
+def check_steps(found: list[tuple], whole: list) -> None:
+    """Hold what `shared_steps.steps` tells of every step of several ranks against that of one process."""
+    for ranks, (images, *_) in zip(found, whole, strict=True):
+        assert sorted(name for names, *_ in ranks for name in names) == sorted(images)
+        assert all(exchanged == gradients > 0 for _, _, exchanged, gradients in ranks)
+    if len(found[0]) == 4:
+        shares = [(len(names), regions) for ranks in found for names, regions, *_ in ranks]
+        assert (0, 0) in shares and any(images and not regions for images, regions in shares)
+
+
+# -------------------------------------------------------------------------------------------------- going on as others
+
+
+def test_checkpoint_goes_on_with_another_number_of_processes(group, train_arguments, tmp_path):
+    """And with other parts of a batch: the images of every step stay those of one process."""
+    record = recording(tmp_path / "whole.jsonl")
+    group(train_arguments(tmp_path / "whole", steps=8, batch=3), 1, record).end()
+    output, record = tmp_path / "run", recording(tmp_path / "run.jsonl")
+    for steps, processes, parts in ((2, 2, 1), (4, 4, 3), (5, 1, 3), (8, 2, 1)):
+        words = ["--resume", "--grad-accum-steps", str(parts)] if steps > 2 else []
+        group(train_arguments(output, *words, steps=steps, batch=3), processes, record).end()
+    assert images_of(tmp_path / "run.jsonl") == images_of(tmp_path / "whole.jsonl")
+    one, two = (checkpoint.find(tmp_path / name) for name in ("run", "whole"))
+    assert one.extra["position"] == two.extra["position"] == [2, 6] and one.step == 8
+    assert [line["step"] for line in lines(output)] == list(range(1, 9))
+
+
+EVALS = ("train.eval_every=3",)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, train_arguments, irnet) -> Path:
+    """A folder with `run`, of two processes and seven steps, and the record of its images."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    words = train_arguments(folder / "run", *EVALS, steps=7, batch=3)
+    Group(irnet, words, 2, recording(folder / "images.jsonl")).end()
+    return folder
+
+
+def test_torchrun_brings_a_killed_run_back(undisturbed, train_arguments, tmp_path):
+    """One of two ranks is killed in the midst of a step; no image is lost or doubled, and no bit differs."""
+    words = train_arguments(tmp_path / "run", *EVALS, steps=7, batch=3)
+    record = tmp_path / "images.jsonl"
+    done = torchrun(["-m", "tests.engine.recorded", record, "1:4", *words], 2, restarts=1)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stderr
+    assert_same_run(tmp_path / "run", undisturbed / "run")
+    assert images_of(record) == images_of(undisturbed / "images.jsonl")
+
+
+def test_group_killed_at_random_moments_goes_on(undisturbed, group, train_arguments, tmp_path):
+    draw, output, record = random.Random(0), tmp_path / "run", recording(tmp_path / "images.jsonl")
+    words = train_arguments(output, *EVALS, "--resume", "train.checkpoint_every=1", steps=7, batch=3)
+    for attempt in range(5):
+        end = time.monotonic() + draw.uniform(0.2, 2)
+        started = group(words, 2, record, restarts=attempt)
+        while time.monotonic() < end:
+            time.sleep(0.01)
+        for process in started.ranks:  # one that is done waits for its parent, so the signal hits nobody else
+            os.kill(process.pid, signal.SIGKILL)
+        assert all(process.wait() in (0, 2, -signal.SIGKILL) for process in started.ranks), started.err
+    group(words, 2, record, restarts=5).end()
+    assert_same_run(output, undisturbed / "run")
+    assert images_of(tmp_path / "images.jsonl") == images_of(undisturbed / "images.jsonl")
+
+
+def test_three_processes_go_on_to_the_same_bits(group, train_arguments, tmp_path):
+    """The order in which three gradients are added must not depend on where a run goes on."""
+    group(train_arguments(tmp_path / "whole"), 3).end()
+    group(train_arguments(tmp_path / "run"), 3, failing(1, 3, "os.kill(os.getpid(), signal.SIGKILL)")).end(2, -9, 2)
+    group(train_arguments(tmp_path / "run", "--resume"), 3).end()
+    one, two = (checkpoint.find(tmp_path / name) for name in ("run", "whole"))
+    assert_same_tensors(one.model, two.model)
+    assert_same_tensors(one.optimizer, two.optimizer)
+
+
+# ------------------------------------------------------------------------------------------------------------- the end
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_failure_ends_all_and_is_told_once(rank, group, train_arguments, tmp_path):
+    error = 'raise InputError("data/7.png", "is truncated", "restore it")'
+    started = group(train_arguments(tmp_path / "run"), 3, failing(rank, 3, error))
+    started.end(2)
+    (line,) = started.said
+    assert line.startswith(f"irnet: rank {rank}: data/7.png: is truncated; restore it")
+    assert "Traceback" not in started.err and "step 2 is saved in" in started.ranks[0].err
+    assert checkpoint.find(tmp_path / "run").step == 2
+
+
+def test_killed_process_ends_the_others(group, train_arguments, tmp_path):
+    started = group(train_arguments(tmp_path / "run"), 2, failing(1, 2, "os.kill(os.getpid(), signal.SIGKILL)"))
+    started.end(2, -signal.SIGKILL)
+    (line,) = started.said
+    assert line.startswith("irnet: rank 0: another process of the run: has ended") and "step 1 is saved" in line
+
+
+def test_signal_to_one_process_ends_all_after_the_same_step(undisturbed, group, train_arguments, tmp_path):
+    output = tmp_path / "run"
+    stop = "os.kill(os.getpid(), signal.SIGTERM)"
+    started = group(train_arguments(output, *EVALS, steps=7, batch=3), 2, failing(1, 3, stop))
+    started.end(128 + signal.SIGTERM)
+    (line,) = started.said
+    assert line.startswith("irnet: SIGTERM: ended after step 3; step 3 is saved")
+    group(train_arguments(output, *EVALS, "--resume", steps=7, batch=3), 2).end()
+    assert_same_run(output, undisturbed / "run")
+
+
+def test_rank_with_other_data_is_refused(group, train_arguments, scenes_root, tmp_path):
+    other = shutil.copytree(scenes_root, tmp_path / "scenes")
+    edit(other, "train", lambda table: table["annotations"].pop())
+    words = [train_arguments(tmp_path / "run", data=root) for root in (scenes_root, other)]
+    started = group(words, 2)
+    started.end(2)
+    (line,) = started.said
+    assert line.startswith("irnet: rank 1: ") and "its annotations are not those of rank 0" in line
+
+
+def test_memory_is_not_planned_for_several_processes(group, train_arguments, tmp_path):
+    started = group(train_arguments(tmp_path / "run", "--memory", "1GiB"), 2)
+    started.end(2)
+    (line,) = started.said
+    assert "--memory: plans steps of one process, not of 2; plan a process's share" in line
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+
+
+def assert_same_results(one: Path, two: Path) -> None:
+    for name in ("results.json", "per_class.csv"):
+        assert (one / name).read_text() == (two / name).read_text()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_evaluation_is_shared_to_the_bit(batch, trained, group, irnet, tmp_path):
+    """Four images in batches of one or three among three processes, of which one gets a batch more, or none."""
+    words = ["eval", "--checkpoint", trained, "-b", batch, "--output-dir"]
+    irnet.run([*words, tmp_path / "one"])
+    started = group([*words, tmp_path / "three"], 3)
+    started.end()
+    assert_same_results(tmp_path / "three", tmp_path / "one")
+    assert json.loads((tmp_path / "three/results.json").read_text())["images"] == 4
+    assert [bool(process.out) for process in started.ranks] == [True, False, False]
+
+
+def test_torchrun_evaluates_what_two_processes_trained(undisturbed, irnet, tmp_path):
+    """The results are those of the training, too, and those of one process."""
+    words = ["eval", "--checkpoint", undisturbed / "run", "--output-dir"]
+    done = torchrun(["-m", "irnet", *words, tmp_path / "two"], 2)
+    assert done.returncode == 0, done.stderr
+    irnet.run([*words, tmp_path / "one"])
+    for name in ("one", "two"):
+        assert_same_results(tmp_path / name, undisturbed / "run")
