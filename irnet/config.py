@@ -85,6 +85,9 @@ class ModelConfig:
         "user's cache; empty: random weights",
     )
     backbone_channels: int = setting(64, "channels of the small backbone; no other reads it", Bounds(least=2))
+    conv_head: list[int] = setting(
+        [], "widths of FC layers between the ConvNet's feature and its classifier; modules do not read them", Bounds(1)
+    )
     iterations: int = setting(3, "I: each module predicts this often", Bounds(least=1, most=MOST_BUILT))
     patch_size: int = setting(7, "P: cells on the side of a region's patch", Bounds(least=2, most=MOST_BUILT))
     memory_channels: int = setting(512, "channels of the spatial memory", Bounds(least=1))
@@ -102,6 +105,16 @@ class ModelConfig:
     )
     learn_geometry: bool = setting(
         False, "every graph layer learns its own bandwidth, from this one on, and a scale per type"
+    )
+    # The paths of the paper's ablations:
+    spatial_edges: bool = setting(True, "edges between regions; without, regions meet in the classes alone")
+    class_edges: bool = setting(True, "edges between classes; without, a class gives back what it has gathered")
+    class_path: bool = setting(True, "regions exchange with classes; without, the graph has regions alone")
+    cross_feed: bool = setting(True, "each module reads the last prediction of both; without, its own alone")
+    attention: str = setting(
+        "learned",
+        "how predictions mix into the final one. learned: by confidences; mean: evenly; last: the last ones, evenly",
+        choices=("learned", "mean", "last"),
     )
     # What the paper leaves open, with our choice:
     assignment: str = setting(

@@ -29,7 +29,7 @@ def run(options):
 
 
 def test_the_commands():
-    assert commands.names() == ["bench", "data", "demo", "eval", "graph", "info", "plan", "predict", "train"]
+    assert commands.names() == ["ablate", "bench", "data", "demo", "eval", "graph", "info", "plan", "predict", "train"]
     for name in commands.names():
         module = commands.load(name)
         assert module.HELP and module.__doc__.startswith(f"`irnet {name}")
@@ -77,6 +77,8 @@ def test_a_new_command_is_one_file(tmp_path, monkeypatch, capsys):
         ("demo", "--init-from"),
         ("demo", "--resume"),
         ("demo", "--small"),
+        ("ablate", "--resume"),
+        ("ablate", "--memory"),
         ("train --output-dir x", "--vis"),
         ("train --output-dir x", "--checkpoint"),
         ("info", "--device"),

@@ -1,1 +1,1 @@
-"""What is asked of several runs together: the demonstration. A single run is engine's."""
+"""What is asked of several runs together: the demonstration, the ablations. A single run is engine's."""

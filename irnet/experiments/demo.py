@@ -5,6 +5,7 @@ import dataclasses
 import json
 import platform
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,14 @@ def run_variant(output: Path, variant: str, config: Config, device: torch.device
     config = copy.deepcopy(config)
     config.model.variant = variant
     same_settings(output, config)
+    return {"variant": variant, **finish_run(output, config, device, progress)}
+
+
+def finish_run(output: Path, config: Config, device: torch.device, progress: bool = True) -> dict:
+    """Train in the folder `output`, or take up its finished or interrupted run, which has the same settings.
+
+    Returns plain values: the content of results.json, the lines of metrics.jsonl, seconds of training and parameters.
+    """
     summary = output / "summary.json"  # written last: where it is, the run has finished
     if not summary.exists():
         resume = checkpoint.find(output) if checkpoint.exists(output) else None
@@ -75,17 +84,17 @@ def run_variant(output: Path, variant: str, config: Config, device: torch.device
         seconds = checkpoint.find(output).extra["seconds"]
         files.write_json(summary, {"seconds": seconds, "parameters": results["parameters"], "results": results})
     history = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return {"variant": variant, "history": history, **json.loads(summary.read_text())}
+    return {"history": history, **json.loads(summary.read_text())}
 
 
-def same_settings(run: Path, config: Config) -> None:
+def same_settings(run: Path, config: Config, no_effect: Collection[str] = NO_EFFECT) -> None:
     """InputError where the folder `run` holds a run with other settings than `config`, but for those without effect."""
     if not checkpoint.exists(run):
         return
     for section, wanted in dataclasses.asdict(config).items():
         found = dataclasses.asdict(load(run / "config.yaml"))[section]
         for key in wanted:
-            if found[key] != wanted[key] and f"{section}.{key}" not in NO_EFFECT:
+            if found[key] != wanted[key] and f"{section}.{key}" not in no_effect:
                 trouble = f"holds a run with {section}.{key} = {found[key]}, not {wanted[key]}"
                 raise InputError(run, trouble, "name another --output-dir, or delete this one")
 

@@ -20,9 +20,9 @@ from .regions import Regions
 class LayerWeights(NamedTuple):
     """What a layer does not take from images, made once for all roll-outs of a batch."""
 
-    spatial: Tensor  # of the edge types between regions
-    semantic: Tensor  # of the edge types between classes
-    classes: Tensor  # [C, D], what each class takes from its own feature
+    spatial: Tensor | None  # of the edge types between regions
+    semantic: Tensor | None  # of the edge types between classes
+    classes: Tensor | None  # [C, D], what each class takes from its own feature
 
 
 class GlobalState(NamedTuple):
@@ -33,7 +33,10 @@ class GlobalState(NamedTuple):
 
 
 class GlobalModule(nn.Module):
-    """Region states [R, D] and class features [C, D]; `logits_in` predictions of C classes enter the states."""
+    """Region states [R, D] and class features [C, D]; `logits_in` predictions of C classes enter the states.
+
+    Of the paths that the settings switch off there are no weights, but the class graph is there whatever they say.
+    """
 
     def __init__(
         self,
@@ -51,7 +54,9 @@ class GlobalModule(nn.Module):
         for name, tensor in zip(EDGE_TENSORS, class_graph.tensors(), strict=True):
             self.register_buffer(name, tensor)
         # class features
-        if word_vectors is None:
+        if not config.class_path:
+            self.class_features = None
+        elif word_vectors is None:
             self.class_features = nn.Parameter(torch.randn(classes, d) / math.sqrt(d))
         else:
             self.register_buffer("word_vectors", word_vectors)
@@ -62,13 +67,14 @@ class GlobalModule(nn.Module):
         self.map_logits = nn.Linear(logits_in * classes, d, bias=False)
         self.gru = nn.GRUCell(d, d)
         # read
-        self.layers = nn.ModuleList(GraphLayer(config, class_graph.num_types) for _ in range(config.graph_layers))
+        layers = config.graph_layers if config.spatial_edges or config.class_path else 0
+        self.layers = nn.ModuleList(GraphLayer(config, class_graph.num_types) for _ in range(layers))
         self.classifier = nn.Linear(d, classes)
-        self.confidence = nn.Linear(d, 1, bias=False)
+        self.confidence = nn.Linear(d, 1, bias=False) if config.attention == "learned" else None
         for module in filter(None, (self.map_feature, self.start_feature)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             nn.init.zeros_(module.bias)
-        for module in (self.map_logits, self.classifier, self.confidence):
+        for module in filter(None, (self.map_logits, self.classifier, self.confidence)):
             nn.init.normal_(module.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
@@ -122,30 +128,42 @@ class GraphLayer(nn.Module):
     def __init__(self, config: ModelConfig, class_types: int):
         super().__init__()
         d, self.bandwidth, self.log_bandwidth, self.scale = config.graph_channels, config.bandwidth, None, None
-        if config.learn_geometry:
+        if config.learn_geometry and config.spatial_edges:
             self.log_bandwidth = nn.Parameter(torch.tensor(math.log(config.bandwidth)))  # its exponential is positive
             self.scale = nn.Parameter(torch.ones(len(REGION_TYPES)))
-        self.spatial = nn.Parameter(stacked_uniform(torch.empty(len(REGION_TYPES), d, d)))
-        self.semantic = nn.Parameter(stacked_uniform(torch.empty(class_types, d, d)))
-        self.region_to_class = nn.Linear(d, d, bias=False)
-        self.class_to_class = nn.Linear(d, d, bias=False)
-        self.class_to_region = nn.Linear(d, d, bias=False)
+        self.spatial = self.semantic = None
+        if config.spatial_edges:
+            self.spatial = nn.Parameter(stacked_uniform(torch.empty(len(REGION_TYPES), d, d)))
+        if config.class_path and config.class_edges:
+            self.semantic = nn.Parameter(stacked_uniform(torch.empty(class_types, d, d)))
+        if config.class_path:
+            self.region_to_class = nn.Linear(d, d, bias=False)
+            self.class_to_class = nn.Linear(d, d, bias=False)
+            self.class_to_region = nn.Linear(d, d, bias=False)
 
-    def weights(self, classes: Tensor) -> LayerWeights:
+    def weights(self, classes: Tensor | None) -> LayerWeights:
         """Those of the edge types as the operators take them, and what is made of the class features [C, D]."""
         # A learned scale multiplies the spatial ones in full precision first.
-        spatial = self.spatial if self.scale is not None else autocast(self.spatial)[0]
-        return LayerWeights(spatial, autocast(self.semantic)[0], self.class_to_class(classes))
+        spatial = self.spatial if self.spatial is None or self.scale is not None else autocast(self.spatial)[0]
+        semantic = None if self.semantic is None else autocast(self.semantic)[0]
+        return LayerWeights(spatial, semantic, None if classes is None else self.class_to_class(classes))
 
     def forward(self, x: Tensor, p: Tensor, regions: Regions, graph: EdgeSet, weights: LayerWeights) -> Tensor:
         """x [R, D], p [R, C] -> [R, D]; `weights` are the layer's own."""
-        boxes, ptr = regions.boxes, regions.ptr
-        bandwidth = self.bandwidth if self.log_bandwidth is None else self.log_bandwidth.exp()
-        spatial = propagate_regions(x, boxes, ptr, weights.spatial, bandwidth=bandwidth, scale=self.scale)
-        gathered = to_classes(p, self.region_to_class(x), ptr)  # [B, C, D]
+        spatial = None if weights.spatial is None else self.from_regions(x, regions, weights.spatial)
+        if weights.classes is None:
+            assert spatial is not None  # a layer has one path at least
+            return F.relu(spatial)
+        gathered = to_classes(p, self.region_to_class(x), regions.ptr)  # [B, C, D]
         z = F.relu(gathered + weights.classes)
-        semantic = propagate(z, graph, weights.semantic)  # [B, C, D]
-        return F.relu(spatial + F.relu(self.class_to_region(to_regions(p, semantic, ptr))))
+        semantic = z if weights.semantic is None else propagate(z, graph, weights.semantic)  # [B, C, D]
+        from_classes = F.relu(self.class_to_region(to_regions(p, semantic, regions.ptr)))
+        return from_classes if spatial is None else F.relu(spatial + from_classes)
+
+    def from_regions(self, x: Tensor, regions: Regions, weight: Tensor) -> Tensor:
+        """What each region hears from the others of its image: [R, D]."""
+        bandwidth = self.bandwidth if self.log_bandwidth is None else self.log_bandwidth.exp()
+        return propagate_regions(x, regions.boxes, regions.ptr, weight, bandwidth=bandwidth, scale=self.scale)
 
 
 EDGE_TENSORS = (

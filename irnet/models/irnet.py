@@ -1,6 +1,7 @@
 """The model: the roll-out of both modules on one screen. Layers live in backbone.py, local_module.py and
 global_module.py."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -42,11 +43,16 @@ class IRNet(nn.Module):
         self.config = config
         self.grad_checkpointing = False
         self.backbone = backbone.build(config) if trunk is None else trunk
-        self.classifier = nn.Linear(self.backbone.feature_channels, classes)
+        widths = [self.backbone.feature_channels, *config.conv_head]
+        self.conv_head = nn.Sequential()
+        for pair in itertools.pairwise(widths):
+            self.conv_head.extend([nn.Linear(*pair), nn.ReLU()])
+        self.classifier = nn.Linear(widths[-1], classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
         modules = {"conv": 0, "local": 1, "global": 1, "full": 2}[config.variant]
         self.local = self.graph = None
+        modules = modules if config.cross_feed else min(modules, 1)
         if config.variant in ("local", "full"):
             self.local = LocalModule(config, self.backbone.channels, classes, modules)
         if config.variant in ("global", "full"):
@@ -97,7 +103,7 @@ class IRNet(nn.Module):
         cells = boxes / backbone.STRIDE
         patches = crop_resize(features, cells, ptr, self.config.patch_size)  # [R, F, P, P]
         feature = self._feature(patches)  # [R, F']
-        f0 = self.classifier(feature)  # [R, C]
+        f0 = self.classifier(self.conv_head(feature))  # [R, C]
         modules = self.reasoning_modules()
         if not modules:
             return Predictions({CONV: f0}, f0.new_ones(1, f0.shape[0]), f0.detach(), f0.new_zeros(1, f0.shape[0]), [])
@@ -106,19 +112,26 @@ class IRNet(nn.Module):
         regions = Regions(boxes, cells, ptr, patches.detach(), feature.detach(), f0.detach()[:, None])
         weights = weights or self.shared_weights()
         states = {name: [module.start(features, regions, weights[name])] for name, module in modules.items()}
-        first = next(iter(modules))  # it judges the ConvNet's prediction
-        read = self._read(modules[first], states[first][0], regions, modules[first].first_read)
-        logits, confidences = {CONV: f0}, {CONV: modules[first].confidence(read)}
+        logits, confidences = {CONV: f0}, {}
+        first, judge = next(iter(modules.items()))
+        if judge.confidence is not None:
+            confidences[CONV] = judge.confidence(self._read(judge, states[first][0], regions, judge.first_read))
         last = dict.fromkeys(modules, f0)
         for i in range(1, self.config.iterations + 1):
-            regions = regions._replace(logits=torch.stack([f.detach() for f in last.values()], 1))  # [R, M, C]
+            predictions = {name: f.detach() for name, f in last.items()}
+            both = regions._replace(logits=torch.stack(list(predictions.values()), 1))  # [R, M, C]
             for name, module in modules.items():
-                states[name].append(self._write(module, states[name][-1], regions))
-                read = self._read(module, states[name][-1], regions, module.read)  # [R, hidden] or [R, D]
+                fed = both if self.config.cross_feed else regions._replace(logits=predictions[name][:, None])
+                states[name].append(self._write(module, states[name][-1], fed))
+                read = self._read(module, states[name][-1], fed, module.read)  # [R, hidden] or [R, D]
                 key = PredictionKey(name, i)
                 logits[key] = last[name] = module.classifier(read)  # [R, C]
-                confidences[key] = module.confidence(read)  # [R, 1]
-        return _attend(logits, confidences, [state.memory for state in states.get("local", [])])
+                if module.confidence is not None:
+                    confidences[key] = module.confidence(read)  # [R, 1]
+        memories = [state.memory for state in states.get("local", [])]
+        if not confidences:
+            return _mix(logits, memories, self.config.attention == "last")
+        return _attend(logits, confidences, memories)
 
     def reasoning_modules(self) -> dict[str, LocalModule | GlobalModule]:
         """The modules that this variant has, in the order of their predictions."""
@@ -157,8 +170,23 @@ def _attend(
     logits = {key: logits[key] for key in sorted(logits)}
     confidence = torch.cat([confidences[key] for key in logits], 1).T  # [K, R]
     attention = confidence.softmax(0, torch.promote_types(confidence.dtype, torch.float32))  # [K, R]
-    final = sum(w[:, None] * f.detach() for w, f in zip(attention, logits.values(), strict=True))
-    return Predictions(logits, attention, final, confidence, memories)
+    return Predictions(logits, attention, _weighed(logits, attention), confidence, memories)
+
+
+def _mix(logits: dict[PredictionKey, Tensor], memories: list[Tensor], last_alone: bool) -> Predictions:
+    """Mix the final prediction of all others evenly, or of those of the last iteration, without confidences."""
+    logits = {key: logits[key] for key in sorted(logits)}
+    last = max(key.iteration for key in logits)
+    chosen = [not last_alone or key.iteration == last for key in logits]
+    f0 = logits[CONV]
+    weights = torch.tensor(chosen, device=f0.device).to(torch.promote_types(f0.dtype, torch.float32)) / sum(chosen)
+    attention = weights[:, None].expand(-1, f0.shape[0])  # [K, R]
+    return Predictions(logits, attention, _weighed(logits, attention), torch.zeros_like(attention), memories)
+
+
+def _weighed(logits: dict[PredictionKey, Tensor], attention: Tensor) -> Tensor:
+    """The sum of the predictions [R, C], detached, each times its row of the attention [K, R]."""
+    return sum(w[:, None] * f.detach() for w, f in zip(attention, logits.values(), strict=True))
 
 
 def _merge(parts: list[Predictions], order: Tensor) -> Predictions:

@@ -63,7 +63,7 @@ class LocalModule(nn.Module):
         self.read1 = nn.Linear(p * p * d, config.hidden)
         self.read2 = nn.Linear(config.hidden, config.hidden)
         self.classifier = nn.Linear(config.hidden, classes)
-        self.confidence = nn.Linear(config.hidden, 1, bias=False)
+        self.confidence = nn.Linear(config.hidden, 1, bias=False) if config.attention == "learned" else None
         self._initialise()
 
     def weights(self) -> LocalWeights:
@@ -119,7 +119,7 @@ class LocalModule(nn.Module):
         for module in [*self.context, self.input, self.read1, self.read2]:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             nn.init.zeros_(module.bias)
-        for module in (self.map_patch, self.map_logits, self.classifier, self.confidence):
+        for module in filter(None, (self.map_patch, self.map_logits, self.classifier, self.confidence)):
             nn.init.normal_(module.weight, std=0.01)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -46,7 +46,7 @@ class Predictions:
     logits: dict[PredictionKey, Tensor]  # [R, C] each, sorted by key
     attention: Tensor  # [K, R] in the order of `logits`; sums to 1 over K
     final: Tensor  # [R, C]
-    confidences: Tensor  # [K, R]
+    confidences: Tensor  # [K, R]; zero where the attention is not learned
     # the spatial memory before each read, [B, D, H, W]; empty without a local module and for images of several sizes
     memories: list[Tensor]
 

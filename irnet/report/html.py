@@ -93,3 +93,14 @@ def svg(figure: "Figure", name: str, description: str) -> "Markup":
     box = re.search(r'viewBox="[^"]*"', text)[0]
     label = f'{box} role="img" aria-label="{escape(description)}"'
     return Markup(re.sub(r"^<svg[^>]*>", f"<svg {label}>", text, count=1).replace("xlink:href", "href"))
+
+
+def file(figure: "Figure", form: str) -> bytes:
+    """The figure as a file that stands by itself, on white; `form` is "png" or "svg"."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    dateless = {"metadata": {"Date": None}} if form == "svg" else {}
+    with matplotlib.rc_context({"svg.hashsalt": "irnet"}, _STYLE):
+        figure.savefig(buffer, format=form, facecolor="white", dpi=150, **dateless)
+    return buffer.getvalue()
