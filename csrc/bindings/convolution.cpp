@@ -22,7 +22,7 @@ namespace {
 bool fewer_products(const Tensor& maps, const Tensor& kernels) {
     const int64_t height = maps.size(2), width = maps.size(3);
     return maps.scalar_type() == at::kFloat && std::min(height, width) >= 5 && maps.size(0) * height * width >= 768 &&
-           std::min(kernels.size(0), kernels.size(1)) >= 128;
+           std::min(kernels.size(0), kernels.size(1)) >= 256;
 }
 
 // So many rows are multiplied at once, or those of one map.

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import onednn
 
 # Of `fewer_products` in csrc/bindings/convolution.cpp: the fewest channels, cells, and cells along an axis.
-CHANNELS, CELLS, SIZE = 128, 768, 5
+CHANNELS, CELLS, SIZE = 256, 768, 5
 ROWS = 512  # kRows there
 
 
