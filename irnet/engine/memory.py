@@ -143,21 +143,24 @@ def measured(config: Config, scene: Scene, device: torch.device) -> int:
     Returns:
         Bytes that are in use: on a CPU PyTorch's profiler sees them, on a GPU the allocator counts them.
     """
-    gpu = device.type == "cuda"
     with torch.random.fork_rng():
-        step = Step(config, scene, gpu, device)
+        return peak_of(Step(config, scene, device.type == "cuda", device), device)
 
-        def call() -> None:
-            step()
-            step.optimizer.zero_grad()  # nothing is left for a later call to free, which no profiler would see
 
-        if gpu:
-            call()
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)
-            call()
-            return torch.cuda.max_memory_allocated(device)
-        peak = counts.count(call, device).peak_allocated_bytes
+def peak_of(step: "Step", device: torch.device) -> int:
+    """Take a step several times on the device that it was made on; the peak of one, see `measured`."""
+
+    def call() -> None:
+        step()
+        step.optimizer.zero_grad()  # nothing is left for a later call to free, which no profiler would see
+
+    if device.type == "cuda":
+        call()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return torch.cuda.max_memory_allocated(device)
+    peak = counts.count(call, device).peak_allocated_bytes
     present = sum(t.untyped_storage().nbytes() for tensors in step.present().values() for t in tensors)
     return present + peak + step.waiting_bytes
 
@@ -242,7 +245,7 @@ class Step:
         self.learned = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.model, train)
         self.scaler = make_scaler(device or torch.device("cpu"), train)
-        self.batch = _batch(scene, scene.of(self.micro) * parts)
+        self.batch = noise_batch(scene, scene.of(self.micro) * parts)
 
     def __call__(self) -> None:
         """Take the step."""
@@ -270,7 +273,7 @@ class Step:
         }
 
 
-def _batch(scene: Scene, regions: list[int]) -> Batch:
+def noise_batch(scene: Scene, regions: list[int]) -> Batch:
     """Images of noise with boxes anywhere in them. The numbers of regions are no fake: the roll-out reads them."""
     with unset_fake_temporarily():
         ptr = torch.tensor([0, *regions]).cumsum(0)
