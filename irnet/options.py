@@ -163,6 +163,13 @@ def joined(options: argparse.Namespace) -> contextlib.AbstractContextManager[str
     return joined(options.device)
 
 
+def refuse_several(command: str) -> None:
+    """InputError where torchrun has started several processes of a command that knows of none but itself."""
+    if several():
+        trouble = f"irnet {command} is one process, of which each of several would write the same files"
+        raise InputError("torchrun", trouble, "call it without torchrun, and irnet train with it")
+
+
 def restarted() -> bool:
     """Whether torchrun has started the processes again, after one of them had ended."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -75,6 +75,13 @@ def test_usage_errors(arguments, words, capsys):
     assert err.startswith("usage: irnet") and words in err
 
 
+@pytest.mark.parametrize("command", ["demo", "ablate"])
+def test_one_of_several_processes_is_refused_where_they_do_not_work_together(command, refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused([command, "--output-dir", tmp_path / "out"], "torchrun", f"irnet {command} is one process")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("command", ["demo", "train", "eval", "predict", "data", "graph", "info"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as end:

@@ -37,6 +37,7 @@ def run(options: argparse.Namespace) -> None:
 
     check_bounds("--seeds", options.seeds, 1, 1000)
     check_bounds("--missing-steps", options.missing_steps, 0, 1000)
+    shared.refuse_several("ablate")
     config, output = shared.read_settings(options), Path(options.output_dir)
     with locked(output):
         device = choose_device(options.device)

@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> None:
     from ..engine.run_folder import locked
     from ..experiments.demo import demo
 
+    shared.refuse_several("demo")
     config, output = shared.read_settings(options, small()), Path(options.output_dir)
     with locked(output):
         demo(output, config, choose_device(options.device), options.train_scenes, options.val_scenes)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from irnet_kernels import EdgeSet
 
@@ -316,7 +316,7 @@ def choose_device(name: str) -> torch.device:
 def compile_parts(model: IRNet) -> None:
     """Put torch.compile under the heavy parts of the model, in place; the state dict keeps its names."""
     model.backbone.compile()
-    parts: list[nn.Module] = [m for m in (model.local, model.graph) if m is not None]
-    for part in parts:
-        part.read = torch.compile(part.read, dynamic=True)
-        part.write = torch.compile(part.write, dynamic=True)
+    # Of the local module what the roll-out calls with few regions and with many.
+    for part, names in ((model.local, ("changes", "contexts", "look")), (model.graph, ("read", "write"))):
+        for name in names if part is not None else ():
+            setattr(part, name, torch.compile(getattr(part, name), dynamic=True))

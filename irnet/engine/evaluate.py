@@ -54,7 +54,10 @@ class NotFinite(InputError):
 
 
 def images_at_once(config: Config) -> int:
-    """How many images an evaluation lets through the model together where no plan says: as many as training does."""
+    """How many images an evaluation lets through the model together where no plan says.
+
+    As many as a step of one process does, whatever the number of processes, so that the results have the same bits.
+    """
     return config.train.batch_size // config.train.grad_accum_steps
 
 

@@ -63,7 +63,8 @@ class RunState:
         self.data, self.held_out = open_splits(config.data)
         model = make_model(config, self.data, resume)
         if memory is not None and distributed.count() > 1:
-            cure = "plan a process's share with irnet plan -b SHARE, and give --grad-accum-steps"
+            # With clipping, as with several processes, all gradients exist together.
+            cure = "plan a process's share with irnet plan -b SHARE train.clip_norm=1e9, and give --grad-accum-steps"
             raise InputError("--memory", f"plans steps of one process, not of {distributed.count()}", cure)
         if memory is not None:
             fit = fitted(config, scene_of(self.data, config, model), memory, gpu=device.type == "cuda")
@@ -74,10 +75,9 @@ class RunState:
             scene = scene_of(self.held_out, config, model)
             self.at_once = evaluated_at_once(config, scene, memory, device.type == "cuda", training=True)
         self.fingerprints = {"train": fingerprint(self.data), "val": fingerprint(self.held_out)}
-        distributed.check_alike(
-            [print["hash"] for print in self.fingerprints.values()],
-            *(self.data.root, "its annotations are not those of rank 0", "give all machines the same data"),
-        )
+        hashes = [split["hash"] for split in self.fingerprints.values()]
+        trouble, cure = "its annotations are not those of rank 0", "give all machines the same data"
+        distributed.check_alike(hashes, self.data.root, trouble, cure)
         self.step, self.position, self.best, self.seconds_before = 0, (0, 0), -1.0, 0.0
         self.saved, self.updating = None, False
         self.model = model.to(device)
@@ -105,7 +105,8 @@ class RunState:
             self.scaler.load_state_dict(extra["scaler"])
         if same_run:
             self.best, self.saved = extra["best"], resume.step
-            reinstate_previous(resume)
+            if distributed.rank() == 0:
+                reinstate_previous(resume)
         log.info("going on from step %d, %s", self.step, resume.source)
         for line in changes(resume, self.config, self.fingerprints):
             log.warning("%s", line)

@@ -75,6 +75,7 @@ def train_step(
     if config.train.clip_norm or config.train.grad_accum_steps > 1 or scaler.is_enabled() or is_parallel(model):
         metrics = gradients(model, batch, optimizer, scaler, config, number)
         update(optimizer, scaler)
+        optimizer.zero_grad(set_to_none=True)  # an evaluation may follow, whose plan counts none
         return metrics
     with _updating_in_backward(optimizer):
         return gradients(model, batch, optimizer, scaler, config, number)

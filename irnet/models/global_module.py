@@ -54,6 +54,7 @@ class GlobalModule(nn.Module):
         for name, tensor in zip(EDGE_TENSORS, class_graph.tensors(), strict=True):
             self.register_buffer(name, tensor)
         # class features
+        self.class_path = config.class_path
         if not config.class_path:
             self.class_features = None
         elif word_vectors is None:
@@ -107,7 +108,7 @@ class GlobalModule(nn.Module):
 
     def read(self, state: GlobalState, regions: Regions) -> Tensor:
         """What each region learns from the others and from the classes: [R, D]."""
-        x, p = state.states, self.assign(regions.logits)
+        x, p = state.states, self.assign(regions.logits) if self.class_path else None
         for layer, weights in zip(self.layers, state.weights, strict=True):
             x = x + layer(x, p, regions, self.class_graph, weights)
         return x
@@ -148,10 +149,10 @@ class GraphLayer(nn.Module):
         semantic = None if self.semantic is None else autocast(self.semantic)[0]
         return LayerWeights(spatial, semantic, None if classes is None else self.class_to_class(classes))
 
-    def forward(self, x: Tensor, p: Tensor, regions: Regions, graph: EdgeSet, weights: LayerWeights) -> Tensor:
-        """x [R, D], p [R, C] -> [R, D]; `weights` are the layer's own."""
+    def forward(self, x: Tensor, p: Tensor | None, regions: Regions, graph: EdgeSet, weights: LayerWeights) -> Tensor:
+        """x [R, D], p [R, C] (None without a class path) -> [R, D]; `weights` are the layer's own."""
         spatial = None if weights.spatial is None else self.from_regions(x, regions, weights.spatial)
-        if weights.classes is None:
+        if weights.classes is None or p is None:
             assert spatial is not None  # a layer has one path at least
             return F.relu(spatial)
         gathered = to_classes(p, self.region_to_class(x), regions.ptr)  # [B, C, D]

@@ -114,8 +114,19 @@ def choose(name: str, impl: str, device: str) -> str:
     return impl
 
 
-# What torch.compiler.assume_constant_result(choose) does; calling that imports Dynamo, which imports Triton.
+def preferred(name: str, device: str) -> str | None:
+    """The implementation that "auto" runs; None where the environment's IRNET_IMPL is one that the operator has not.
+
+    For an operator of no public name, which whoever sets the variable does not know of.
+    """
+    extension.native()
+    wanted = os.environ.get("IRNET_IMPL", "auto")
+    return choose(name, "auto", device) if wanted == "auto" or _exists(name, wanted, device) else None
+
+
+# What torch.compiler.assume_constant_result does; calling that imports Dynamo, which imports Triton.
 choose._dynamo_marked_constant = True  # type: ignore[attr-defined]  # Dynamo looks for it on the function
+preferred._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def available() -> dict[str, dict[str, list[str]]]:

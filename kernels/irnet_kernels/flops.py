@@ -16,6 +16,15 @@ def _addmm(own: Shape, first: Shape, second: Shape, **_: Any) -> int:
     return 2 * first[0] * first[1] * second[1]
 
 
+def _conv3x3(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    maps, channels, height, width = x
+    return 2 * maps * height * width * 9 * channels * weight[0]
+
+
+def _conv3x3_backward(grad: Shape, x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    return _conv3x3(x, weight)  # of one gradient, to x or to the weight
+
+
 def _conv_gru(inputs: Shape, state: Shape, weights: Sequence[Shape], **_: Any) -> int:
     regions, channels, height, width = inputs
     gates = weights[2][0]  # of reset_x
@@ -50,6 +59,8 @@ def _segment(inputs: Shape, other: Shape, ptr: Shape, **_: Any) -> int:
 
 FORMULAS = {
     torch.ops.aten.addmm_: _addmm,
+    torch.ops.irnet.conv3x3: _conv3x3,
+    torch.ops.irnet.conv3x3_backward: _conv3x3_backward,
     torch.ops.irnet.conv_gru: _conv_gru,
     torch.ops.irnet.conv_gru_backward: _conv_gru_backward,
     torch.ops.irnet.propagate: _propagate,

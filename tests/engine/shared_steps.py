@@ -65,6 +65,7 @@ def steps(variant: str, output: Path | None = None, **train) -> dict:
     bytes that were exchanged and those of the gradients. Of a group the results are written to `output`.RANK, too."""
     config = settings(variant, **train)
     model = model_of(config)
+    model.set_grad_checkpointing(config.train.grad_checkpointing)
     trained = distributed.parallel(model)
     optimizer, scaler = make_optimizer(model, config.train), make_scaler(torch.device("cpu"), config.train)
     scheduler = make_scheduler(optimizer, config.train)

@@ -10,9 +10,10 @@ import torch
 from irnet import config as settings
 from irnet.cli import main
 from irnet.data.registry import open_dataset
-from irnet.engine import checkpoint
+from irnet.engine import checkpoint, distributed
 from irnet.engine.build import DATA_TENSORS, build_model
 from irnet.engine.optim import learning_rate
+from irnet.engine.state import RunState
 from tests.engine.tools import DIE_RENAMING, assert_same_tensors, edit, lines, losses_of
 
 
@@ -111,6 +112,21 @@ def test_going_on_from_the_previous_never_leaves_only_damaged_ones(trained, trai
     die = DIE_RENAMING.format(name="/last.safetensors", at=2)  # the first puts the previous in its place
     irnet.run(train_arguments(output, "--resume", steps=8), die, code=-signal.SIGKILL)
     assert checkpoint.find(output).step == 4
+
+
+def test_of_several_processes_the_first_alone_puts_the_previous_in_its_place(trained, tmp_path, monkeypatch):
+    output = tmp_path / "run"
+    shutil.copytree(trained, output)
+    last = output / "checkpoints" / checkpoint.LAST
+    last.write_bytes(last.read_bytes()[:-100])
+    monkeypatch.setattr(distributed, "check_alike", lambda *_: None)  # there is no other process to ask
+    for rank, names in ((1, [checkpoint.LAST, checkpoint.PREVIOUS]), (0, ["damaged.safetensors", checkpoint.LAST])):
+        resume = checkpoint.find(output)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        RunState(resume.config, torch.device("cpu"), resume, same_run=True)
+        there = {path.name for path in last.parent.iterdir()} - {checkpoint.BEST}
+        assert there == set(names)
+    assert checkpoint.find(output).source == last
 
 
 def test_both_checkpoints_damaged(trained, train_arguments, refused, tmp_path):

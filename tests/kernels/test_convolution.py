@@ -239,3 +239,13 @@ def test_shapes_are_checked_by_the_kernel(change, message):
     x, weight, _ = (t.detach() for t in leaves((1, 5, 4, 6, 7)))
     with pytest.raises(ValueError, match="wants grad"):
         GRADIENT(x, x, weight, True)
+
+
+@needs_native
+@pytest.mark.parametrize(("setting", "names"), [("cpp", {"irnet::conv3x3"}), ("triton", {"aten::conv2d"})])
+def test_an_implementation_that_it_has_not_is_asked_of_other_operators_alone(setting, names, monkeypatch):
+    monkeypatch.setenv("IRNET_IMPL", setting)
+    x, weight, bias = (t.detach() for t in leaves(SIZES["patches"]))
+    with torch.profiler.profile() as profile:
+        conv3x3(x, weight, bias)
+    assert {event.name for event in profile.events()} & {"irnet::conv3x3", "aten::conv2d"} == names

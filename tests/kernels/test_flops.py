@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from irnet_kernels import EdgeSet
+from irnet_kernels.convolution import reference as convolution
 from irnet_kernels.flops import FORMULAS
 from irnet_kernels.graph import reference as graph
 from irnet_kernels.gru import reference as gru
@@ -22,6 +23,26 @@ def check(operator, function, *arguments):
 def test_a_product_that_is_added_in_place():
     a, b, c = torch.rand(3, 4), torch.rand(3, 5), torch.rand(5, 4)
     check(torch.Tensor.addmm_, torch.addmm, a, b, c)
+
+
+WITHOUT_PRODUCTS = {"crop_resize", "crop_resize_backward", "paste_mean", "paste_mean_backward"}  # sums of a few rows
+
+
+def test_every_operator_has_a_formula_or_no_products():
+    names = [name.split("::") for name in torch._C._dispatch_get_all_op_names()]
+    there = {name.split(".")[0] for library, name in names if library == "irnet"}
+    stated = {str(operator).removeprefix("irnet.") for operator in FORMULAS}
+    assert there == WITHOUT_PRODUCTS | stated - {"aten.addmm_"}
+
+
+@pytest.mark.parametrize("size", [(2, 4, 6, 5, 7), (1, 8, 3, 9, 4)])
+def test_conv3x3(size):
+    maps, inputs, outputs, height, width = size
+    x, grad = (torch.rand(maps, channels, height, width) for channels in (inputs, outputs))
+    weight = torch.rand(outputs, inputs, 3, 3)
+    check(torch.ops.irnet.conv3x3.reference, convolution.conv3x3, x, weight, None)
+    for of_weight in (False, True):
+        check(torch.ops.irnet.conv3x3_backward.reference, convolution.conv3x3_backward, grad, x, weight, of_weight)
 
 
 @pytest.mark.parametrize("gates", [1, 8])

@@ -53,24 +53,25 @@ def without_last(batch: Batch) -> Batch:
 
 @torch.no_grad()
 def largest_change(model, one: Batch, other: Batch, regions: int) -> float:
+    model.double()
     return (model(one).final[:regions] - model(other).final[:regions]).abs().max().item()
 
 
 def test_without_spatial_edges_where_a_box_lies_tells_the_others_nothing():
     """On one even picture a box that moves looks as before, so that its place alone could tell."""
-    batch = make_batch([(160, 160)], [3])
+    batch = make_batch([(160, 160)], [3], dtype=torch.float64)
     batch.images[0].fill_(0.5)
     batch.boxes = torch.tensor([[48.0, 48, 64, 64], [64.0, 48, 80, 64], [96.0, 96, 112, 112]])
     moved = Batch(batch.images, batch.boxes.clone(), batch.ptr, batch.labels, batch.names)
     moved.boxes[2] -= torch.tensor([32.0, 0, 32, 0])
-    assert largest_change(build("global", **OFF["spatial"]), batch, moved, 2) < 1e-6
+    assert largest_change(build("global", **OFF["spatial"]), batch, moved, 2) < 1e-12
     assert largest_change(build("global"), batch, moved, 2) > 1e-4
     assert largest_change(build("global", **OFF["class-path"]), batch, moved, 2) > 1e-4
 
 
 def test_without_any_exchange_a_region_is_by_itself():
-    batch = make_batch([(64, 80)], [3])
-    assert largest_change(build("global", **OFF["exchange"]), batch, without_last(batch), 2) < 1e-6
+    batch = make_batch([(64, 80)], [3], dtype=torch.float64)
+    assert largest_change(build("global", **OFF["exchange"]), batch, without_last(batch), 2) < 1e-12
     for path in ("spatial", "class-path"):
         assert largest_change(build("global", **OFF[path]), batch, without_last(batch), 2) > 1e-4
 

@@ -38,7 +38,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: str 
 def _may_pay(x: Tensor, weight: Tensor) -> bool:
     """Numbers of maps and cells, which an exported program takes any of, are looked at when it runs."""
     floats = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not autocasting("cpu")
-    return floats and min(weight.shape[:2]) >= CHANNELS and dispatch.choose("conv3x3", "auto", "cpu") == "cpp"
+    return floats and min(weight.shape[:2]) >= CHANNELS and dispatch.preferred("conv3x3", "cpu") == "cpp"
 
 
 class Conv3x3(nn.Conv2d):

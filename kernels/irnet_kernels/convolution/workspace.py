@@ -57,7 +57,7 @@ def map_gradient(grad: Tensor, x: Tensor, kernels: Tensor) -> int:
 
 def weight_gradient(grad: Tensor, x: Tensor, kernels: Tensor) -> int:
     """Bytes of `kernels_gradients` for one x, beyond its result, with maps in channels_last."""
-    if x.element_size() == 2:  # by taps: two sets of maps, in three shifts each
+    if x.dtype == torch.bfloat16:  # by taps: two sets of maps, in three shifts each
         shifts = 1 + 2 * (x.shape[3] - 1) / x.shape[3]
         return int(shifts * (grad.nbytes + x.nbytes))
     if not fewer_products(x, kernels):
