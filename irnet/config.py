@@ -207,7 +207,7 @@ class DataConfig:
 
 @dataclass
 class TrainConfig:
-    """The optimisation. Defaults are the authors' schedule."""
+    """The optimisation. The default schedule is for one image a step."""
 
     steps: int = setting(
         320_000, "steps of the optimiser, those of a resumed run included", Bounds(least=0), flags=("--steps",)
