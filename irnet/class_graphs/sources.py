@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from .. import files
 from ..data.annotated import AnnotatedImages
+from ..data.coco_file import integers
 from ..data.dataset import RegionDataset
 from ..errors import InputError
 from ..progress import Progress
@@ -171,9 +174,11 @@ def read_classes(path: Path) -> list[str]:
         try:
             data = json.loads(text)
             if isinstance(data, dict) and "categories" in data:
-                data = [row["name"] for row in sorted(data["categories"], key=lambda row: row["id"])]
+                rows = data["categories"]
+                order = np.argsort(integers(rows, "id", path, "category"), kind="stable")
+                data = [rows[i]["name"] for i in order]
             names = data["classes"] if isinstance(data, dict) else data
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(path, f"holds no names of classes ({error})", cure) from None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InputError(path, "its classes are no list of names", cure)

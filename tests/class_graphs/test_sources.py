@@ -161,6 +161,7 @@ def test_what_cannot_be_built(words, trouble, sources, refused, monkeypatch):
         '["car", "hot dog", "sky"]',
         '{"classes": ["car", "hot dog", "sky"], "relations": []}',
         '{"categories": [{"id": 3, "name": "sky"}, {"id": 1, "name": "car"}, {"id": 2, "name": "hot dog"}]}',
+        '{"categories": [{"id": "10", "name": "sky"}, {"id": "9", "name": "hot dog"}, {"id": 1, "name": "car"}]}',
     ],
 )
 def test_lists_of_classes(text, tmp_path):
@@ -177,7 +178,9 @@ def test_lists_of_classes(text, tmp_path):
         ('{"classes": "car"}', "its classes are no list of names"),
         ("[", "holds no names of classes"),
         ('{"names": []}', "holds no names of classes"),
-        ('{"categories": [{"name": "car"}]}', "holds no names of classes"),
+        ('{"categories": [{"name": "car"}]}', r"category 0 \(of 1\) has no id"),
+        ('{"categories": [3]}', "holds no names of classes"),
+        ('{"categories": [{"id": 1}]}', "holds no names of classes"),
     ],
 )
 def test_lists_that_are_none(text, trouble, tmp_path):
