@@ -231,10 +231,12 @@ def _read_2021(path: Path) -> tuple[tuple[int, int], list[Row]]:
         content = json.loads(_text(path))["annotation"]
         height, width = (int(side) for side in content["imsize"][:2])
         objects = content["object"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        objects = [objects] if isinstance(objects, dict) else objects  # MATLAB writes a list of one as what it holds
+        if not isinstance(objects, list):
+            raise TypeError("its objects are no list")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         trouble = f"is no annotation of ADE20K 2021 ({type(error).__name__}: {' '.join(str(error).split())[:80]})"
         raise InputError(path, trouble, CURE) from None
-    objects = [objects] if isinstance(objects, dict) else objects  # MATLAB writes a list of one as what it holds
     return (width, height), [_object(path, i, given) for i, given in enumerate(objects)]
 
 
@@ -245,7 +247,7 @@ def _object(path: Path, i: int, given: object) -> Row:
         occluded, crop = (given.get(key) or "" for key in ("occluded", "crop"))
         sides = [_numbers(given["polygon"][axis]) for axis in "xy"]
         good = name and level >= 0 and str(occluded) in _OCCLUDED and str(crop) in ("", "0", "1")
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         good = False
     if not good or len(sides[0]) != len(sides[1]):
         trouble = f"object {i} (the first is 0) has not the fields of ADE20K 2021"
