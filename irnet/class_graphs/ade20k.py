@@ -50,7 +50,8 @@ def relate_by_ade20k(
         classes: Names of the classes: raw names, or synsets' words.
         root: Folder of a release; annotations are looked for below it, those of folders named validation left out.
         least: Pairs of part and whole that were seen fewer times are left out.
-        images: Names of the images that count, without their endings; None: all that are no validation images.
+        images: Names of the images that count, alone or as paths below `root`, without their endings; None: all that
+            are no validation images.
 
     Returns:
         The four relations.
@@ -103,7 +104,7 @@ def read_annotations(root: Path, images: Collection[str] | None = None) -> Itera
 
     Args:
         root: Folder of a release.
-        images: Names of the images that count; None: all that are no validation images.
+        images: As of `relate_by_ade20k`.
 
     Yields:
         The objects of one image, parts among them.
@@ -115,7 +116,7 @@ def read_annotations(root: Path, images: Collection[str] | None = None) -> Itera
     if images is None:
         kept = [path for _, path in found if "validation" not in path.relative_to(root).parts]
     else:
-        kept = [path for name, path in found if name in images]
+        kept = [path for name, path in found if name in images or _below(root, name, path) in images]
     if found and not kept:
         raise InputError(root, f"none of its {len(found)} annotated images is one to learn from", CURE)
     if not found:
@@ -123,6 +124,10 @@ def read_annotations(root: Path, images: Collection[str] | None = None) -> Itera
         raise InputError(root, trouble, CURE)
     for path in tracked(kept, "annotations of ADE20K", "image"):
         yield _read_2021(path) if path.suffix == ".json" else _read_2016(path)
+
+
+def _below(root: Path, name: str, path: Path) -> str:
+    return path.relative_to(root).with_name(name).as_posix()
 
 
 def _annotations(root: Path) -> list[tuple[str, Path]]:

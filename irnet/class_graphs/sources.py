@@ -96,7 +96,7 @@ def _from_ade20k(classes: Sequence[str], path: str, options: BuildOptions) -> Re
     root = _path("ade20k", path or options.root, "the folder of a release, --from ade20k=DIR")
     images = options.images
     if images is None and not path and options.data == "ade20k" and isinstance(options.train, AnnotatedImages):
-        images = frozenset(Path(name).stem for name in options.train.file_names)
+        images = frozenset(Path(name).with_suffix("").as_posix() for name in options.train.file_names)
     return relate_by_ade20k(classes, root, options.min_count, images)
 
 

@@ -84,6 +84,14 @@ def test_validation_images_count_only_when_they_are_named(tmp_path):
     assert relate_by_ade20k(["wheel", "car"], tmp_path, images={"ADE_val_1"})["is_part_of"] == {(0, 1): 1.0}
 
 
+def test_images_of_one_name_in_two_folders_are_told_apart_by_their_paths(tmp_path):
+    for folder in "ab":
+        write_2021(tmp_path / folder / "street.1.json", thing(0, folder))
+        Image.new("RGB", (4, 3)).save(tmp_path / folder / "street.1.jpg")
+    assert [one.raw_name for (one,) in read_annotations(tmp_path, {"b/street.1"})] == ["b"]
+    assert [one.raw_name for (one,) in read_annotations(tmp_path, {"street.1"})] == ["a", "b"]
+
+
 # ------------------------------------------------------------------------------------------------------------- 2016
 
 
