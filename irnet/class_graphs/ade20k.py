@@ -3,16 +3,15 @@
 Of the pictures only the masks of the 2016 release are opened.
 """
 
-import json
-import re
+import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from ..data.ade20k import SUFFIXES, Listed, no_annotation, read_json, read_lines, read_masks, shown_numbers
 from ..errors import InputError
 from ..progress import tracked
 from .combine import HAS_PART, KIND_OF, PART_OF, Relations, class_index, shares, spoken, with_inverse
@@ -51,7 +50,8 @@ def relate_by_ade20k(
         classes: Names of the classes: raw names, or synsets' words.
         root: Folder of a release; annotations are looked for below it, those of folders named validation left out.
         least: Pairs of part and whole that were seen fewer times are left out.
-        images: Names of the images that count, without their endings; None: all that are no validation images.
+        images: Names of the images that count, alone or as paths below `root`, without their endings; None: all that
+            are no validation images.
 
     Returns:
         The four relations.
@@ -104,7 +104,7 @@ def read_annotations(root: Path, images: Collection[str] | None = None) -> Itera
 
     Args:
         root: Folder of a release.
-        images: Names of the images that count; None: all that are no validation images.
+        images: As of `relate_by_ade20k`.
 
     Yields:
         The objects of one image, parts among them.
@@ -112,83 +112,87 @@ def read_annotations(root: Path, images: Collection[str] | None = None) -> Itera
     Raises:
         InputError: There is no annotation, or one that cannot be read.
     """
-    for pattern, ending, read in ("ADE_*.json", ".json", _read_2021), ("ADE_*_atr.txt", "_atr.txt", _read_2016):
-        paths = sorted(root.rglob(pattern))
-        if images is None:
-            kept = [path for path in paths if "validation" not in path.relative_to(root).parts]
-        else:
-            kept = [path for path in paths if path.name.removesuffix(ending) in images]
-        if kept:
-            for path in tracked(kept, "annotations of ADE20K", "image"):
-                yield read(path)
-            return
-        if paths:
-            raise InputError(root, f"none of its {len(paths)} annotated images is one to learn from", CURE)
-    raise InputError(root, "holds neither ADE_*.json (2021) nor ADE_*_atr.txt (2016)", CURE)
+    found = _annotations(root)
+    if images is None:
+        kept = [path for _, path in found if "validation" not in path.relative_to(root).parts]
+    else:
+        kept = [path for name, path in found if name in images or _below(root, name, path) in images]
+    if found and not kept:
+        raise InputError(root, f"none of its {len(found)} annotated images is one to learn from", CURE)
+    if not found:
+        trouble = "holds neither ADE_*.json (2021) nor ADE_*_atr.txt (2016), nor an image with such a file beside it"
+        raise InputError(root, trouble, CURE)
+    for path in tracked(kept, "annotations of ADE20K", "image"):
+        yield _read_2021(path) if path.suffix == ".json" else _read_2016(path)
 
 
-def _text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", CURE) from None
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")  # as some files of both releases are written
+def _below(root: Path, name: str, path: Path) -> str:
+    return path.relative_to(root).with_name(name).as_posix()
+
+
+def _annotations(root: Path) -> list[tuple[str, Path]]:
+    """(image's name without its ending, its annotation), by path.
+
+    They are those that the data set reads, and those without a picture whose names begin as the releases' do.
+    """
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        pictured = {Path(name).stem for name in names if Path(name).suffix.lower() in SUFFIXES}
+        own: dict[str, str] = {}
+        for ending in "_atr.txt", ".json":  # where both are there, the latter
+            own |= {name.removesuffix(ending): name for name in names if name.endswith(ending)}
+        found += [
+            (stem, Path(folder) / name) for stem, name in own.items() if stem.startswith("ADE_") or stem in pictured
+        ]
+    return sorted(found, key=lambda item: item[1])
 
 
 def _read_2021(path: Path) -> list[AnnotatedObject]:
+    rows = read_json(path)["object"]
     try:
-        rows = json.loads(_text(path))["annotation"]["object"]
-        rows = [rows] if isinstance(rows, dict) else rows  # an image with one object
-        names = {row["id"]: (row["raw_name"], row["name"]) for row in rows}
+        names = {row["id"]: _names(row)[:2] for row in rows if "id" in row}
         objects = []
         for row in rows:
-            part_of = row["parts"]["ispartof"]  # a number, or []
-            words = (row["raw_name"], row["name"], *row["hypernym"])
-            if not all(isinstance(word, str) for word in words):
-                raise TypeError(f"a name of object {row['id']} is no text")
-            whole = None if part_of == [] else names[part_of]
-            objects.append(AnnotatedObject(words[0], words[1], words[2:], whole))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(path, f"is no annotation of ADE20K 2021 ({type(error).__name__}: {error})", CURE) from None
+            part_of = row["parts"].get("ispartof")  # a number, or []
+            whole = None if part_of in (None, []) else names[part_of]
+            objects.append(AnnotatedObject(*_names(row), whole))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise no_annotation(path, error) from None
     return objects
 
 
+def _names(row: dict) -> tuple[str, str, tuple[str, ...]]:
+    """Raw name, name (else the raw name) and hypernyms. Empty values are [], and a list of one is what it holds."""
+    raw_name, hypernyms = row["raw_name"], row.get("hypernym") or []
+    name = row.get("name") or raw_name
+    hypernyms = [hypernyms] if isinstance(hypernyms, str) else hypernyms
+    if not all(isinstance(word, str) for word in (raw_name, name, *hypernyms)):
+        raise TypeError(f"a name of object {row.get('id')} is no text")
+    return raw_name, name, tuple(hypernyms)
+
+
 def _read_2016(path: Path) -> list[AnnotatedObject]:
-    """The objects of an ..._atr.txt, whose lines are `number # level # occluded # name # raw name # "attributes"`.
-
-    A number counts within its level; level 0 are objects, level 1 their parts, level 2 parts of these.
-    """
-    rows: dict[tuple[int, int], tuple[str, str]] = {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        fields = [field.strip() for field in re.split(r"\s#\s?", line, maxsplit=5)]
-        if line.strip():
-            if len(fields) != 6 or not fields[0].isdecimal() or not fields[1].isdecimal():
-                trouble = f"line {number} is not `number # level # occluded # name # raw name # attributes`"
-                raise InputError(path, trouble, CURE)
-            rows[int(fields[1]), int(fields[0])] = (fields[4], fields[3])
-    whole_of = {part: rows[whole] for part, whole in _wholes(path, rows)}
-    return [AnnotatedObject(raw, name, (), whole_of.get(key)) for key, (raw, name) in rows.items()]
+    objects = read_lines(path)
+    rows = {(one.level, one.number): (one.raw_name, one.name) for one in objects}
+    whole_of = {part: rows[whole] for part, whole in _wholes(path, objects)}
+    return [AnnotatedObject(*row, (), whole_of.get(key)) for key, row in rows.items()]
 
 
-def _wholes(path: Path, rows: Collection[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+def _wholes(path: Path, objects: list[Listed]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """(part, whole), each (level, number): the whole is the object of the level below under most pixels of the part."""
-    stem, below = path.name.removesuffix("_atr.txt"), None
-    levels = {level for level, _ in rows}
-    for level in range(max(levels) + 1 if levels - {0} else 0):
-        mask = path.with_name(f"{stem}_seg.png" if level == 0 else f"{stem}_parts_{level}.png")
-        try:
-            values = np.asarray(Image.open(mask).convert("RGB"))[..., 2].astype(np.int64)
-        except (OSError, ValueError) as error:
-            raise InputError(mask, f"cannot be read ({getattr(error, 'strerror', None) or error})", CURE) from None
-        numbers = _numbers(sorted(number for at, number in rows if at == level))
-        if below is not None:
-            if below[0].shape != values.shape:
-                raise InputError(mask, "differs in size from the mask of the level below", CURE)
-            yield from _overlaps(level, values, numbers, *below)
-        below = values, numbers
+    if not any(one.level for one in objects):
+        return
+    below: dict[int, tuple[np.ndarray, dict[int, int]]] = {}
+    for level, numbers, mask in read_masks(path, objects):
+        values = mask.astype(np.int64)
+        shown = shown_numbers(np.unique(values[values > 0]).tolist(), numbers) or {}
+        if level - 1 in below:
+            under, under_shown = below[level - 1]
+            if under.shape != values.shape:
+                raise InputError(path, f"the masks of levels {level - 1} and {level} differ in size", CURE)
+            yield from _overlaps(level, values, shown, under, under_shown)
+        below = {level: (values, shown)}
 
 
 def _overlaps(
@@ -200,15 +204,3 @@ def _overlaps(
         part, whole = divmod(pair, 256)
         if part in numbers and whole in under_numbers:
             yield (level, numbers[part]), (level - 1, under_numbers[whole])
-
-
-def _numbers(numbers: list[int]) -> dict[int, int]:
-    """The number of the object that each value of a mask's blue channel shows; 0 shows none.
-
-    Object j of n has the value floor(255 j / n + 0.5). Its rank among the values that occur is another wherever an
-    object is hidden, and the rank among all of them wherever no pixel is background.
-    """
-    n = len(numbers)
-    if not 0 < n <= 255:  # beyond 255 several objects share a value
-        return {}
-    return {int(255 * j / n + 0.5): number for j, number in enumerate(numbers, 1)}

@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from .. import files
 from ..data.annotated import AnnotatedImages
+from ..data.coco_file import integers
 from ..data.dataset import RegionDataset
 from ..errors import InputError
 from ..progress import Progress
@@ -93,7 +96,7 @@ def _from_ade20k(classes: Sequence[str], path: str, options: BuildOptions) -> Re
     root = _path("ade20k", path or options.root, "the folder of a release, --from ade20k=DIR")
     images = options.images
     if images is None and not path and options.data == "ade20k" and isinstance(options.train, AnnotatedImages):
-        images = frozenset(Path(name).stem for name in options.train.file_names)
+        images = frozenset(Path(name).with_suffix("").as_posix() for name in options.train.file_names)
     return relate_by_ade20k(classes, root, options.min_count, images)
 
 
@@ -171,9 +174,11 @@ def read_classes(path: Path) -> list[str]:
         try:
             data = json.loads(text)
             if isinstance(data, dict) and "categories" in data:
-                data = [row["name"] for row in sorted(data["categories"], key=lambda row: row["id"])]
+                rows = data["categories"]
+                order = np.argsort(integers(rows, "id", path, "category"), kind="stable")
+                data = [rows[i]["name"] for i in order]
             names = data["classes"] if isinstance(data, dict) else data
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(path, f"holds no names of classes ({error})", cure) from None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InputError(path, "its classes are no list of names", cure)

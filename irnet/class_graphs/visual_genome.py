@@ -7,6 +7,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -76,6 +77,7 @@ def _class_of(end: dict[str, Any], index: dict[str, int]) -> int | None:
 
 _ARTICLES = {"a", "an", "the"}
 _FORMS = {"has": "hav", "is": "be", "are": "be", "being": "be", "does": "do", "doing": "do"}
+_FORMS |= {"goes": "go", "use": "us", "uses": "us", "lie": "ly", "lies": "ly", "tie": "ty", "ties": "ty"}
 
 
 @functools.lru_cache(maxsize=1 << 16)  # Visual Genome has some 36,000 spellings
@@ -91,9 +93,9 @@ def _stem(word: str) -> str:
     """A verb without -ing, -s, a final -e and a doubled consonant."""
     if word in _FORMS:
         return _FORMS[word]
-    if word.endswith("ing") and len(word) > 5:
+    if word.endswith("ing") and re.search("[aeiouy]", word[:-3]):  # using; but bring, string
         word = word[:-3]
-        if word[-1] == word[-2] and word[-1] not in "aeiouls":  # sitting; but pulling, passing
+        if word[-1:] == word[-2:-1] and word[-1] not in "aeiouls":  # sitting; but pulling, passing
             word = word[:-1]
     elif word.endswith("ies") and len(word) > 4:
         word = word[:-3] + "y"
@@ -126,10 +128,12 @@ def read_relationships(
         there = [path / name for name in ("relationships.json", "relationships.json.zip", "relationships.json.gz")]
         path = next((file for file in there if file.exists()), there[0])
     for number, image in enumerate(_images(path)):
-        where = f"image {image.get('image_id', number)}" if isinstance(image, dict) else f"entry {number}"
-        if images is not None and isinstance(image, dict) and str(image.get("image_id")) not in images:
-            continue
-        found = image.get("relationships") if isinstance(image, dict) else None
+        found, where = None, f"entry {number}"
+        if isinstance(image, dict):
+            own = image.get("image_id", image.get("id", number))  # version 1.0 has `id`
+            if images is not None and str(own) not in images:
+                continue
+            found, where = image.get("relationships"), f"image {own}"
         if not isinstance(found, list):
             raise InputError(path, f"{where} has no list of relationships", CURE)
         for i, one in enumerate(found):
@@ -192,5 +196,5 @@ def _opened(path: Path) -> Iterator[io.TextIOBase]:
             else:
                 raw = stack.enter_context(path.open("rb"))
             yield io.TextIOWrapper(raw, encoding="utf-8")
-        except (OSError, EOFError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(path, f"cannot be read ({getattr(error, 'strerror', None) or error})", CURE) from None

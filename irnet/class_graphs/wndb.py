@@ -6,6 +6,7 @@ Debian's wordnet-base lacks, and a folder on its own data path; `wn` wants anoth
 
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +159,7 @@ def _read(root: Path, name: str, optional: bool = False) -> bytes:
             if inside:
                 return archive.read(inside[0])
         raise FileNotFoundError(2, "No such file in the archive")
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if optional and isinstance(error, FileNotFoundError):
             return b""
         raise InputError(root / name, f"cannot be read ({getattr(error, 'strerror', None) or error})", CURE) from None

@@ -6,15 +6,16 @@ Objects and their parts are regions; a class is a raw name. Nothing of other dat
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from ..config import DataConfig
 from ..errors import InputError
 from .cache import Sources, kept
-from .images import read_header, read_image
+from .images import MAX_PIXELS, read_header, read_image
 from .parallel import each
 from .table import Annotations, Images, Table, tabulate
 from .whole import WholeSet, listed, read_list
@@ -24,6 +25,7 @@ LAYOUT = "give --data-root the folder that holds images/ of the unpacked archive
 MISFIT, UNMATCHED = "mask and picture differ in size", "list and mask differ"
 HIDDEN, NO_OUTLINE = "without a pixel", "without an outline"
 _REASONS = ("", MISFIT, UNMATCHED, HIDDEN, NO_OUTLINE)
+SUFFIXES = (".jpg", ".jpeg", ".png")  # of images, in small letters
 _OCCLUDED = {"0": "no", "1": "yes", "no": "no", "yes": "yes", "": ""}
 
 
@@ -78,7 +80,7 @@ def _table(root: Path, config: DataConfig) -> Table:
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
             own = next((own for own in (f"{stem}.json", f"{stem}_atr.txt") if own in here), None)
-            if suffix.lower() not in (".jpg", ".jpeg", ".png") or own is None:
+            if suffix.lower() not in SUFFIXES or own is None:
                 continue
             path = Path(folder) / name
             images.append(path)
@@ -149,58 +151,93 @@ class _Reader:
 # ----------------------------------------------------------------------------------------------------------- of 2016
 
 
-def _read_2016(image: Path, max_pixels: int) -> tuple[tuple[int, int], list[Row]]:
-    """The (width, height) of an image's masks, and its objects: those of a list, with boxes of the masks' pixels.
+class Listed(NamedTuple):
+    """An object of 2016 as its line lists it.
 
-    A line is NUMBER # PART_LEVEL # OCCLUDED # WORDNET_NAME # RAW_NAME # ATTRIBUTES; numbers begin at 1 in each level.
+    Numbers begin at 1 in each level; level 0 are objects, level 1 their parts, level 2 parts of these.
     """
-    path = image.with_name(f"{image.stem}_atr.txt")
+
+    number: int
+    level: int
+    occluded: str
+    name: str
+    raw_name: str
+
+
+def read_lines(path: Path) -> list[Listed]:
+    """The objects of a NAME_atr.txt, in the file's order. InputError for a line that is none, or a number twice.
+
+    A line is NUMBER # PART_LEVEL # OCCLUDED # WORDNET_NAME # RAW_NAME # ATTRIBUTES; the attributes may be left out.
+    """
     lines = [(i, line) for i, line in enumerate(_text(path).splitlines(), 1) if line.strip()]
-    objects = [_fields(path, i, line) for i, line in lines]
-    boxes: dict[tuple[int, int], tuple] = {}
-    size = None
-    for level in sorted({level for _, level, *_ in objects} | {0}):
-        mask = f"{image.stem}_parts_{level}.png" if level else f"{image.stem}_seg.png"
-        blue = read_image(image.with_name(mask), orientation="stored", max_pixels=max_pixels)[2].numpy()
-        size = size or (blue.shape[1], blue.shape[0])
-        numbers = [number for number, own, *_ in objects if own == level]
-        if len(set(numbers)) < len(numbers):
-            raise InputError(path, f"numbers two objects of level {level} alike", CURE)
-        for number, box in zip(numbers, _instances(blue, numbers), strict=True):
-            boxes[level, number] = (NO_BOX, MISFIT) if size != blue.shape[::-1] else box
-    rows = [(name, str(level), occluded, "", *boxes[level, number]) for number, level, occluded, name in objects]
-    return size, rows
+    objects = [_listed(path, i, line) for i, line in lines]
+    seen = set()
+    for one in objects:
+        if (one.level, one.number) in seen:
+            raise InputError(path, f"numbers two objects of level {one.level} alike", CURE)
+        seen.add((one.level, one.number))
+    return objects
 
 
-def _fields(path: Path, number: int, line: str) -> tuple[int, int, str, str]:
-    """An object's number, its level, whether it is occluded, and its raw name."""
+def _listed(path: Path, number: int, line: str) -> Listed:
     fields = [field.strip() for field in line.split("#", 5)]
     good = len(fields) >= 5 and fields[0].isdecimal() and fields[1].isdecimal() and fields[4]
     if not good or fields[2] not in _OCCLUDED:
         raise InputError(path, f"line {number} is not NUMBER # LEVEL # OCCLUDED # NAME # RAW NAME: {line[:80]!r}", CURE)
-    return int(fields[0]), int(fields[1]), _OCCLUDED[fields[2]], fields[4]
+    return Listed(int(fields[0]), int(fields[1]), _OCCLUDED[fields[2]], fields[3], fields[4])
+
+
+def read_masks(
+    path: Path, objects: Sequence[Listed], max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[int, list[int], np.ndarray]]:
+    """(level, numbers of its objects, its mask as uint8 [H, W]) of every level of a NAME_atr.txt; level 0 always."""
+    stem = path.name.removesuffix("_atr.txt")
+    for level in sorted({one.level for one in objects} | {0}):
+        mask = path.with_name(f"{stem}_parts_{level}.png" if level else f"{stem}_seg.png")
+        blue = read_image(mask, orientation="stored", max_pixels=max_pixels)[2].numpy()
+        yield level, [one.number for one in objects if one.level == level], blue
+
+
+def shown_numbers(values: Sequence[int], numbers: Sequence[int]) -> dict[int, int] | None:
+    """The number of the object that each value of a mask shows; None where list and mask cannot be matched.
+
+    values   those that occur in the mask beside 0, ascending: they ascend with the numbers
+    numbers  of all objects of the mask's level
+
+    Where all objects are to be seen the first value is the first object, whether or not some pixel is background. Of n
+    objects, object j has the value floor(255 j / n + 1/2), which tells which are to be seen where some are hidden.
+    """
+    count, ordered = len(numbers), sorted(numbers)
+    if len(values) == count:
+        return dict(zip(values, ordered, strict=True))
+    coded = [(510 * j + count) // (2 * count) for j in range(1, count + 1)]
+    if len(set(coded)) < count or not set(values) <= set(coded):
+        return None
+    return dict(zip(coded, ordered, strict=True))
+
+
+def _read_2016(image: Path, max_pixels: int) -> tuple[tuple[int, int], list[Row]]:
+    """The (width, height) of an image's masks, and its objects: those of its list, with boxes of the masks' pixels."""
+    path = image.with_name(f"{image.stem}_atr.txt")
+    objects = read_lines(path)
+    boxes: dict[tuple[int, int], tuple] = {}
+    size = None
+    for level, numbers, blue in read_masks(path, objects, max_pixels):
+        size = size or (blue.shape[1], blue.shape[0])
+        for number, box in zip(numbers, _instances(blue, numbers), strict=True):
+            boxes[level, number] = (NO_BOX, MISFIT) if size != blue.shape[::-1] else box
+    return size, [(one.raw_name, str(one.level), one.occluded, "", *boxes[one.level, one.number]) for one in objects]
 
 
 def _instances(blue: np.ndarray, numbers: list[int]) -> list[tuple[tuple, str]]:
-    """The box of every numbered object in a mask, or the reason why it has none.
-
-    The mask's values other than 0 ascend with the numbers. Where all objects are to be seen the first value is the
-    first object, whether or not some pixel is background. Of n objects, object j has the value floor(255 j / n + 1/2),
-    which tells which are to be seen where some are hidden.
-    """
-    values, boxes = mask_boxes(blue)
-    count = len(numbers)
-    if len(values) == count:
-        by_rank = boxes
-    else:
-        coded = [(510 * j + count) // (2 * count) for j in range(1, count + 1)]
-        if len(set(coded)) < count or not set(values.tolist()) <= set(coded):
-            return [(NO_BOX, UNMATCHED)] * count
-        own = dict(zip(values.tolist(), boxes, strict=True))
-        by_rank = [own.get(value) for value in coded]
-    ranks = {number: rank for rank, number in enumerate(sorted(numbers))}
-    found = [by_rank[ranks[number]] for number in numbers]
-    return [(NO_BOX, HIDDEN) if box is None else (tuple(box), "") for box in found]
+    """The box of every numbered object in a mask, or the reason why it has none."""
+    found, boxes = mask_boxes(blue)
+    values = found.tolist()
+    shown = shown_numbers(values, numbers)
+    if shown is None:
+        return [(NO_BOX, UNMATCHED)] * len(numbers)
+    own = {shown[value]: tuple(box) for value, box in zip(values, boxes, strict=True)}
+    return [(own[number], "") if number in own else (NO_BOX, HIDDEN) for number in numbers]
 
 
 def mask_boxes(blue: np.ndarray) -> tuple[np.ndarray, list[list[float]]]:
@@ -222,20 +259,36 @@ def mask_boxes(blue: np.ndarray) -> tuple[np.ndarray, list[list[float]]]:
 # ----------------------------------------------------------------------------------------------------------- of 2021
 
 
+def read_json(path: Path) -> dict:
+    """What `annotation` of a JSON file holds, with `object` as a list. InputError where it is not so."""
+    try:
+        content = json.loads(_text(path))["annotation"]
+        objects = content["object"]
+        objects = [objects] if isinstance(objects, dict) else objects  # MATLAB writes a list of one as what it holds
+        if not isinstance(objects, list):
+            raise TypeError("its objects are no list")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise no_annotation(path, error) from None
+    return content | {"object": objects}
+
+
+def no_annotation(path: Path, error: Exception) -> InputError:
+    """The error for a JSON file of which `error` says what is wrong."""
+    trouble = f"is no annotation of ADE20K 2021 ({type(error).__name__}: {' '.join(str(error).split())[:80]})"
+    return InputError(path, trouble, CURE)
+
+
 def _read_2021(path: Path) -> tuple[tuple[int, int], list[Row]]:
     """The annotated (width, height), and the objects with the boxes of their outlines, around hidden parts, too.
 
     An outline's points are edges of pixels: its right end is the mask's last pixel + 1.
     """
+    content = read_json(path)
     try:
-        content = json.loads(_text(path))["annotation"]
         height, width = (int(side) for side in content["imsize"][:2])
-        objects = content["object"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        trouble = f"is no annotation of ADE20K 2021 ({type(error).__name__}: {' '.join(str(error).split())[:80]})"
-        raise InputError(path, trouble, CURE) from None
-    objects = [objects] if isinstance(objects, dict) else objects  # MATLAB writes a list of one as what it holds
-    return (width, height), [_object(path, i, given) for i, given in enumerate(objects)]
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise no_annotation(path, error) from None
+    return (width, height), [_object(path, i, given) for i, given in enumerate(content["object"])]
 
 
 def _object(path: Path, i: int, given: object) -> Row:
@@ -245,7 +298,7 @@ def _object(path: Path, i: int, given: object) -> Row:
         occluded, crop = (given.get(key) or "" for key in ("occluded", "crop"))
         sides = [_numbers(given["polygon"][axis]) for axis in "xy"]
         good = name and level >= 0 and str(occluded) in _OCCLUDED and str(crop) in ("", "0", "1")
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
         good = False
     if not good or len(sides[0]) != len(sides[1]):
         trouble = f"object {i} (the first is 0) has not the fields of ADE20K 2021"

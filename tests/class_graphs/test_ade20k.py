@@ -1,12 +1,13 @@
 """The class graph from ADE20K's annotations: parts and hypernyms of 2021, masks of 2016."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from irnet.class_graphs.ade20k import relate_by_ade20k
+from irnet.class_graphs.ade20k import read_annotations, relate_by_ade20k
 from irnet.errors import InputError
 from tests.class_graphs.tools import SAMPLE, thing, write_2021
 
@@ -83,6 +84,14 @@ def test_validation_images_count_only_when_they_are_named(tmp_path):
     assert relate_by_ade20k(["wheel", "car"], tmp_path, images={"ADE_val_1"})["is_part_of"] == {(0, 1): 1.0}
 
 
+def test_images_of_one_name_in_two_folders_are_told_apart_by_their_paths(tmp_path):
+    for folder in "ab":
+        write_2021(tmp_path / folder / "street.1.json", thing(0, folder))
+        Image.new("RGB", (4, 3)).save(tmp_path / folder / "street.1.jpg")
+    assert [one.raw_name for (one,) in read_annotations(tmp_path, {"b/street.1"})] == ["b"]
+    assert [one.raw_name for (one,) in read_annotations(tmp_path, {"street.1"})] == ["a", "b"]
+
+
 # ------------------------------------------------------------------------------------------------------------- 2016
 
 
@@ -127,19 +136,82 @@ def test_parts_by_the_masks_of_2016(tmp_path):
     assert not relations["is_kind_of"]
 
 
+PARTS = {("window", "house"): 1.0, ("wheel", "car"): 1.0, ("rim", "wheel"): 1.0}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda line: line,
+        lambda line: line.replace(" # ", "#"),
+        lambda line: line.rpartition(" # ")[0],
+        lambda line: "\ufeff" * line.startswith("001 # 0") + line,
+    ],
+    ids=["as it is", "without blanks", "five fields", "a byte-order mark"],
+)
+def test_lists_of_2016_that_the_data_set_reads(change, tmp_path):
+    rows = [(0, 1, CAR, "car"), (0, 2, "building, edifice", "house"), *ROWS[3:]]
+    write_2016(tmp_path, rows, [np.maximum(np.array(MASKS[0]) - 1, 0), *MASKS[1:]])
+    path = tmp_path / "ADE_train_00000001_atr.txt"
+    path.write_text("\n".join(map(change, path.read_text().splitlines())), encoding="utf-8")
+    for file in tmp_path.iterdir():
+        file.rename(file.with_name(file.name.replace("ADE_train_00000001", "street.1")))
+    Image.new("RGB", (4, 3)).save(tmp_path / "street.1.PNG")
+    classes = ["window", "wheel", "rim", "house", "car"]
+    assert named(classes, relate_by_ade20k(classes, tmp_path), "is_part_of") == PARTS
+
+
+def test_masks_of_2016_with_the_numbers_themselves(tmp_path):
+    write_2016(tmp_path, ROWS[1:], MASKS)
+    for level, ending in enumerate(("seg", "parts_1", "parts_2")):
+        blue = np.array(MASKS[level], np.uint8)
+        Image.fromarray(np.stack([blue] * 3, axis=-1)).save(tmp_path / f"ADE_train_00000001_{ending}.png")
+    classes = ["window", "wheel", "rim", "house", "car"]
+    assert named(classes, relate_by_ade20k(classes, tmp_path), "is_part_of") == PARTS
+
+
+def test_both_releases_in_one_folder(tmp_path):
+    write_2016(tmp_path / "a", ROWS, MASKS)
+    write_2016(tmp_path / "b", ROWS, MASKS)
+    write_2021(tmp_path / "b/ADE_train_00000001.json", thing(0, "car"), thing(1, "wheel", whole=0))  # comes before it
+    shutil.copytree(tmp_path / "b", tmp_path / ".hidden")
+    assert [len(found) for found in read_annotations(tmp_path)] == [len(ROWS), 2]
+
+
+def test_json_that_the_data_set_reads(tmp_path):
+    car, wheel, mirror = thing(0, "car"), thing(3, "wheel", [], ["wheel, disc", "entity"], whole=0), thing(4, "mirror")
+    del mirror["parts"]["ispartof"], mirror["id"], mirror["name"], mirror["hypernym"]
+    path = tmp_path / "street.json"
+    write_2021(path, car, wheel, mirror, encoding="utf-8-sig")
+    (tmp_path / "other.json").write_text("[]")  # beside no image
+    with pytest.raises(InputError, match=r"holds neither ADE_\*\.json"):
+        relate_by_ade20k(["wheel", "car"], tmp_path)
+    Image.new("RGB", (4, 3)).save(tmp_path / "street.jpg")
+    assert relate_by_ade20k(["wheel", "car"], tmp_path)["is_part_of"] == {(0, 1): 1.0}
+    (found,) = read_annotations(tmp_path)
+    assert [(one.raw_name, one.name, one.hypernyms, one.whole) for one in found] == [
+        ("car", "car", (), None),
+        ("wheel", "wheel", ("wheel, disc", "entity"), ("car", "car")),
+        ("mirror", "mirror", (), None),
+    ]
+    mirror["hypernym"] = "mirror"  # a list of one, as MATLAB writes it; and an image of one object
+    path.write_text(json.dumps({"annotation": {"object": mirror}}))
+    assert [one.hypernyms for (one,) in read_annotations(tmp_path)] == [("mirror",)]
+
+
 def test_what_is_wrong_with_an_annotation(tmp_path):
     with pytest.raises(InputError, match=r"holds neither ADE_\*\.json"):
         relate_by_ade20k(["car"], tmp_path)
     write_2016(tmp_path, ROWS, MASKS)
     (tmp_path / "ADE_train_00000001_parts_2.png").unlink()
-    with pytest.raises(InputError, match=r"parts_2.png: cannot be read \(No such file"):
+    with pytest.raises(InputError, match=r"parts_2.png: no such image file"):
         relate_by_ade20k(["car"], tmp_path)
     Image.new("RGB", (3, 3)).save(tmp_path / "ADE_train_00000001_parts_2.png")
-    with pytest.raises(InputError, match=r"parts_2.png: differs in size"):
+    with pytest.raises(InputError, match=r"_atr.txt: the masks of levels 1 and 2 differ in size"):
         relate_by_ade20k(["car"], tmp_path)
     path = tmp_path / "ADE_train_00000001_atr.txt"
     path.write_text(path.read_text() + "007 # 0 # sky\n")
-    with pytest.raises(InputError, match=r"_atr.txt: line 7 is not `number # level"):
+    with pytest.raises(InputError, match=r"_atr.txt: line 7 is not NUMBER # LEVEL"):
         relate_by_ade20k(["car"], tmp_path)
     with pytest.raises(InputError, match="none of its 1 annotated images"):
         relate_by_ade20k(["car"], tmp_path, images={"other"})

@@ -92,6 +92,19 @@ def test_a_data_set_gives_its_training_images_alone(tmp_path, capsys):
     assert "wheel -> car  0.250\n" in capsys.readouterr().out  # and a headlight in the second one
 
 
+def test_ade20k_leaves_out_a_held_out_image_of_the_same_name(tmp_path, capsys):
+    for folder, part in ("training", "wheel"), ("validation", "door"):
+        objects = [thing(0, "car"), thing(1, part, whole=0), thing(2, "wheel"), thing(3, "door")]
+        objects = [row | {"polygon": {"x": [1, 9], "y": [1, 9]}, "occluded": "no", "crop": "0"} for row in objects]
+        path = tmp_path / "images" / folder / "1.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"annotation": {"imsize": [30, 40, 3], "object": objects}}))
+        Image.new("RGB", (40, 30)).save(path.with_suffix(".jpg"))
+    run("graph", "build", "--data", "ade20k", "--data-root", tmp_path, "data.min_count=1", "--from", "ade20k")
+    out = capsys.readouterr().out
+    assert "wheel -> car  1.000\n" in out and "door -> car" not in out
+
+
 def test_visual_genome_gives_its_training_images_alone(tmp_path, capsys):
     formats.vg(tmp_path)
     ends = [{"name": "x", "synsets": [f"{colour}.n.01"]} for colour in ("red", "blue", "green")]
@@ -161,6 +174,7 @@ def test_what_cannot_be_built(words, trouble, sources, refused, monkeypatch):
         '["car", "hot dog", "sky"]',
         '{"classes": ["car", "hot dog", "sky"], "relations": []}',
         '{"categories": [{"id": 3, "name": "sky"}, {"id": 1, "name": "car"}, {"id": 2, "name": "hot dog"}]}',
+        '{"categories": [{"id": "10", "name": "sky"}, {"id": "9", "name": "hot dog"}, {"id": 1, "name": "car"}]}',
     ],
 )
 def test_lists_of_classes(text, tmp_path):
@@ -177,7 +191,9 @@ def test_lists_of_classes(text, tmp_path):
         ('{"classes": "car"}', "its classes are no list of names"),
         ("[", "holds no names of classes"),
         ('{"names": []}', "holds no names of classes"),
-        ('{"categories": [{"name": "car"}]}', "holds no names of classes"),
+        ('{"categories": [{"name": "car"}]}', r"category 0 \(of 1\) has no id"),
+        ('{"categories": [3]}', "holds no names of classes"),
+        ('{"categories": [{"id": 1}]}', "holds no names of classes"),
     ],
 )
 def test_lists_that_are_none(text, trouble, tmp_path):

@@ -50,6 +50,17 @@ def test_counts_and_images(tmp_path):
     assert first["on"] == {("car", "street"): 0.5, ("man", "street"): 0.5}
 
 
+def test_version_1_names_an_image_by_id(tmp_path):
+    images = [{"id": image["image_id"], "relationships": image["relationships"]} for image in IMAGES]
+    path = write(tmp_path / "relationships.json", images)
+    expected = {"on": {("car", "street"): 0.5, ("man", "street"): 0.5}, "wearing": {("man", "shirt"): 1.0}}
+    found = named(relate_by_predicates(CLASSES, path, images={"1"}))
+    assert {name.lower(): edges for name, edges in found.items() if name != "parked on"} == expected
+    del images[1]["relationships"]
+    with pytest.raises(InputError, match="image 2 has no list of relationships"):
+        relate_by_predicates(CLASSES, write(path, images))
+
+
 def test_packed_files(tmp_path):
     content = json.dumps(IMAGES).encode()
     (tmp_path / "relationships.json.gz").write_bytes(gzip.compress(content))
@@ -68,6 +79,12 @@ def test_packed_files(tmp_path):
         ("riding", "rides", "ride"),
         ("carrying", "carries"),
         ("watching", "watches"),
+        ("using", "uses", "use a"),
+        ("lying on", "lies on", "lie on", "is lying on"),
+        ("tying", "ties"),
+        ("going down", "goes down", "go down"),
+        ("bringing", "brings", "bring"),
+        ("stringing", "strings"),
         ("has", "have", "has a", "having"),
         ("ON", "on", "on a", "is on", " On  the"),
     ],
@@ -78,7 +95,21 @@ def test_spellings_of_one_predicate(spellings):
 
 def test_predicates_that_differ():
     different = ["on", "parked on", "on top of", "in", "inside", "has", "is", "of", "behind", "across", "along", "by"]
-    different += ["walking", "walking on", "hanging on", "holding", "held by", "playing", "standing", "passing"]
+    different += [
+        "walking",
+        "walking on",
+        "hanging on",
+        "holding",
+        "held by",
+        "playing",
+        "standing",
+        "passing",
+        "one",
+        "string",
+        "sting",
+        "bring",
+        "oing",
+    ]
     assert len({predicate_key(spelling) for spelling in different}) == len(different)
 
 
@@ -113,3 +144,13 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK")
     with pytest.raises(InputError, match=r"a.zip: cannot be read \(File is not a zip file\)"):
         relate_by_predicates(CLASSES, tmp_path / "a.zip")
+    content = json.dumps(IMAGES).encode()
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("b.json", content)
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(content))
+    for name, begin in ("b.zip", 30 + len("b.json")), ("b.json.gz", 10):  # behind the headers
+        damaged = bytearray((tmp_path / name).read_bytes())
+        damaged[begin] = 0xFF  # a block of a type that does not exist
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(InputError, match=rf"{name}: cannot be read \(.*invalid block type"):
+            relate_by_predicates(CLASSES, tmp_path / name)

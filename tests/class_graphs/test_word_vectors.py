@@ -31,6 +31,10 @@ FORMS = {
     "word2vec.txt": text(header=True).encode(),
     "word2vec.bin": binary(),
     "gensim.bin": binary(b""),
+    "tabs.txt": text().replace(" ", "\t").encode(),
+    "a tab after the word.txt": text(header=True).replace(" ", "\t", 1).encode(),
+    "several blanks.txt": text().replace(" ", "  ").encode(),
+    "two blanks after the word.txt": text({f"{word} ": row for word, row in ROWS.items()}).encode(),
     "glove.txt.gz": gzip.compress(text().encode()),
     "word2vec.txt.gz": gzip.compress(text(header=True).encode()),
     "word2vec.bin.gz": gzip.compress(binary()),
@@ -73,6 +77,8 @@ def test_words_with_spaces_and_other_scripts(tmp_path):
     (tmp_path / "a.txt").write_text("car 1 0\n. . . 2 3\nat name 4 5\nящик 6 7\n", encoding="utf-8")
     rows = read_rows(tmp_path / "a.txt", {". . .", "ящик", "at"})
     assert {word: row.tolist() for word, row in rows.items()} == {". . .": [2, 3], "ящик": [6, 7]}
+    (tmp_path / "b.txt").write_text("car\t1\t0\nhot dog x\t2\t3\n")
+    assert read_rows(tmp_path / "b.txt", {"hot dog x"})["hot dog x"].tolist() == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +87,7 @@ def test_words_with_spaces_and_other_scripts(tmp_path):
         (b"", "line 1 is no word with its numbers"),
         (b"car\n", "line 1 is no word with its numbers"),
         (b"the 1 2 3\ndog 1 2\n", "line 2 has 2 numbers, not 3"),
+        (b"the\t1\t2\t3\ndog\t1\t2\n", "line 2 has 2 numbers, not 3"),
         (b"the 1 2 3\n\ndog\n", "line 3 has 0 numbers, not 3"),
         (b"the 1 2 3\ncar 1 x 3\n", "line 2: could not convert string to float: b'x'"),
         (b"the 1 2 3\ncar 1 nan 3\n", "line 2 has a number that is not finite"),

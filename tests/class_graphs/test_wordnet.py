@@ -140,6 +140,17 @@ def test_a_zip_file_as_nltk_has_it(tmp_path):
         assert edges(COCO, Nouns(path)) == {("hot dog", "sandwich"), ("donut", "cake")}
 
 
+def test_a_damaged_zip_file(tmp_path):
+    write_wordnet(tmp_path)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "data.noun", "data.noun")
+    damaged = bytearray((tmp_path / "a.zip").read_bytes())
+    damaged[30 + len("data.noun")] = 0xFF  # behind the header: a block of a type that does not exist
+    (tmp_path / "a.zip").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"data.noun: cannot be read \(.*invalid block type"):
+        Nouns(tmp_path / "a.zip")
+
+
 def test_folders_and_files_that_are_not_wordnets(tmp_path):
     with pytest.raises(InputError, match=r"none: has no data.noun; give the folder of WordNet's data.noun"):
         Nouns(tmp_path / "none")

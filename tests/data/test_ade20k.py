@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -278,6 +279,10 @@ def test_2021_latin_1_is_read(tmp_path):
         (lambda text: text.replace('"yes"', '"perhaps"'), "object 2 (the first is 0) has not the fields"),
         (lambda text: text.replace('"y": [1,', '"y": ['), "object 1 (the first is 0) has not the fields"),
         (lambda text: text.replace('"y": [1,', '"y": ["1",'), "object 1 (the first is 0) has not the fields"),
+        (lambda text: text.replace('"y": [1,', f'"y": [{"9" * 400},'), "object 1 (the first is 0) has not the fields"),
+        (lambda text: text.replace("[30, 40, 3]", "[Infinity, 40, 3]"), "is no annotation of ADE20K 2021 (Overflow"),
+        (lambda text: re.sub(r'"object": .*]', '"object": null', text), "ADE20K 2021 (TypeError: its objects are no"),
+        (lambda text: re.sub(r'"object": .*]', '"object": 3', text), "ADE20K 2021 (TypeError: its objects are no"),
     ],
 )
 def test_2021_a_malformed_file_is_one_line(tmp_path, change, trouble):
