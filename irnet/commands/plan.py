@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import config as settings
@@ -69,6 +70,8 @@ def _check_data(options: argparse.Namespace, config: settings.Config) -> None:
     if config.data.root:
         return
     base = settings.small() if options.small else settings.Config()
+    if options.config in settings.shipped() and not Path(options.config).is_file():
+        base.data.name = settings.load(options.config).data.name  # which the user did not give
     for key in (key for key in settings.fields_of(config) if key.startswith("data.") and key != "data.root"):
         value = attrgetter(key)
         if getattr(options, key, None) is not None or value(config) != value(base):
