@@ -244,6 +244,8 @@ def test_a_plan_with_a_shipped_file_needs_no_data(tmp_path, monkeypatch, capsys,
     assert cli.main(words) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("local on resnet101, 80 classes, 1 image of 600 x 1000 pixels with 8 regions a step")
+    assert cli.main(["plan", "--config", "ade20k-lg", "--variant", "conv", "--device", "cpu", "--regions", "8"]) == 0
+    assert "1 image of 800 x 1200 pixels" in capsys.readouterr().out.splitlines()[0]
     refused([*words, "--data", "vg"], "--data-root: is not given, and data.name is for data alone; ")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ade20k").write_text("data: {name: ade20k}\n")  # the user's own file of that name
