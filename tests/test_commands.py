@@ -227,6 +227,31 @@ def test_a_file_of_settings_with_data_needs_data(tmp_path, refused):
     refused(["plan", "--config", path], "--data-root: is not given, and data.max_regions is for data alone; ")
 
 
+def test_a_plan_with_a_shipped_file_needs_no_data(tmp_path, monkeypatch, capsys, refused):
+    words = [
+        "plan",
+        "--config",
+        "ade20k",
+        "--variant",
+        "local",
+        "--size",
+        "600x1000",
+        "--regions",
+        "8",
+        "--device",
+        "cpu",
+    ]
+    assert cli.main(words) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("local on resnet101, 80 classes, 1 image of 600 x 1000 pixels with 8 regions a step")
+    assert cli.main(["plan", "--config", "ade20k-lg", "--variant", "conv", "--device", "cpu", "--regions", "8"]) == 0
+    assert "1 image of 800 x 1200 pixels" in capsys.readouterr().out.splitlines()[0]
+    refused([*words, "--data", "vg"], "--data-root: is not given, and data.name is for data alone; ")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ade20k").write_text("data: {name: ade20k}\n")  # the user's own file of that name
+    refused(words, "--data-root: is not given, and data.name is for data alone; ")
+
+
 def test_a_plan_for_data(scenes_root, capsys):
     words = ["plan", "--small", "--device", "cpu", "--variant", "conv", "-b", "1", "--data-root", str(scenes_root)]
     assert cli.main([*words, "--max-regions", "2"]) == 0

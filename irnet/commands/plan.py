@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import config as settings
@@ -24,7 +25,7 @@ PRECISIONS = {"off": "float32", "bf16": "bfloat16", "fp16": "float16"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     shared.add_memory(parser, "that there is: look for the largest micro-batch that fits")
-    size = "of the images as the model takes them; else the largest of the data, or 600x1000"
+    size = "of images as the model takes them; else the largest of the data, that of a shipped --config, or 600x1000"
     parser.add_argument("--size", metavar="HxW", help=size)
     parser.add_argument("--regions", type=int, metavar="N", help="of an image; else the most that the data has, or 64")
     parser.add_argument("--classes", type=int, metavar="N", help="their number; else the data's, or 80")
@@ -69,6 +70,8 @@ def _check_data(options: argparse.Namespace, config: settings.Config) -> None:
     if config.data.root:
         return
     base = settings.small() if options.small else settings.Config()
+    if _is_shipped(options.config):  # its data set is none that the user gave
+        base = settings.load(options.config, base)
     for key in (key for key in settings.fields_of(config) if key.startswith("data.") and key != "data.root"):
         value = attrgetter(key)
         if getattr(options, key, None) is not None or value(config) != value(base):
@@ -76,8 +79,13 @@ def _check_data(options: argparse.Namespace, config: settings.Config) -> None:
             raise InputError("--data-root", f"is not given, and {key} is for data alone", cure)
 
 
+def _is_shipped(path: str | None) -> bool:
+    """Whether --config names a file that comes with irnet, not one of the user's."""
+    return path in settings.shipped() and not Path(path).is_file()
+
+
 def _scene(options: argparse.Namespace, config: settings.Config) -> "Scene":
-    """What the images look like: as the options say, else as in the data, else as in COCO."""
+    """What the images look like: as the options say, else as in the data, as of a shipped file, or as in COCO."""
     from ..data.registry import open_dataset
     from ..engine import fit
     from ..engine.memory import Scene
@@ -85,7 +93,8 @@ def _scene(options: argparse.Namespace, config: settings.Config) -> "Scene":
     if config.data.root:
         scene = fit.scene_of(open_dataset(config.data, "train", require_images=False), config)
     else:
-        scene = Scene(600, 1000, (64,), 80)
+        height, width = (config.data.short_side, config.data.long_side) if _is_shipped(options.config) else (600, 1000)
+        scene = Scene(height, width, (64,), 80)
     if options.size:
         height, width = _size(options.size)
         scene = dataclasses.replace(scene, height=height, width=width)

@@ -17,7 +17,7 @@ from ..errors import InputError
 from .cache import Sources, kept
 from .images import MAX_PIXELS, read_header, read_image
 from .parallel import each
-from .table import Annotations, Images, Table, tabulate
+from .table import Annotations, Images, Table, make_table
 from .whole import WholeSet, listed, read_list
 
 CURE = "fetch the file again, or leave its image out"
@@ -122,7 +122,7 @@ def _read(root: Path, images: list[Path], max_pixels: int) -> Table:
     )
     sizes = np.array([size for size, _ in found], np.int64).reshape(-1, 2)
     file_names = [path.relative_to(root).as_posix() for path in images]
-    return tabulate(names, [""] * len(names), Images(np.arange(len(images)), file_names, sizes), given)
+    return make_table(names, [""] * len(names), Images(np.arange(len(images)), file_names, sizes), given)
 
 
 Row = tuple[str, str, str, str, tuple[float, float, float, float], str]  # name, level, occluded, cropped, box, reason

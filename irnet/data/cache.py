@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -104,8 +105,10 @@ def _places(sources: Sources, setting: str) -> list[Path]:
     key = hashlib.sha256(sources.key.encode()).hexdigest()[:8]
     name = f"{sources.name}-{key}.safetensors"
     if setting:
-        return [Path(setting) / name]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return [Path(os.path.expanduser(setting)) / name]
+    home = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+    if home.parts[0] == "~":  # nobody knows the user's folder
+        return [sources.root / FOLDER / name]
     own = hashlib.sha256(os.fsencode(sources.root.resolve())).hexdigest()[:16]
     return [sources.root / FOLDER / name, home / "irnet" / "annotations" / own / name]
 
@@ -125,6 +128,9 @@ def _load(path: Path, sources: Sources, now: tuple[str, int]) -> Table | None:
         return None
     if _checksum(tensors) != facts.get("checksum"):
         log.info("%s: is damaged (its checksum differs): the annotations are read again", path)
+        return None
+    if not {"state", "contents"} <= facts.keys() or not re.fullmatch("[0-9]{1,20}", facts.get("built", "")):
+        log.info("%s: is damaged (its header lacks facts): the annotations are read again", path)
         return None
     state, latest = now
     settled = facts["state"] == state and latest + SETTLED < int(facts["built"])

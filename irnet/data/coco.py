@@ -11,7 +11,7 @@ from . import coco_file, layouts
 from .annotated import AnnotatedImages
 from .cache import Sources, kept
 from .images import MAX_PIXELS
-from .table import Annotations, Images, Table, tabulate
+from .table import Annotations, Images, Table, make_table
 
 
 def _group(supercategory: object) -> str:
@@ -53,7 +53,7 @@ class CocoDataset(AnnotatedImages):
         if max_regions is not None and max_regions < 1:
             raise InputError("--max-regions", f"{max_regions} is not a number of regions", "give 1 or more")
         self.path = layouts.annotation_file(self.root, split)
-        key = f"coco {self.path.relative_to(self.root)} {' '.join(self.attribute_keys)}"
+        key = f"coco {os.path.relpath(self.path, self.root)} {' '.join(self.attribute_keys)}"
         sources = Sources(self.root, [self.path], key, self.path.stem)
         table = kept(sources, cache, lambda: _read(self.path, self.attribute_keys))
         # Names are looked for before a share is taken: whether their last parts differ is judged on the whole file.
@@ -113,4 +113,4 @@ def _read(path: Path, attribute_keys: tuple[str, ...]) -> Table:
     label = coco_file.positions(columns.category_ids[class_order], given.label, columns.ids, "category", path)
     given = Annotations(image, label, given.boxes, given.reasons, given.attributes, columns.ids)
     classes = [columns.classes[i] for i in class_order]
-    return tabulate(classes, [_group(columns.supercategories[i]) for i in class_order], images, given)
+    return make_table(classes, [_group(columns.supercategories[i]) for i in class_order], images, given)

@@ -139,7 +139,7 @@ class Images:
     sizes: np.ndarray
 
 
-def tabulate(classes: list[str], supercategories: list[str], images: Images, given: Annotations) -> Table:
+def make_table(classes: list[str], supercategories: list[str], images: Images, given: Annotations) -> Table:
     """The table of annotations, in the order of their images.
 
     A box partly outside its image is clipped. What cannot be a region is left out, by the first reason that holds:

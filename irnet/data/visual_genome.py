@@ -15,7 +15,7 @@ from ..errors import InputError
 from . import coco_file
 from .cache import Sources, kept
 from .layouts import missing_images
-from .table import Annotations, Images, Table, tabulate
+from .table import Annotations, Images, Table, make_table
 from .whole import WholeSet, listed, read_list
 
 LAYOUT = "put objects.json and image_data.json there, and the images in VG_100K and VG_100K_2"
@@ -164,7 +164,7 @@ def _read(root: Path, objects: list[Path]) -> Table:
     coco_file.unique(names, path, "image", "url")
     images = Images(np.array(ids, np.int64), names, sizes)
     classes, given = _annotations([entries[number] for number in ids])
-    return tabulate(classes, [""] * len(classes), images, given)
+    return make_table(classes, [""] * len(classes), images, given)
 
 
 def _annotations(objects: list[list[_Object]]) -> tuple[list[str], Annotations]:

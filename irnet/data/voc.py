@@ -1,6 +1,8 @@
 """Pascal VOC: an XML file for every image, as the challenge, labelImg and others write it."""
 
+import hashlib
 import os
+import re
 from pathlib import Path
 from typing import ClassVar
 from xml.etree import ElementTree
@@ -12,7 +14,7 @@ from ..errors import InputError
 from .cache import Sources, kept
 from .images import read_header
 from .parallel import each
-from .table import Annotations, Images, Table, tabulate
+from .table import Annotations, Images, Table, make_table
 from .whole import WholeSet, listed, read_list
 
 CURE = "correct the file, or leave it out"
@@ -20,6 +22,8 @@ LAYOUT = "give --data-root a folder with Annotations/*.xml and JPEGImages, or wi
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 NO_BOX = "without a box"
 FLAGS = ("difficult", "truncated", "occluded")
+MOST = 2**31 - 1  # pixels of an image's side
+_FLAG = re.compile(r"\s+(-1|0|1)$")  # behind a name in the list of one class: without it, difficult, or with it
 
 
 class Voc(WholeSet):
@@ -36,9 +40,9 @@ class Voc(WholeSet):
         self.root = self.folder = self.path = Path(config.root)
         self.orientation, self.max_pixels = config.orientation, config.max_pixels
         found = _find(self.root)
-        sources = Sources(self.root, [path for path, _ in found], f"voc {config.max_pixels}", "voc")
+        pictures, self.missing = _look_at_images(self.root, found)
+        sources = Sources(self.root, [path for path, _ in found], f"voc {config.max_pixels}", "voc", pictures)
         self.whole = kept(sources, config.cache, lambda: _read(self.root, found, config.max_pixels))
-        self.missing = {image.relative_to(self.root).as_posix() for _, image in found if not image.is_file()}
         self.use_part(config, part)
         self.refuse_missing(require_images)
         if require_images:
@@ -53,7 +57,7 @@ class Voc(WholeSet):
                 year = folder.parent.parent.relative_to(self.root).as_posix()
                 inside = "" if year == "." else f"{year}/"
                 own = {Path(name).stem: i for i, name in enumerate(names) if name.startswith(inside)}
-                stems = [line.split()[0] for line in lines if line]
+                stems = [line if line in own else _FLAG.sub("", line) for line in lines if line]
                 images.append(np.array(list(own.values()))[listed(stems, list(own), folder / f"{split}.txt")])
         if images:
             return np.unique(np.concatenate(images))
@@ -88,6 +92,20 @@ def _find(root: Path) -> list[tuple[Path, Path]]:
     return sorted(found, key=lambda pair: pair[1])
 
 
+def _look_at_images(root: Path, found: list[tuple[Path, Path]]) -> tuple[str, set[str]]:
+    """A hash of the images' names, sizes and times, for a size may be an image's own, and the names of missing ones."""
+    digest, missing = hashlib.sha256(), set()
+    for _, image in found:
+        name, facts = image.relative_to(root).as_posix(), ""
+        if image.is_file():
+            stat = image.stat()
+            facts = f"{stat.st_size} {stat.st_mtime_ns}"
+        else:
+            missing.add(name)
+        digest.update(f"{name}\0{facts}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest(), missing
+
+
 def _read(root: Path, found: list[tuple[Path, Path]], max_pixels: int) -> Table:
     contents = each(_Reader(max_pixels), found, f"annotations of {root}", "image")
     objects = [row for _, rows in contents for row in rows]
@@ -102,7 +120,7 @@ def _read(root: Path, found: list[tuple[Path, Path]], max_pixels: int) -> Table:
     )
     sizes = np.array([size for size, _ in contents], np.int64).reshape(-1, 2)
     names = [image.relative_to(root).as_posix() for _, image in found]
-    return tabulate(classes, [""] * len(classes), Images(np.arange(len(found)), names, sizes), given)
+    return make_table(classes, [""] * len(classes), Images(np.arange(len(found)), names, sizes), given)
 
 
 Row = tuple[str, tuple[float, float, float, float] | None, tuple[str, ...]]  # name, box, flags
@@ -125,6 +143,9 @@ class _Reader:
         if tree.tag != "annotation":
             raise InputError(path, f"holds <{tree.tag}>, not Pascal VOC's <annotation>", LAYOUT)
         width, height = (_value(path, tree, f"size/{side}", 0.0) for side in ("width", "height"))
+        for side, value in (("width", width), ("height", height)):
+            if not value <= MOST:
+                raise InputError(path, f"size/{side} is {value:g}, not a number of pixels", CURE)
         if width < 1 or height < 1:  # some tools leave them out
             header = read_header(image, self.max_pixels)
             width, height = header.size(False)

@@ -1,6 +1,8 @@
 """Data sets whose splits are parts of one table: which images a split takes, and which names are its classes."""
 
 import gzip
+import logging
+import zlib
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +13,8 @@ from ..errors import InputError
 from .annotated import AnnotatedImages
 from .layouts import Share
 from .table import Table
+
+log = logging.getLogger("irnet")
 
 
 class WholeSet(AnnotatedImages):
@@ -44,6 +48,9 @@ class WholeSet(AnnotatedImages):
         everything = np.arange(len(self.whole.file_names))
         if train is None:
             train = everything if val is None else np.setdiff1d(everything, val)
+        elif val is not None and part == "train" and (both := len(np.intersect1d(train, val))):
+            text = "%s: %d of the %d images to train on (%s) %s held out by %s, too"
+            log.warning(text, self.path, both, len(train), train_split, "is" if both == 1 else "are", val_split)
         self.split, self.share = (train_split or "all") if part == "train" else (val_split or "held out"), None
         names = self.whole.file_names
         held_out = val
@@ -60,6 +67,8 @@ class WholeSet(AnnotatedImages):
             often = counted.counts() >= least
             classes = sorted(name for name, keep in zip(counted.classes, often.tolist(), strict=True) if keep)
             if not classes:
+                if least == 1:
+                    raise InputError(self.path, "the training images have no usable region", "annotate some of them")
                 trouble = f"no name occurs {least} times in the training images"
                 raise InputError(self.path, trouble, "lower data.min_count")
         table = self.whole.select(train if part == "train" else held_out).relabel(classes)
@@ -96,7 +105,7 @@ def read_list(path: Path) -> list[str] | None:
             try:
                 with opener(own, "rt", encoding="utf-8") as file:
                     return [line.strip() for line in file.read().splitlines()]
-            except (OSError, EOFError, UnicodeDecodeError) as error:
+            except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
                 raise InputError(own, f"cannot be read ({error})", "fetch it again") from None
     return None
 

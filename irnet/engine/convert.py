@@ -24,18 +24,27 @@ def convert(config: Config, output: Path, images: str, say: Callable[[str], None
     """Write both splits as `annotations/instances_train.json` and `instances_val.json` below `output`.
 
     images  "link" puts a link to every image into `output`/train and `output`/val, "copy" a copy, "none" nothing
-    InputError where the data set cannot be read, or a file cannot be written.
+    InputError where the data set cannot be read, a file cannot be written, or one of the user's would be overwritten.
     """
+    opened = {}
     for part in ("train", "val"):
         data = open_dataset(config.data, part, require_images=images != "none")
         if not isinstance(data, AnnotatedImages):
             raise InputError("--data", f"{config.data.name} is not made of image files", "choose another data set")
-        path = output / "annotations" / f"instances_{part}.json"
         if output.resolve() == data.root.resolve():
             raise InputError("--output-dir", f"{output} is the data set itself", "give another folder")
-        files.write_with(path, lambda temporary, own=data: _write(own, temporary))
+        opened[part] = data
+    paths = {part: output / "annotations" / f"instances_{part}.json" for part in opened}
+    for path in paths.values():
+        if os.path.lexists(path):
+            raise InputError(path, "is there already", "give --output-dir another folder, or take that file away")
+    if images != "none":
+        _refuse_own_images(opened, output)
+    for part, data in opened.items():
         if images != "none":
             _place(data, output / part, images)
+        path = paths[part]
+        files.write_with(path, lambda temporary, own=data: _write(own, temporary))
         say(f"{path}: {len(data)} images, {len(data.table.labels)} regions, {len(data.classes)} classes")
 
 
@@ -79,8 +88,29 @@ def _annotations(data: AnnotatedImages):
             progress.update(len(corners))
 
 
+def _refuse_own_images(opened: dict[str, AnnotatedImages], output: Path) -> None:
+    """InputError where a link or a copy would take the place of an image of the data set."""
+    taken = {}
+    for part, data in opened.items():
+        for name in data.file_names:
+            path = output / part / name
+            if path.is_file() and not path.is_symlink():
+                stat = path.stat()
+                taken[stat.st_dev, stat.st_ino] = path
+    if not taken:
+        return
+    for data in opened.values():
+        for name in data.file_names:
+            if not (source := data.folder / name).is_file():
+                continue
+            stat = source.stat()
+            if (stat.st_dev, stat.st_ino) in taken:
+                trouble = f"the image {taken[stat.st_dev, stat.st_ino]} of the data set would be overwritten"
+                raise InputError("--output-dir", trouble, "give another folder, or take --images none")
+
+
 def _place(data: AnnotatedImages, folder: Path, images: str) -> None:
-    """Link or copy every image under its name."""
+    """Link or copy every image under its name, each in one step: what stood there stays whole until then."""
     with Progress(f"images of {data.split}", len(data), "image") as progress:
         for name in data.file_names:
             source, path = (data.folder / name).resolve(), folder / name
@@ -88,9 +118,14 @@ def _place(data: AnnotatedImages, folder: Path, images: str) -> None:
                 raise InputError(data.path, f"the image {name} lies outside its folder", "take --images none")
             with files.writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.unlink(missing_ok=True)
-                if images == "link":
-                    os.symlink(source, path)
-                else:
-                    shutil.copyfile(source, path)
+                temporary = path.with_name(".irnet.tmp")
+                temporary.unlink(missing_ok=True)
+                try:
+                    if images == "link":
+                        os.symlink(source, temporary)
+                    else:
+                        shutil.copyfile(source, temporary)
+                    os.replace(temporary, path)
+                finally:
+                    temporary.unlink(missing_ok=True)
             progress.update()

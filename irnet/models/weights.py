@@ -37,6 +37,6 @@ def find_weights(given: str) -> Path:
 
 def _hugging_face() -> Path:
     """The folder of Hugging Face's cache, where timm keeps weights."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
     home = Path(os.environ.get("HF_HOME") or home / "huggingface")
     return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")

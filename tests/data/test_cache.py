@@ -3,16 +3,19 @@
 import dataclasses
 import logging
 import os
+import shutil
 import threading
 import tracemalloc
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from irnet.data import cache
 from irnet.data.coco import CocoDataset
 from irnet.data.scenes import Scenes
-from irnet.data.table import Annotations, Images, tabulate
+from irnet.data.table import Annotations, Images, make_table
 from irnet.errors import InputError
 from tests.data.tools import box_row, image_row, make, tables
 
@@ -144,6 +147,41 @@ def test_a_damaged_file_is_replaced(root, monkeypatch, caplog, damage):
     assert "is damaged" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [("state", None), ("built", None), ("contents", None), ("built", "soon"), ("built", "9" * 5000)],
+)
+def test_a_file_whose_header_lacks_a_fact_is_replaced(root, monkeypatch, caplog, fact, value):
+    plain = opened(root)
+    (path,) = (root / ".irnet").iterdir()
+    with safe_open(path, "pt") as file:
+        whole = file.metadata()
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    others = {key: text for key, text in whole.items() if key != fact}
+    save_file(tensors, path, others if value is None else others | {fact: value})
+    names = reads(monkeypatch)
+    with caplog.at_level(logging.INFO, logger="irnet"):
+        equal(plain.table, opened(root).table)
+        equal(plain.table, opened(root).table)
+    assert len(names) == 1 and caplog.text.count("is damaged") == 1
+
+
+def test_without_a_home_it_goes_on(root, tmp_path, monkeypatch, caplog):
+    """As in a container that runs as a user whom no file of accounts has."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    before = set(tmp_path.iterdir())
+    opened(root)
+    assert [path.suffix for path in (root / ".irnet").iterdir()] == [".safetensors"]
+    shutil.rmtree(root / ".irnet")
+    (root / ".irnet").write_text("no folder")
+    with caplog.at_level(logging.INFO, logger="irnet"):
+        assert len(opened(root)) == 3
+    assert "not kept for the next time" in caplog.text and set(tmp_path.iterdir()) == before
+
+
 def test_a_folder_that_cannot_be_written_leaves_it_to_the_users(root, tmp_path, monkeypatch, caplog):
     (root / ".irnet").write_text("no folder")  # a superuser may write into any folder
     names = reads(monkeypatch)
@@ -167,9 +205,12 @@ def test_without_any_folder_it_goes_on(root, tmp_path, monkeypatch, caplog):
     assert len(names) == 2
 
 
-def test_a_folder_can_be_named(root, tmp_path):
+def test_a_folder_can_be_named(root, tmp_path, monkeypatch):
     opened(root, str(tmp_path / "mine/deep"))
     assert len(list((tmp_path / "mine/deep").iterdir())) == 1 and not (root / ".irnet").exists()
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    opened(root, "~/kept")
+    assert len(list((tmp_path / "user/kept").iterdir())) == 1
 
 
 def test_several_may_build_it_at_once(root, monkeypatch):
@@ -210,7 +251,7 @@ def test_what_was_kept_is_mapped_and_not_copied(root):
     corners = rng.uniform(0, 50, (count, 2))
     given = Annotations(np.arange(count) // 1000, np.zeros(count, int), np.hstack([corners, corners + 9]))
     images = Images(np.arange(100), [f"{i}.jpg" for i in range(100)], np.full((100, 2), 60))
-    table = tabulate(["cup"], [""], images, given)
+    table = make_table(["cup"], [""], images, given)
     source = cache.Sources(root, [root / "annotations/instances_train.json"], "many", "many")
     cache.kept(source, "", lambda: table)
     tracemalloc.start()

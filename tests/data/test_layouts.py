@@ -256,3 +256,14 @@ def test_names_of_two_images_never_become_one(tmp_path, twins):
     draw(tmp_path, "x.jpg")
     with pytest.raises(InputError, match="no such image file"):
         open_dataset(DataConfig(root=str(tmp_path)), "train")
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_split_may_be_an_absolute_path(tmp_path, monkeypatch, inside):
+    monkeypatch.chdir(tmp_path)
+    cvat_subsets(tmp_path / "data")
+    path = tmp_path / ("data" if inside else "mine") / "own.json"
+    write(path, table([f"{i}.png" for i in range(3)]))
+    draw(tmp_path / "data/images", *(f"{i}.png" for i in range(3)))
+    data = open_dataset(DataConfig(root="data" if inside else str(tmp_path / "data"), train_split=str(path)), "train")
+    assert len(data) == 3 and data.path == path and data[0].boxes[0].tolist() == [4, 5, 24, 35.5]

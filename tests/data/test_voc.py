@@ -1,9 +1,13 @@
 """Pascal VOC: whose box it is, where pixels are counted from, layouts, and files that are refused."""
 
+import gzip
+import logging
+
 import pytest
 from PIL import Image
 
 from irnet.config import DataConfig
+from irnet.data import cache
 from irnet.data.voc import Voc
 from irnet.errors import InputError
 
@@ -132,6 +136,9 @@ def test_a_missing_image_is_one_line(tmp_path):
         (lambda text: text.replace("<xmin>1", "<xmin>one"), "object 0, xmin is 'one', not a number"),
         (lambda text: text.replace("<ymax>20</ymax>", ""), "object 0, ymax is None, not a number"),
         (lambda text: text.replace("<width>60", "<width>wide"), "size/width is 'wide', not a number"),
+        (lambda text: text.replace("<width>60", "<width>nan"), "size/width is nan, not a number of pixels"),
+        (lambda text: text.replace("<height>40", "<height>inf"), "size/height is inf, not a number of pixels"),
+        (lambda text: text.replace("<height>40", "<height>1e30"), "size/height is 1e+30, not a number of pixels"),
     ],
 )
 def test_a_malformed_file_is_one_line(tmp_path, change, trouble):
@@ -151,3 +158,63 @@ def test_folders_and_splits_that_are_not_there_are_one_line(tmp_path):
     split(tmp_path, train=["a", "c"])
     with pytest.raises(InputError, match=r"train.txt: lists c, which has no annotations \(1 of 2"):
         opened(tmp_path)
+
+
+def test_kept_annotations_follow_the_images(tmp_path, monkeypatch):
+    """Which file is an image, and where the annotations give no size its size, is read of the images."""
+    monkeypatch.setattr(cache, "LEAST", 0)
+    for name in ("a", "b"):
+        add(tmp_path, name, thing(box=(50, 30, 70, 50)), size="" if name == "a" else SIZE)
+    split(tmp_path, train="a", val="b")
+    assert opened(tmp_path)[0].boxes.tolist() == [[49, 29, 60, 40]]
+    Image.new("RGB", (66, 44)).save(tmp_path / "JPEGImages/a.jpg")
+    assert opened(tmp_path)[0].boxes.tolist() == [[49, 29, 66, 44]]
+    (tmp_path / "JPEGImages/b.jpg").unlink()
+    looked_at = Voc(DataConfig(name="voc", root=str(tmp_path)), "val", False)
+    assert looked_at.missing == {"JPEGImages/b.jpg"} and len(list((tmp_path / ".irnet").iterdir())) == 1
+    Image.new("RGB", (60, 40)).save(tmp_path / "JPEGImages/b.png")
+    assert opened(tmp_path, "val").file_names == ["JPEGImages/b.png"]
+
+
+def test_names_in_lists_may_hold_blanks(tmp_path):
+    names = ["my dog", "my dog 2", "frame 1", "c"]
+    for name in names:
+        add(tmp_path, name, thing())
+    split(tmp_path, train=["my dog", "frame 1"], val=["my dog 2", "c"], dog_train=["my dog  1", "frame 1 -1", "c 0"])
+    assert opened(tmp_path).file_names == ["JPEGImages/frame 1.jpg", "JPEGImages/my dog.jpg"]
+    assert opened(tmp_path, "val").file_names == ["JPEGImages/c.jpg", "JPEGImages/my dog 2.jpg"]
+    assert opened(tmp_path, train_split="dog_train").file_names == [
+        f"JPEGImages/{name}.jpg" for name in ("c", "frame 1", "my dog")
+    ]
+
+
+def test_images_without_a_usable_box_are_one_line(tmp_path):
+    add(tmp_path, "a", "<object><name>cat</name></object>")
+    add(tmp_path, "b", thing())
+    split(tmp_path, train="a", val="b")
+    with pytest.raises(InputError) as caught:
+        opened(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: the training images have no usable region; annotate some of them"
+
+
+def test_an_image_of_both_lists_is_warned_of(tmp_path, caplog):
+    for name in "abc":
+        add(tmp_path, name, thing())
+    split(tmp_path, train="ab", val="bc", other="a")
+    with caplog.at_level(logging.WARNING, logger="irnet"):
+        opened(tmp_path, train_split="other")
+        opened(tmp_path, train_split="other").examine(0, False)
+        assert not caplog.records
+        assert len(opened(tmp_path)) == len(opened(tmp_path, "val")) == 2
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [f"{tmp_path}: 1 of the 2 images to train on (train) is held out by val, too"]
+
+
+def test_a_damaged_list_is_one_line(tmp_path):
+    add(tmp_path, "a", thing())
+    split(tmp_path, val="a")
+    path = tmp_path / "ImageSets/Main/train.txt.gz"
+    path.write_bytes(gzip.compress(b"a\n")[:10] + b"\xff" * 20)
+    with pytest.raises(InputError, match=r"train.txt.gz: cannot be read \(Error -3 while decompressing") as caught:
+        opened(tmp_path)
+    assert caught.value.cure == "fetch it again"

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from irnet.data.coco import CocoDataset
 from irnet.data.registry import open_dataset
 from irnet.engine.inventory import describe, write_counts
 from irnet.report.sheet import CELL, TEXT, contact_sheet
-from tests.data.formats import FORMATS, coco, vg
+from tests.data.formats import FORMATS, coco, vg, voc
+from tests.data.test_layouts import roboflow
 from tests.data.tools import box_row, image_row, make, tables
 
 
@@ -102,7 +104,7 @@ def test_a_sheet_leaves_out_what_cannot_be_read_and_is_a_picture(tmp_path, refus
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("images", ["link", "copy"])
-def test_a_converted_data_set_is_the_same(tmp_path, form, images, capsys):
+def test_a_converted_data_set_is_the_same(tmp_path, form, images, capsys, refused):
     name, make_format = FORMATS[form]
     make_format(tmp_path / "data")
     out = tmp_path / "out"
@@ -116,7 +118,10 @@ def test_a_converted_data_set_is_the_same(tmp_path, form, images, capsys):
         assert after.fingerprint() == before.fingerprint() and after.supercategories == before.supercategories
         assert torch.equal(after[0].image, before[0].image)
         assert (after.folder / after.file_names[0]).is_symlink() == (images == "link")
-    assert main(["data", "convert", *words]) == 0  # once more, over what is there
+    refused(["data", "convert", *words], str(out / "annotations/instances_train.json"), "is there already")
+    for part in ("train", "val"):
+        (out / f"annotations/instances_{part}.json").unlink()
+    assert main(["data", "convert", *words]) == 0  # once more, over the images that are there
 
 
 def test_boxes_that_are_no_short_decimals_come_back_to_the_bit(tmp_path):
@@ -163,3 +168,58 @@ def test_a_data_set_is_not_written_over_itself(tmp_path, refused):
         ["data", "convert", "--data-root", tmp_path / "odd", "--output-dir", tmp_path / "new"],
         "lies outside its folder",
     )
+
+
+def contents(root):
+    return {path: path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink()}
+
+
+@pytest.mark.parametrize("images", ["link", "copy"])
+@pytest.mark.parametrize("export", ["voc", "roboflow", "linked"])
+def test_images_that_lie_where_they_would_be_put_are_kept(tmp_path, export, images, refused):
+    if export == "voc":  # XML files beside the images, and the output around them
+        voc(tmp_path / "made")
+        (tmp_path / "out").mkdir()
+        shutil.move(tmp_path / "made/JPEGImages", tmp_path / "out/train")
+        for path in (tmp_path / "made/Annotations").iterdir():
+            path.rename(tmp_path / "out/train" / path.name)
+        words = ["--data", "voc", "--data-root", tmp_path / "out/train"]
+    else:
+        root = tmp_path / ("out" if export == "roboflow" else "mine")
+        roboflow(root / "inner", ["train", "valid"])
+        words = ["--data-root", root / "inner"]
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out/train").symlink_to(root / "inner/train")  # the same folder by another name
+    before = contents(tmp_path)
+    words = ["data", "convert", *words, "--output-dir", tmp_path / "out", "--images", images]
+    refused(words, "--output-dir: the image ", "of the data set would be overwritten; give another folder")
+    assert contents(tmp_path) == before and len(before) > 8
+    assert not (tmp_path / "out/annotations").exists()
+
+
+def test_an_image_that_cannot_be_copied_leaves_what_stood_there(tmp_path, monkeypatch, refused):
+    coco(tmp_path / "data")
+    path = tmp_path / "out/train/000000000001.jpg"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"of before")
+
+    def full(source, target):
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    words = ["data", "convert", "--data-root", tmp_path / "data", "--output-dir", tmp_path / "out", "--images", "copy"]
+    refused(words, "cannot be written (No space left on device)", "what stood there is kept")
+    assert contents(tmp_path / "out") == {path: b"of before"}
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_annotations_that_are_there_are_not_overwritten(tmp_path, part, refused):
+    coco(tmp_path / "data")
+    path = tmp_path / f"out/annotations/instances_{part}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    before = contents(tmp_path)
+    words = ["data", "convert", "--data-root", tmp_path / "data", "--output-dir", tmp_path / "out", "--images", "none"]
+    refused(words, f"{path}: is there already; give --output-dir another folder")
+    assert contents(tmp_path) == before

@@ -71,3 +71,11 @@ def test_the_weights_of_a_name_are_loaded(caches):
     torch.save(model.state_dict(), path)
     loaded = build(ModelConfig(backbone="resnet50", backbone_weights="resnet50"))
     assert torch.equal(loaded.layer4[2].conv3.weight, model.layer4[2].conv3.weight)
+
+
+def test_without_a_home_the_cache_is_empty(caches, monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    with pytest.raises(InputError, match="resnet101: is no file, and neither "):
+        find_weights("resnet101")
