@@ -4,6 +4,7 @@ A reader of its own, because the libraries do not open what people have: NLTK wa
 Debian's wordnet-base lacks, and a folder on its own data path; `wn` wants another format that it downloads.
 """
 
+import os
 import re
 import zipfile
 import zlib
@@ -138,7 +139,7 @@ def _lines(content: bytes) -> Iterator[str]:
 
 def _locate(path: Path | None) -> Path:
     """The folder, or the zip file, that holds data.noun."""
-    roots = [path] if path is not None else [Path(name).expanduser() for name in DEFAULTS]
+    roots = [path] if path is not None else [Path(os.path.expanduser(name)) for name in DEFAULTS]
     for root in roots:
         for inside in INSIDE:
             if (root / inside / "data.noun").is_file():

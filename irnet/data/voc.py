@@ -96,7 +96,7 @@ def _look_at_images(root: Path, found: list[tuple[Path, Path]]) -> tuple[str, se
     """A hash of the images' names, sizes and times, for a size may be an image's own, and the names of missing ones."""
     digest, missing = hashlib.sha256(), set()
     for _, image in found:
-        name, facts = image.relative_to(root).as_posix(), ""
+        name, facts = os.path.relpath(image, root), ""
         if image.is_file():
             stat = image.stat()
             facts = f"{stat.st_size} {stat.st_mtime_ns}"
@@ -119,7 +119,7 @@ def _read(root: Path, found: list[tuple[Path, Path]], max_pixels: int) -> Table:
         {flag: [row[2][i] for row in objects] for i, flag in enumerate(FLAGS) if any(row[2][i] for row in objects)},
     )
     sizes = np.array([size for size, _ in contents], np.int64).reshape(-1, 2)
-    names = [image.relative_to(root).as_posix() for _, image in found]
+    names = [os.path.relpath(image, root) for _, image in found]
     return make_table(classes, [""] * len(classes), Images(np.arange(len(found)), names, sizes), given)
 
 

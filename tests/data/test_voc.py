@@ -218,3 +218,12 @@ def test_a_damaged_list_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"train.txt.gz: cannot be read \(Error -3 while decompressing") as caught:
         opened(tmp_path)
     assert caught.value.cure == "fetch it again"
+
+
+def test_the_folder_of_annotations_itself_is_a_root(tmp_path):
+    """Its images then lie outside it."""
+    for name in "abcdefghij":
+        add(tmp_path, name, thing())
+    data = opened(tmp_path / "Annotations")
+    assert "../JPEGImages/a.jpg" in {*data.file_names, *opened(tmp_path / "Annotations", "val").file_names}
+    assert data[0].boxes.tolist() == [[0, 0, 10, 20]]

@@ -58,7 +58,7 @@ DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # that can be tuned
 
 def tuned_file(gpu: str) -> Path:
     """Where `tune` writes."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")  # "~" itself without a home
     return Path(cache) / "irnet" / f"conv_gru-{gpu.replace('/', '-')}.json"
 
 
