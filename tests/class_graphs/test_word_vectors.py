@@ -107,6 +107,7 @@ def test_words_with_spaces_and_other_scripts(tmp_path):
         (text({"the": [1, 2]}).encode(), "holds no word of the 4 names"),
         (b"a" * (1 << 20), "line 1 has no end"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "content",  # a compressed file holds the time
 )
 def test_malformed_files(content, words, tmp_path):
     path = tmp_path / "vectors"
