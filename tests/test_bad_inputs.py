@@ -483,7 +483,9 @@ def test_places_that_cannot_be_written(
     before = contents(tmp_path)
     if place == "no permission":
         os.chmod(tmp_path, 0o755)
-        refused_process(commands[command], first="import os\nif os.getuid() == 0:\n    os.setuid(65534)")
+        # What is imported later must be there already: nobody may be kept from the folder of this Python.
+        nobody = "import concurrent.futures.process, os\nif os.getuid() == 0:\n    os.setuid(65534)"
+        refused_process(commands[command], first=nobody)
     else:
         refused(commands[command], folder)
     assert contents(tmp_path) == before
