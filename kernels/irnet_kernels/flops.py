@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from . import convolution  # noqa: F401  # which irnet_kernels itself does not import: it defines operators
+
 Shape = Sequence[int]
 
 

@@ -1,5 +1,9 @@
 """The arithmetic of operators by formulas is what PyTorch counts of the reference implementations."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -26,6 +30,12 @@ def test_a_product_that_is_added_in_place():
 
 
 WITHOUT_PRODUCTS = {"crop_resize", "crop_resize_backward", "paste_mean", "paste_mean_backward"}  # sums of a few rows
+
+
+def test_formulas_come_with_the_operators_that_they_are_of():
+    """In a process that has imported nothing else."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])}
+    subprocess.run([sys.executable, "-c", "import irnet_kernels.flops"], check=True, env=environment)
 
 
 def test_every_operator_has_a_formula_or_no_products():
