@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +62,7 @@ def _write(data: AnnotatedImages, path: Path) -> None:
         file.write("{")
         for key, rows in (("images", images), ("categories", categories), ("annotations", _annotations(data))):
             file.write(f'{"" if key == "images" else ", "}"{key}": [')
-            first = next(rows, None)
-            for i, row in enumerate(chain([] if first is None else [first], rows)):
+            for i, row in enumerate(rows):
                 file.write(("" if i == 0 else ",\n") + json.dumps(row))
             file.write("]")
         file.write("}\n")

@@ -1,6 +1,5 @@
 """The largest micro-batch whose step fits into a given memory, by the plans of memory.py. Runs no step."""
 
-import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ..errors import InputError
 from ..models.irnet import IRNet
 from ..progress import Progress
 from .build import class_graph, read_word_vectors
-from .memory import Footprint, Scene, planned, planned_evaluation
+from .memory import Footprint, Scene, planned, planned_evaluation, with_train
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 _UNITS |= {f"{letter}i": 1024**power for power, letter in enumerate("KMGT", 1)}
@@ -86,16 +85,11 @@ def made_up_edges(classes: int, types: int = 2) -> EdgeSet:
     return EdgeSet.from_edges([(sources, targets, torch.ones(len(sources)))] * types, classes, normalize=True)
 
 
-def with_parts(config: Config, **changed: object) -> Config:
-    """The settings with others of section train."""
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changed))
-
-
 def ways(config: Config) -> Iterator[Config]:
     """The settings as they are and, after them, those that usually take less: checkpointing, bfloat16, both."""
     for amp in dict.fromkeys((config.train.amp, config.train.amp if config.train.amp != "off" else "bf16")):
         for checkpointing in dict.fromkeys((config.train.grad_checkpointing, True)):
-            yield with_parts(config, amp=amp, grad_checkpointing=checkpointing)
+            yield with_train(config, amp=amp, grad_checkpointing=checkpointing)
 
 
 def largest(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
@@ -119,7 +113,7 @@ def largest(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
     least = None
     while low < high:
         at = (low + high) // 2 if low else 0  # the whole batch first
-        tried = with_parts(config, grad_accum_steps=parts[at])
+        tried = with_train(config, grad_accum_steps=parts[at])
         found = Fit(tried, planned(tried, scene, gpu))
         least = found if least is None or found.footprint.total < least.footprint.total else least
         if found.footprint.total <= memory:

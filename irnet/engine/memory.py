@@ -148,19 +148,17 @@ def measured(config: Config, scene: Scene, device: torch.device) -> int:
 
 
 def peak_of(step: "Step", device: torch.device) -> int:
-    """Take a step several times on the device that it was made on; the peak of one, see `measured`."""
+    """Take a step several times on the device that it was made on; the peak of one, see `measured`.
 
-    def call() -> None:
-        step()
-        step.optimizer.zero_grad()  # nothing is left for a later call to free, which no profiler would see
-
+    A step leaves no gradient for a later one to free, which no profiler would see.
+    """
     if device.type == "cuda":
-        call()
+        step()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-        call()
+        step()
         return torch.cuda.max_memory_allocated(device)
-    peak = counts.count(call, device).peak_allocated_bytes
+    peak = counts.count(step, device).peak_allocated_bytes
     present = sum(t.untyped_storage().nbytes() for tensors in step.present().values() for t in tensors)
     return present + peak + step.waiting_bytes
 
@@ -195,9 +193,14 @@ def cost(config: Config, scene: Scene, gpu: bool = False, images: int = 4) -> Co
     return Cost(difference, counter.get_total_flops() // (images + 1))
 
 
+def with_train(config: Config, **changed: object) -> Config:
+    """The settings with others of section train."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changed))
+
+
 def _with_batch(config: Config, images: int) -> Config:
     """The settings with a batch of so many images, all at once."""
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=images, grad_accum_steps=1))
+    return with_train(config, batch_size=images, grad_accum_steps=1)
 
 
 @contextlib.contextmanager
@@ -209,8 +212,7 @@ def plain_path(config: Config) -> Iterator[Config]:
     before = os.environ.get("IRNET_IMPL")
     os.environ["IRNET_IMPL"] = "reference"
     try:
-        train = dataclasses.replace(config.train, amp="off", grad_checkpointing=False)
-        yield dataclasses.replace(config, train=train)
+        yield with_train(config, amp="off", grad_checkpointing=False)
     finally:
         if before is None:
             del os.environ["IRNET_IMPL"]
@@ -233,7 +235,7 @@ class Step:
         """Make them on `device`; None: as fake tensors, if the mode for them is on."""
         train = config.train
         self.micro, parts = train.batch_size // train.grad_accum_steps, min(2, train.grad_accum_steps)
-        self.config = dataclasses.replace(config, train=dataclasses.replace(train, grad_accum_steps=parts))
+        self.config = with_train(config, grad_accum_steps=parts)
         # On a GPU there is the part alone that is worked on, on a CPU the rest of the batch as well.
         self.gpu = gpu
         self.waiting_bytes = 0 if gpu else (train.batch_size - self.micro * parts) * scene.image_bytes

@@ -155,6 +155,7 @@ class IRNet(nn.Module):
     def _read(self, module: nn.Module, state: Any, regions: Regions, read: Callable[..., Tensor]) -> Tensor:
         if not self._in_parts(module, regions):
             return self._run(read, state, regions)
+        # Of the module that works on patches the first read is one like any other.
         contexts = self._run(module.contexts, state)
         return torch.cat([self._run(module.look, state, contexts, part) for part in regions.split(CHUNK)])
 
