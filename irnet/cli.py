@@ -14,6 +14,10 @@ from . import __version__
 from .errors import explain
 from .interrupts import Stopped, raising
 
+# OpenMP's threads spin while they wait, and on a busy machine take the cores from those that work: they shall sleep,
+# GNU's after some microseconds, within which the next loop usually begins (GOMP_SPINCOUNT outranks the policy).
+THREADS_SLEEP = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000"}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code.
@@ -21,12 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments  the words behind `irnet`; None takes the program's own, which ends with the command
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    # OpenMP's threads spin while they wait, and on a busy machine take the cores from those that work: they shall
-    # sleep, GNU's after some microseconds, within which the next loop usually begins (GOMP_SPINCOUNT outranks the
-    # policy). Both are read when torch is loaded. A benchmark measures what a program that imports irnet gets.
-    if words[:1] != ["bench"] and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
-        os.environ["OMP_WAIT_POLICY"] = "passive"
-        os.environ["GOMP_SPINCOUNT"] = "10000"
+    # The variables are read when torch is loaded. A benchmark measures what a program that imports irnet gets.
+    if words[:1] != ["bench"] and not {*THREADS_SLEEP, "KMP_BLOCKTIME"} & os.environ.keys():
+        os.environ.update(THREADS_SLEEP)
     try:
         with raising(ends=arguments is None):
             return _run(words)

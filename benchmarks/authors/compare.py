@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
+from irnet.cli import THREADS_SLEEP
 from irnet.errors import InputError
 from irnet_bench import machine
 
@@ -69,7 +70,7 @@ def take_turns(contestants: dict[str, list[str]], rounds: int, threads: int) -> 
     """
     # Without PYTHONPATH: another Python must not find this one's packages.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["OMP_NUM_THREADS"] = str(threads)
+    environment |= {"OMP_NUM_THREADS": str(threads), **THREADS_SLEEP}  # as the command `irnet` runs
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
     processes = {name: subprocess.Popen(command, env=environment, **pipes) for name, command in contestants.items()}
     samples: dict[str, list[Answer]] = {name: [] for name in contestants}
