@@ -212,7 +212,13 @@ class TrainConfig:
     steps: int = setting(
         320_000, "steps of the optimiser, those of a resumed run included", Bounds(least=0), flags=("--steps",)
     )
-    batch_size: int = setting(1, "images of a batch", Bounds(least=1), flags=("-b", "--batch-size"))
+    batch_size: int = setting(
+        1, "images of a batch; fewer where a budget ends it", Bounds(least=1), flags=("-b", "--batch-size")
+    )
+    max_batch_pixels: int = setting(
+        0, "pixels of a training batch as the model takes them, if it is not one image alone; 0: any", Bounds(least=0)
+    )
+    max_batch_regions: int = setting(0, "regions of a training batch, likewise; 0: any number", Bounds(least=0))
     grad_accum_steps: int = setting(
         1, "equal parts in which a batch is worked on", Bounds(least=1), flags=("--grad-accum-steps",)
     )

@@ -1,7 +1,10 @@
 """The order of an epoch and the batches in it, the same whatever the number of workers, and who has which part of them.
 No data set's format."""
 
+import bisect
 import hashlib
+import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -33,10 +36,11 @@ def batches(
     pin_memory: bool = False,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """The batches of one epoch: ceil(N / size) of them, of which only the last may be smaller.
+    """The batches of one epoch. Without budgets ceil(N / size) of them, of which only the last may be smaller.
 
-    config       train.batch_size; train.workers, the processes that decode (0 decodes here), which never change what
-                 comes out; data.short_side and data.long_side, see `transforms.resize`
+    config       train.batch_size; in training the budgets train.max_batch_pixels and train.max_batch_regions, which a
+                 batch of several images keeps within; train.workers, the processes that decode (0 decodes here), which
+                 never change what comes out; data.short_side and data.long_side, see `transforms.resize`
     train        shuffled by train.seed, images of one resized size in a batch, for they share a ConvNet pass, and with
                  data.flip each mirrored with probability 1/2 (classes by `left_right_swap`); otherwise in the data
                  set's order, as they are, and no more than train.limit_batches
@@ -51,22 +55,19 @@ def batches(
     InputError as the data set raises it, from workers too, when the batch's turn comes, and for a batch that a worker
     cannot send; RuntimeError for a worker that was killed.
     """
-    batch_size, workers, count = config.train.batch_size, config.train.workers, len(dataset)
+    batch_size, workers = config.train.batch_size, config.train.workers
     if batch_size < 1:
         raise InputError("--batch-size", f"{batch_size} images are no batch", "give 1 or more")
     if workers < 0:
         raise InputError("--workers", f"{workers} is not a number of processes", "give 0 or more")
-    generator = _generator(config.train.seed, epoch)
-    flips = torch.rand(count, generator=generator) < 0.5
+    generator, flips = _drawn(dataset, config, epoch)
     if train:
-        order = torch.randperm(count, generator=generator).tolist()
-        sides = config.data.short_side, config.data.long_side
-        sizes = [resized_size(height, width, *sides) for height, width in dataset.image_sizes().tolist()]
-        whole = _group(order, sizes, batch_size, generator)[start_batch:]
+        sizes = _sizes(dataset, config)
+        whole = _training_batches(dataset, sizes, config, generator)[start_batch:]
         plan = _parts_of(whole, share, sizes, dataset)
     else:
-        limit = config.train.limit_batches * batch_size or count
-        whole = _chunks(list(range(min(count, limit))), size or batch_size)[start_batch:]
+        limit = config.train.limit_batches * batch_size or len(dataset)
+        whole = _chunks(list(range(min(len(dataset), limit))), size or batch_size)[start_batch:]
         plan = whole = whole[share[0] :: share[1]]
     swap = left_right_swap(dataset.classes) if train and config.data.flip else None
     loader = DataLoader(
@@ -81,33 +82,79 @@ def batches(
     return _unpacked(loader, [len(batch) for batch in whole])
 
 
-def _generator(seed: int, epoch: int) -> torch.Generator:
+def batches_within(dataset: RegionDataset, config: Config, epoch: int, images: int) -> tuple[int, int]:
+    """How many batches of training lie within the first `images` images of an epoch, and how many images they have."""
+    if not images:
+        return 0, 0
+    generator, _ = _drawn(dataset, config, epoch)
+    plan = _training_batches(dataset, _sizes(dataset, config), config, generator)
+    ends = [0, *itertools.accumulate(map(len, plan))]
+    done = bisect.bisect_right(ends, images) - 1
+    return done, ends[done]
+
+
+def _drawn(dataset: RegionDataset, config: Config, epoch: int) -> tuple[torch.Generator, Tensor]:
+    """The random numbers of an epoch: which images are mirrored, bool [N], and what draws the order after that."""
     # Hashed, so that (seed, epoch + 1) and (seed + 1, epoch) are not the same stream.
-    digest = hashlib.blake2b(f"{seed} {epoch}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    digest = hashlib.blake2b(f"{config.train.seed} {epoch}".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    return generator, torch.rand(len(dataset), generator=generator) < 0.5
+
+
+def _sizes(dataset: RegionDataset, config: Config) -> list[tuple[int, int]]:
+    """(H, W) of every image as the model takes it."""
+    sides = config.data.short_side, config.data.long_side
+    return [resized_size(height, width, *sides) for height, width in dataset.image_sizes().tolist()]
 
 
 def _chunks(order: list[int], batch_size: int) -> list[list[int]]:
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def _group(
-    order: list[int], sizes: list[tuple[int, int]], batch_size: int, generator: torch.Generator
+def _training_batches(
+    dataset: RegionDataset, sizes: list[tuple[int, int]], config: Config, generator: torch.Generator
 ) -> list[list[int]]:
-    """`order` in batches of one size each, as far as that goes; what is left over is batched by nearest shape."""
-    waiting, full = defaultdict(list), []
-    for i in order:
-        bucket = waiting[sizes[i]]
-        bucket.append(i)
-        if len(bucket) == batch_size:
-            full.append(bucket[:])
-            bucket.clear()
-    shapes = sorted(waiting, key=lambda size: (size[0] / size[1], size))
-    rest = _chunks([i for shape in shapes for i in waiting[shape]], batch_size)
-    last = [rest.pop()] if rest and len(rest[-1]) < batch_size else []
-    full += rest
+    """The images of every batch of an epoch, all of one size as far as that goes; what is left over is batched by
+    nearest shape."""
+    train, count = config.train, len(dataset)
+    limits = train.batch_size, train.max_batch_pixels or math.inf, train.max_batch_regions or math.inf
+    regions = [len(labels) for labels in dataset.image_labels()] if train.max_batch_regions else [0] * count
+    costs = [(1, height * width, own) for (height, width), own in zip(sizes, regions, strict=True)]
+    waiting: defaultdict[tuple[int, int], _Filling] = defaultdict(lambda: _Filling(costs, limits))
+    full = []
+    for i in torch.randperm(count, generator=generator).tolist():
+        full += waiting[sizes[i]].add(i)
+    rest = _Filling(costs, limits)
+    for size in sorted(waiting, key=lambda size: (size[0] / size[1], size)):
+        for i in waiting[size].images:
+            full += rest.add(i)
+    last = [rest.images] if rest.images else []
     # Buckets fill in an order that goes by how common a size is; shuffled, no size gathers at an epoch's end.
     return [full[i] for i in torch.randperm(len(full), generator=generator).tolist()] + last
+
+
+class _Filling:
+    """A batch that takes images until it is full, or the next would exceed one of its limits."""
+
+    def __init__(self, costs: list[tuple[int, int, int]], limits: tuple[float, float, float]):
+        self.costs, self.limits = costs, limits
+        self.images: list[int] = []
+        self.sums = [0, 0, 0]  # of the images' costs
+
+    def add(self, image: int) -> list[list[int]]:
+        """Take an image; returns the batches that are complete now."""
+        complete = []
+        if self.images and any(a + b > c for a, b, c in zip(self.sums, self.costs[image], self.limits, strict=True)):
+            complete.append(self._taken())
+        self.images.append(image)
+        self.sums = [a + b for a, b in zip(self.sums, self.costs[image], strict=True)]
+        if len(self.images) == self.limits[0]:
+            complete.append(self._taken())
+        return complete
+
+    def _taken(self) -> list[int]:
+        images, self.images, self.sums = self.images, [], [0, 0, 0]
+        return images
 
 
 def _parts_of(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..config import Config
-from ..data.loader import batches
+from ..data.loader import batches, batches_within
 from ..data.sample import Batch
 from ..interrupts import Request, Stopped, deferred
 from ..progress import Progress
@@ -151,11 +151,12 @@ def _stream(state: RunState) -> Iterator[tuple[Batch, tuple[int, int]]]:
 
     In a group of processes they are the process's shares of the batches.
     """
-    data, config, size = state.data, state.config, state.config.train.batch_size
+    data, config = state.data, state.config
     epoch, seen = state.position
     options = {"train": True, "pin_memory": state.device.type == "cuda", "share": distributed.share()}
     while True:
-        for batch in batches(data, config, epoch=epoch, start_batch=seen // size, **options):
-            seen = (seen // size + 1) * size
+        start, seen = batches_within(data, config, epoch, seen)
+        for batch in batches(data, config, epoch=epoch, start_batch=start, **options):
+            seen += batch.whole
             yield batch, (epoch, seen) if seen < len(data) else (epoch + 1, 0)
         epoch, seen = epoch + 1, 0

@@ -2,6 +2,7 @@
 global_module.py."""
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,10 @@ from .local_module import LocalModule
 from .predictions import CONV, PredictionKey, Predictions
 from .regions import Regions
 
-CHUNK = 64  # regions whose patches are made again together
+# What is made again together at the most, if it is not one image:
+PIXELS = 600 * 1000  # of images, as many as one of the paper's size has
+CHUNK = 64  # regions, of one image, too
+NODES = 12_000  # classes with states of their own for each image, which then take as much as the ConvNet's maps
 
 
 class IRNet(nn.Module):
@@ -64,8 +68,9 @@ class IRNet(nn.Module):
     def set_grad_checkpointing(self, on: bool) -> None:
         """Keep few activations for the backward pass and make the others again: less memory, more time.
 
-        In training, images then go through the model one after the other, and the patches of many regions in parts:
-        what is made again is there of one image, and of one part, at a time. Sums over images are made in this order.
+        In training, images then go through the model one after the other, or several small ones together (`together`),
+        and the patches of many regions in parts: what is made again is there of one such group, and of one part, at a
+        time. Sums over images are made in this order.
         """
         self.grad_checkpointing = on
 
@@ -76,11 +81,8 @@ class IRNet(nn.Module):
     def forward(self, batch: Batch) -> Predictions:
         """Predict for images of any sizes. Images of one size go through the ConvNet and the memory together."""
         ptr = batch.ptr.tolist()
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, image in enumerate(batch.images):
-            groups.setdefault((index,) if self._makes_again else tuple(image.shape[1:]), []).append(index)
         rows, parts, weights = [], [], self.shared_weights()
-        for members in groups.values():
+        for members in self._groups(batch, ptr):
             regions = [r for b in members for r in range(ptr[b], ptr[b + 1])]
             counts = batch.ptr.new_tensor([0] + [ptr[b + 1] - ptr[b] for b in members])
             rows.append(batch.ptr.new_tensor(regions))
@@ -88,6 +90,19 @@ class IRNet(nn.Module):
             features = self._run(self.backbone, torch.stack(images) if len(images) > 1 else images[0][None])
             parts.append(self.reason(features, batch.boxes[rows[-1]], counts.cumsum(0), weights))
         return _merge(parts, torch.cat(rows).argsort())
+
+    def _groups(self, batch: Batch, ptr: list[int]) -> list[list[int]]:
+        """The positions of the images that go through the model together, which have one size."""
+        shapes = [tuple(image.shape[1:]) for image in batch.images]
+        if not self._makes_again:
+            return [[b for b, other in enumerate(shapes) if other == shape] for shape in dict.fromkeys(shapes)]
+        regions = [after - before for before, after in itertools.pairwise(ptr)]
+        return together(shapes, regions, self.nodes)
+
+    @property
+    def nodes(self) -> int:
+        """Classes that have a state of their own for every image: those of a global module with a class path."""
+        return self.graph.num_nodes if self.graph is not None and self.graph.class_path else 0
 
     def shared_weights(self) -> dict[str, Any]:
         """By module, the weights that all roll-outs of a batch share."""
@@ -162,6 +177,29 @@ class IRNet(nn.Module):
     def _in_parts(self, module: nn.Module, regions: Regions) -> bool:
         """Whether the module works on patches, and they are so many that not all are made again together."""
         return module is self.local and self._makes_again and len(regions.boxes) > CHUNK
+
+
+def together(shapes: list[tuple[int, ...]], regions: list[int], nodes: int) -> list[list[int]]:
+    """Groups of images that are made again together.
+
+    Args:
+        shapes: Of every image, (H, W).
+        regions: Their numbers, for every image.
+        nodes: Classes that have a state of their own for every image.
+
+    Returns:
+        Positions of images of one size, in rising order, with at most PIXELS, CHUNK regions and NODES; or one image.
+    """
+    groups: list[list[int]] = []
+    open_groups: dict[tuple[int, ...], list[int]] = {}
+    for b, shape in enumerate(shapes):
+        group = open_groups.get(shape, [])
+        images, more = len(group) + 1, sum(regions[i] for i in group) + regions[b]
+        if not group or images * math.prod(shape) > PIXELS or more > CHUNK or images * nodes > NODES:
+            group = open_groups[shape] = []
+            groups.append(group)
+        group.append(b)
+    return groups
 
 
 def _attend(

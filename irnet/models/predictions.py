@@ -47,8 +47,8 @@ class Predictions:
     attention: Tensor  # [K, R] in the order of `logits`; sums to 1 over K
     final: Tensor  # [R, C]
     confidences: Tensor  # [K, R]; zero where the attention is not learned
-    # the spatial memory before each read, [B, D, H, W]; empty without a local module, and where images went through one
-    # after the other (of several sizes, or checkpointed)
+    # the spatial memory before each read, [B, D, H, W]; empty without a local module, and where images went through in
+    # several groups (of several sizes, or checkpointed)
     memories: list[Tensor]
 
     def with_final(self) -> dict[PredictionKey, Tensor]:

@@ -9,7 +9,7 @@ import torch
 
 from irnet.config import Config, DataConfig, TrainConfig
 from irnet.data.coco import CocoDataset
-from irnet.data.loader import batches
+from irnet.data.loader import batches, batches_within
 from irnet.data.sample import Sample
 from irnet.errors import InputError
 
@@ -34,6 +34,9 @@ class Shapes(torch.utils.data.Dataset):
 
     def image_sizes(self):
         return torch.tensor([self.size(i) for i in range(self.count)])
+
+    def image_labels(self):
+        return [torch.arange(i % 3) for i in range(self.count)]
 
     def __getitem__(self, i):
         if i == self.bad:
@@ -134,6 +137,62 @@ def test_resume_sees_the_same_batches_and_decodes_no_others():
     assert_same(run(dataset, start_batch=5), whole[5:])
     assert sorted(f"{i}.png" for i in dataset.decoded) == sorted(name for batch in whole[5:] for name in batch.names)
     assert run(Shapes(30), start_batch=8) == []
+
+
+BUDGETS = {
+    "pixels": {"max_batch_pixels": 2000},  # three images
+    "regions": {"max_batch_regions": 3},
+    "both": {"max_batch_pixels": 2400, "max_batch_regions": 5},
+    "below-one-image": {"max_batch_pixels": 500, "max_batch_regions": 1},
+}
+
+
+@pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
+@pytest.mark.parametrize("batch_size", [1, 4, 50])
+def test_a_batch_keeps_within_its_budgets(batch_size, budget):
+    """Unless it is one image alone. Every image comes once, and no batch is full before it has to be."""
+    found, small = run(Shapes(61), batch_size, **budget), 0
+    assert Counter(name for batch in found for name in batch.names) == Counter(f"{i}.png" for i in range(61))
+    pixels = [sum(image[0].numel() for image in batch.images) for batch in found]
+    limits = budget.get("max_batch_pixels", 10**9), budget.get("max_batch_regions", 10**9)
+    for batch, own in zip(found, pixels, strict=True):
+        assert len(batch.images) <= batch_size
+        assert len(batch.images) == 1 or (own <= limits[0] and len(batch.labels) <= limits[1])
+        small += len(batch.images) < batch_size and own + 600 <= limits[0] and len(batch.labels) + 2 <= limits[1]
+    assert small <= 1  # the last of those that are left over
+    assert_same(run(Shapes(61), batch_size, workers=2, **budget), found)
+    assert names(run(Shapes(61), batch_size, epoch=1, **budget)) != names(found)
+
+
+def test_budgets_are_of_training_and_of_images_as_the_model_takes_them():
+    assert_same(run(Shapes(20), train=False, **BUDGETS["both"]), run(Shapes(20), train=False))
+    sizes = [len(batch.images) for batch in run(Shapes(60), short=10, max_batch_pixels=600)]  # of 10 x 15 or 10 x 10
+    assert set(sizes) == {4}
+    sizes = [len(batch.images) for batch in run(Shapes(60), max_batch_pixels=600)]
+    assert set(sizes) == {1}
+
+
+@pytest.mark.parametrize("budget", [{}, *BUDGETS.values()], ids=["none", *BUDGETS])
+def test_a_run_goes_on_behind_the_batches_that_lie_within_what_it_has_seen(budget):
+    dataset, whole = Shapes(31), run(Shapes(31), **budget)
+    config = Config(data=DataConfig(short_side=0), train=TrainConfig(batch_size=4, seed=1, **budget))
+    batch_of = [k for k, batch in enumerate(whole) for _ in batch.names]  # of every image, in the epoch's order
+    for seen in range(32):
+        done, images = batches_within(dataset, config, 0, seen)
+        assert done == (batch_of[seen] if seen < 31 else len(whole))
+        assert images == sum(len(batch.names) for batch in whole[:done])
+    assert_same(run(Shapes(31), start_batch=3, **budget), whole[3:])
+
+
+@pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_every_batch_of_a_budget(processes, budget):
+    whole = run(Shapes(31), **budget)
+    config = Config(data=DataConfig(short_side=0), train=TrainConfig(batch_size=4, seed=1, workers=0, **budget))
+    shares = [list(batches(Shapes(31), config, train=True, share=(k, processes))) for k in range(processes)]
+    for batch, *own in zip(whole, *shares, strict=True):
+        assert sorted(name for part in own for name in part.names) == sorted(batch.names)
+        assert all(part.whole == len(batch.names) for part in own)
 
 
 def test_the_limit_is_of_evaluations():

@@ -188,6 +188,24 @@ def test_position_in_the_data_follows_from_the_images_seen(batch, position, trai
     assert resumed == names[position[1] // batch :]
 
 
+@pytest.mark.parametrize("stops", [(1,), (2, 3)])
+def test_batches_of_a_budget_go_on_to_the_same_bits(stops, train_arguments, monkeypatch, tmp_path):
+    """From any step, into a second epoch."""
+    names, runs = seen(monkeypatch), {}
+    for name, ends in (("whole", (7,)), ("many", (*stops, 7))):
+        names.clear()
+        for end in ends:
+            words = [] if end == ends[0] else ["--resume"]
+            words += ["train.max_batch_regions=24", "train.cosine=false"]
+            assert main(train_arguments(tmp_path / name, *words, steps=end)) == 0
+        runs[name] = names.copy(), checkpoint.find(tmp_path / name)
+    (images, one), (same, many) = runs.values()
+    assert images == same and len(set(map(len, images))) > 1
+    assert one.extra["position"] == many.extra["position"] and one.extra["position"][0] > 0
+    assert_same_tensors(one.model, many.model)
+    assert_same_tensors(one.optimizer, many.optimizer)
+
+
 def test_batch_size_changed_twice_goes_on_to_the_same_bits(train_arguments, tmp_path):
     """A run that has changed its batch size is resumed as exactly as any other."""
     for name, stops in (("one", (6,)), ("many", (3, 4, 5, 6))):

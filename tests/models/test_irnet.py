@@ -11,7 +11,7 @@ from irnet.data.sample import Batch
 from irnet.models import losses
 from irnet.models.backbone import STRIDE, ResNet
 from irnet.models.global_module import GlobalState
-from irnet.models.irnet import IRNet
+from irnet.models.irnet import CHUNK, NODES, PIXELS, IRNet, together
 from irnet.models.local_module import LocalState, resize_legacy
 from irnet.models.predictions import CONV, PredictionKey, Predictions
 from irnet.models.regions import Regions
@@ -352,6 +352,45 @@ def test_grad_checkpointing_changes_no_gradient(variant, resnet):
     calls.clear()
     gradients(model.eval(), compute(model, batch)[0].total)
     assert len(calls) == plain  # in evaluation nothing is made again
+
+
+@pytest.mark.parametrize(
+    ("shapes", "regions", "nodes", "expected"),
+    [
+        ([(600, 1000)] * 3, [1, 1, 1], 0, [[0], [1], [2]]),
+        ([(300, 1000)] * 5, [2] * 5, 0, [[0, 1], [2, 3], [4]]),
+        ([(2000, 2000), (30, 40), (30, 40)], [1, 1, 1], 0, [[0], [1, 2]]),
+        ([(30, 40), (40, 30), (30, 40), (40, 30)], [1, 2, 3, 4], 0, [[0, 2], [1, 3]]),
+        ([(30, 40)] * 5, [CHUNK - 9, 9, 1, CHUNK + 1, 0], 0, [[0, 1], [2], [3], [4]]),
+        ([(30, 40)] * 3, [0, 0, 0], NODES // 2, [[0, 1], [2]]),
+        ([(30, 40)] * 2, [1, 1], 2 * NODES, [[0], [1]]),
+    ],
+    ids=["of-the-papers-size", "half-of-it", "larger", "two-sizes", "regions", "classes", "many-classes"],
+)
+def test_images_that_are_made_again_together(shapes, regions, nodes, expected):
+    assert PIXELS == 600 * 1000
+    assert together(shapes, regions, nodes) == expected
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_small_images_are_made_again_together(variant, monkeypatch):
+    """Through the ConvNet and the memories with the same sums, but in another order, as one by one."""
+    model, batch = build(variant).double().train(), mixed(dtype=torch.float64)
+    expected = gradients(model, compute(model, batch)[0].total)
+    model.set_grad_checkpointing(True)
+    sizes = []
+    model.backbone.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
+    for pixels, groups in ((PIXELS, [3, 2, 1]), (2 * 64 * 80, [2, 2, 1, 1]), (1, [1] * 6)):
+        monkeypatch.setattr("irnet.models.irnet.PIXELS", pixels)
+        sizes.clear()
+        loss, found = compute(model, batch)
+        assert sizes == groups
+        assert_same(tensors(found), tensors(model.eval()(batch)), 1e-12)
+        for name, gradient in gradients(model.train(), loss.total).items():
+            assert (gradient is None) == (expected[name] is None), name
+            if gradient is not None:
+                torch.testing.assert_close(gradient, expected[name], rtol=1e-12, atol=1e-14, msg=name)
+    assert model.nodes == (CLASSES if variant in ("global", "full") else 0)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
