@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("irnet", "kernels/irnet_kernels", "benchmarks")
 LINES, PARAMETERS = 60, 8
-SHORTER = {("irnet/engine/train.py", "train"): 45, ("irnet/models/irnet.py", "reason"): 45}
+SHORTER = {("irnet/engine/train.py", "train"): 45, ("irnet/models/irnet.py", "roll_out"): 45}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,23 @@ from ..config import ModelConfig
 from .regions import Regions
 
 
+class EdgeHooks(Protocol):
+    """Sees what a layer's edges carry, and may change what arrives; engine/explain.py says what for."""
+
+    def regions(self, states: Tensor, sums: Tensor) -> Tensor:
+        """What regions receive over the edges between them: `sums` [R, D], made of their states [R, D], or other."""
+
+    def classes(self, states: Tensor, sums: Tensor) -> Tensor:
+        """The same of classes: both [B, C, D]."""
+
+
 class LayerWeights(NamedTuple):
     """What a layer does not take from images, made once for all roll-outs of a batch."""
 
     spatial: Tensor | None  # of the edge types between regions
     semantic: Tensor | None  # of the edge types between classes
     classes: Tensor | None  # [C, D], what each class takes from its own feature
+    hooks: EdgeHooks | None = None
 
 
 class GlobalState(NamedTuple):
@@ -151,20 +162,23 @@ class GraphLayer(nn.Module):
 
     def forward(self, x: Tensor, p: Tensor | None, regions: Regions, graph: EdgeSet, weights: LayerWeights) -> Tensor:
         """x [R, D], p [R, C] (None without a class path) -> [R, D]; `weights` are the layer's own."""
-        spatial = None if weights.spatial is None else self.from_regions(x, regions, weights.spatial)
+        spatial = None if weights.spatial is None else self.from_regions(x, regions, weights.spatial, weights.hooks)
         if weights.classes is None or p is None:
             assert spatial is not None  # a layer has one path at least
             return F.relu(spatial)
         gathered = to_classes(p, self.region_to_class(x), regions.ptr)  # [B, C, D]
         z = F.relu(gathered + weights.classes)
         semantic = z if weights.semantic is None else propagate(z, graph, weights.semantic)  # [B, C, D]
+        if weights.hooks is not None and weights.semantic is not None:
+            semantic = weights.hooks.classes(z, semantic)
         from_classes = F.relu(self.class_to_region(to_regions(p, semantic, regions.ptr)))
         return from_classes if spatial is None else F.relu(spatial + from_classes)
 
-    def from_regions(self, x: Tensor, regions: Regions, weight: Tensor) -> Tensor:
+    def from_regions(self, x: Tensor, regions: Regions, weight: Tensor, hooks: EdgeHooks | None) -> Tensor:
         """What each region hears from the others of its image: [R, D]."""
         bandwidth = self.bandwidth if self.log_bandwidth is None else self.log_bandwidth.exp()
-        return propagate_regions(x, regions.boxes, regions.ptr, weight, bandwidth=bandwidth, scale=self.scale)
+        sums = propagate_regions(x, regions.boxes, regions.ptr, weight, bandwidth=bandwidth, scale=self.scale)
+        return sums if hooks is None else hooks.regions(x, sums)
 
 
 EDGE_TENSORS = (

@@ -115,16 +115,26 @@ class IRNet(nn.Module):
 
         weights  what `shared_weights` gives; None: of this roll-out alone
         """
+        f0, regions = self.see(features, boxes, ptr)
+        return self.roll_out(f0, features, regions, weights)
+
+    def see(self, features: Tensor, boxes: Tensor, ptr: Tensor) -> tuple[Tensor, Regions]:
+        """The ConvNet's logits [R, C], and what the modules are given of every region."""
         cells = boxes / backbone.STRIDE
         patches = crop_resize(features, cells, ptr, self.config.patch_size)  # [R, F, P, P]
         feature = self._feature(patches)  # [R, F']
         f0 = self.classifier(self.conv_head(feature))  # [R, C]
+        # What enters the memories is detached: the ConvNet learns from its own prediction's loss alone.
+        return f0, Regions(boxes, cells, ptr, patches.detach(), feature.detach(), f0.detach()[:, None])
+
+    def roll_out(
+        self, f0: Tensor, features: Tensor, regions: Regions, weights: dict[str, Any] | None = None
+    ) -> Predictions:
+        """What the modules make of what `see` gives; `weights` as of `reason`."""
         modules = self.reasoning_modules()
         if not modules:
             return Predictions({CONV: f0}, f0.new_ones(1, f0.shape[0]), f0.detach(), f0.new_zeros(1, f0.shape[0]), [])
 
-        # What enters the memories is detached: the ConvNet learns from its own prediction's loss alone.
-        regions = Regions(boxes, cells, ptr, patches.detach(), feature.detach(), f0.detach()[:, None])
         weights = weights or self.shared_weights()
         states = {name: [module.start(features, regions, weights[name])] for name, module in modules.items()}
         logits, confidences = {CONV: f0}, {}
