@@ -2,21 +2,22 @@
 
 Steps of irnet.engine on images of noise, with activations kept and made again (--grad-checkpointing). Batches of all
 sizes take turns; the least processor time of each counts, on a GPU the least time. The peak is the allocator's.
-Writes the figures to benchmarks/results/batches.json, and prints the table.
+Writes the figures to benchmarks/results/batches.json, with the machine's facts as in the harness's records, and prints
+the table. `--size 600x1000 --regions 64` measures images of the paper's size, `--size 160x256` small ones.
 """
 
 import argparse
-import platform
 import time
 from pathlib import Path
 
 import torch
 from tabulate import tabulate
 
-from irnet import __version__, files
+from irnet import files
 from irnet.config import Config
 from irnet.engine.fit import made_up_edges
 from irnet.engine.memory import Scene, Step, noise_batch, peak_of
+from irnet_bench import machine
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -43,9 +44,7 @@ def main() -> None:
     records = measure(step, scene, device, options.batches, options.rounds)
     print(table(records))
     facts = {key: getattr(options, key) for key in ("variant", "size", "regions", "hidden", "amp")}
-    facts |= {"irnet": __version__, "torch": torch.__version__, "threads": torch.get_num_threads()}
-    facts["machine"] = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    files.write_json(options.output, facts | {"records": records})
+    files.write_json(options.output, facts | {"machine": machine.facts(device), "records": records})
     print(options.output)
 
 

@@ -32,7 +32,7 @@ class Fit:
 
     @property
     def micro_batch(self) -> int:
-        """Images that are worked on at once."""
+        """Images that are worked on at once; fewer where a budget of the batch says so."""
         return self.config.train.batch_size // self.config.train.grad_accum_steps
 
     @property
@@ -74,7 +74,7 @@ def scene_of(data: RegionDataset, config: Config, model: IRNet | None = None) ->
         edges = EdgeSet.from_edges(list(relations.values()), len(data.classes), normalize=True)
         vectors = read_word_vectors(config.data.word_vectors, data.classes)
     vector_size = 0 if vectors is None else vectors.shape[1]
-    return Scene(height, width, tuple(regions), len(data.classes), edges, vector_size)
+    return Scene(height, width, tuple(regions), len(data.classes), edges, vector_size, tuple(dict.fromkeys(sizes)))
 
 
 def made_up_edges(classes: int, types: int = 2) -> EdgeSet:

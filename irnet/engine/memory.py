@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from irnet_kernels import EdgeSet, counts, flops
 from irnet_kernels.workspace import workspace
 
-from ..config import Config
+from ..config import Config, TrainConfig
 from ..data.sample import Batch
-from ..models.irnet import IRNet
+from ..models.irnet import CHUNK, IRNet, together
 from .optim import make_optimizer
 from .segments import Segments
 from .step import make_scaler, train_step
@@ -52,10 +52,15 @@ class Scene:
     classes: int
     edges: EdgeSet | None = None
     vector_size: int = 0
+    sizes: tuple[tuple[int, int], ...] = ()
 
-    def of(self, images: int) -> list[int]:
-        """The regions of each of `images` images."""
-        return [self.regions[min(i, len(self.regions) - 1)] for i in range(images)]
+    def of(self, images: int, most: int = 0) -> list[int]:
+        """The regions of each of `images` images, of which those behind the first have up to `most` with it; 0: any."""
+        found: list[int] = []
+        for i in range(images):
+            own = self.regions[min(i, len(self.regions) - 1)]
+            found.append(min(own, max(0, most - sum(found))) if most and found else own)
+        return found
 
     @property
     def image_bytes(self) -> int:
@@ -93,6 +98,11 @@ def planned(config: Config, scene: Scene, gpu: bool = False) -> Footprint:
     Returns:
         The peak.
     """
+    return max((_planned(config, one, gpu) for one in _heaviest(config, scene)), key=lambda found: found.total)
+
+
+def _planned(config: Config, scene: Scene, gpu: bool) -> Footprint:
+    """The peak with images that are all as large as the largest."""
     tracker = Tracker(gpu)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         step = Step(config, scene, gpu)
@@ -103,6 +113,42 @@ def planned(config: Config, scene: Scene, gpu: bool = False) -> Footprint:
     with mode, tracker:
         step()
     return tracker.footprint(step.waiting_bytes)
+
+
+def _heaviest(config: Config, scene: Scene) -> list[Scene]:
+    """The scenes that may take most, each with images of one size.
+
+    A budget of pixels is filled best by some size, and so are the groups of images that are made again together; these
+    are large where images have few regions.
+    """
+    if not scene.sizes:
+        return [scene]
+    train, model = config.train, config.model
+    nodes = scene.classes if model.variant in ("global", "full") and model.class_path else 0
+
+    def images(size: tuple[int, int]) -> int:
+        return -(-batch_images(train, *size) // train.grad_accum_steps)
+
+    def group(size: tuple[int, int]) -> int:
+        return len(together([size] * images(size), [0] * images(size), nodes)[0])
+
+    def fullest(number: Callable[[tuple[int, int]], int]) -> tuple[int, int]:
+        return max(scene.sizes, key=lambda size: (number(size) * size[0] * size[1], size[0] * size[1], size))
+
+    height, width = fullest(images)
+    found = [dataclasses.replace(scene, height=height, width=width)]
+    if train.grad_checkpointing and group(fullest(group)) > 1:
+        height, width = size = fullest(group)
+        few = CHUNK // group(size)
+        regions = [*scene.of(images(size) - group(size)), min(few, scene.regions[0])]
+        found.append(dataclasses.replace(scene, height=height, width=width, regions=tuple(regions)))
+    return found
+
+
+def batch_images(train: TrainConfig, height: int, width: int) -> int:
+    """The images of this size that a batch has at the most."""
+    pixels = height * width * train.batch_size
+    return max(1, min(pixels, train.max_batch_pixels or pixels) // (height * width))
 
 
 def planned_evaluation(
@@ -144,7 +190,8 @@ def measured(config: Config, scene: Scene, device: torch.device) -> int:
         Bytes that are in use: on a CPU PyTorch's profiler sees them, on a GPU the allocator counts them.
     """
     with torch.random.fork_rng():
-        return peak_of(Step(config, scene, device.type == "cuda", device), device)
+        scenes = _heaviest(config, scene)
+        return max(peak_of(Step(config, one, device.type == "cuda", device), device) for one in scenes)
 
 
 def peak_of(step: "Step", device: torch.device) -> int:
@@ -184,6 +231,7 @@ def cost(config: Config, scene: Scene, gpu: bool = False, images: int = 4) -> Co
         The difference between two plans, and the arithmetic of the larger, by image.
     """
     more, fewer = _with_batch(config, images + 1), _with_batch(config, images)
+    scene = dataclasses.replace(scene, sizes=())
     difference = planned(more, scene, gpu).total - planned(fewer, scene, gpu).total
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         step = Step(more, scene, gpu)
@@ -200,7 +248,7 @@ def with_train(config: Config, **changed: object) -> Config:
 
 def _with_batch(config: Config, images: int) -> Config:
     """The settings with a batch of so many images, all at once."""
-    return with_train(config, batch_size=images, grad_accum_steps=1)
+    return with_train(config, batch_size=images, grad_accum_steps=1, max_batch_pixels=0, max_batch_regions=0)
 
 
 @contextlib.contextmanager
@@ -234,11 +282,13 @@ class Step:
     def __init__(self, config: Config, scene: Scene, gpu: bool, device: torch.device | None = None):
         """Make them on `device`; None: as fake tensors, if the mode for them is on."""
         train = config.train
-        self.micro, parts = train.batch_size // train.grad_accum_steps, min(2, train.grad_accum_steps)
+        images = batch_images(train, scene.height, scene.width)
+        self.micro = -(-images // train.grad_accum_steps)
+        parts = min(2, -(-images // self.micro))
         self.config = with_train(config, grad_accum_steps=parts)
         # On a GPU there is the part alone that is worked on, on a CPU the rest of the batch as well.
         self.gpu = gpu
-        self.waiting_bytes = 0 if gpu else (train.batch_size - self.micro * parts) * scene.image_bytes
+        self.waiting_bytes = 0 if gpu else max(0, images - self.micro * parts) * scene.image_bytes
         vectors = torch.zeros(scene.classes, scene.vector_size) if scene.vector_size else None
         self.model = IRNet(dataclasses.replace(config.model, backbone_weights=""), scene.classes, scene.edges, vectors)
         if device is not None:
@@ -247,7 +297,7 @@ class Step:
         self.learned = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.model, train)
         self.scaler = make_scaler(device or torch.device("cpu"), train)
-        self.batch = noise_batch(scene, scene.of(self.micro) * parts)
+        self.batch = noise_batch(scene, scene.of(self.micro, train.max_batch_regions) * parts)
 
     def __call__(self) -> None:
         """Take the step."""

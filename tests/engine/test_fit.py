@@ -145,6 +145,7 @@ def test_the_scene_of_a_data_set(scenes_root):
     assert scene.classes == len(data.classes) and scene.edges.num_nodes == len(data.classes)
     assert (scene.height, scene.width) == tuple(data.image_sizes().max(0).values.tolist())
     assert scene.of(2) == list(scene.regions[:2])
+    assert set(scene.sizes) == set(map(tuple, data.image_sizes().tolist()))
 
 
 def test_a_run_lets_the_plan_choose(irnet, train_arguments, tmp_path):

@@ -1,5 +1,6 @@
 """Memory: a step that is planned on fake tensors takes what the allocator says that it takes."""
 
+import dataclasses
 import os
 
 import pytest
@@ -73,6 +74,42 @@ def test_every_part_may_hold_the_image_with_most_regions():
     config = settings("local", images=2, parts=2)
     mixed, equal = (planned(config, Scene(64, 64, regions, CLASSES)) for regions in ((300, 2), (300,)))
     assert mixed.total == equal.total
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_budget_of_pixels_is_planned_as_the_images_that_it_lets_in(parts):
+    scene, config = Scene(64, 96, (40,), CLASSES), settings("local", images=4, parts=parts)
+    found = planned(config, scene)
+    config.train.batch_size, config.train.max_batch_pixels = 12, 5 * 64 * 96 - 1
+    assert planned(config, scene) == found
+    # Of other sizes one may fill it better: of 64 x 120 three in two parts, of 64 x 79 six.
+    mixed = dataclasses.replace(scene, sizes=((64, 96), (64, 120), (64, 79)))
+    best = dataclasses.replace(scene, width=120 if parts == 2 else 79)
+    assert planned(config, mixed) == planned(config, best) != found
+
+
+def test_a_budget_of_regions_is_planned():
+    scene = Scene(64, 64, (30, 20), CLASSES)
+    assert scene.of(4) == scene.of(4, 1000) == [30, 20, 20, 20]
+    assert scene.of(4, 60) == [30, 20, 10, 0] and scene.of(3, 8) == [30, 0, 0]
+    config = settings("local", images=4)
+    config.train.max_batch_regions = 60
+    assert planned(config, scene) == planned(settings("local", images=4), Scene(64, 64, (30, 20, 10, 0), CLASSES))
+
+
+@WITH_FORMULAS
+def test_small_images_that_are_made_again_together_are_planned(monkeypatch, edges):
+    """Two of the smaller size have more pixels than one of the largest, which has most regions and goes alone."""
+    monkeypatch.setattr("irnet.models.irnet.PIXELS", 2 * 192 * 256)
+    config, small_one = settings("full", checkpointing=True, images=2), Scene(192, 256, (32,), CLASSES, edges)
+    real = measured(config, small_one, CPU)
+    scene = Scene(208, 256, (33,), CLASSES, edges)
+    assert planned(config, scene).total < 0.95 * real
+    scene = dataclasses.replace(scene, sizes=((208, 256), (192, 256)))
+    assert planned(config, scene).total == pytest.approx(real, rel=0.05)
+    assert measured(config, scene, CPU) == real
+    config.train.grad_checkpointing = False
+    assert planned(config, scene) == planned(config, dataclasses.replace(scene, sizes=()))
 
 
 @pytest.mark.parametrize(("optimizer", "part"), [("adamw", 0.6), ("sgd", 0.05)])
