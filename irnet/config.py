@@ -237,6 +237,13 @@ class TrainConfig:
     momentum: float = setting(0.9, "of SGD", Bounds(least=0))
     weight_decay: float = setting(1e-4, "of all weights but biases", Bounds(least=0))
     clip_norm: float = setting(0.0, "the largest norm of the gradient; 0: any", Bounds(least=0))
+    parallel: str = setting(
+        "auto",
+        "how several processes share the training. ddp: each holds all weights; fsdp: each holds some rows of every "
+        "weight, gradient and moment; auto: ddp",
+        choices=("auto", "ddp", "fsdp"),
+        flags=("--parallel",),
+    )
     amp: str = setting("off", "the dtype of mixed precision", choices=("off", "bf16", "fp16"), flags=("--amp",))
     grad_checkpointing: bool = setting(
         False, "compute parts of the forward pass twice: less memory", flags=("--grad-checkpointing",)

@@ -33,7 +33,7 @@ TINY = [
 # Imports once, then forks a process for every command line it is told: torch takes seconds to import.
 ZYGOTE = """
 import json, os, signal, sys
-import torch._dynamo
+import torch._dynamo, torch.distributed.fsdp, torch.distributed.tensor
 import irnet.experiments.demo
 from irnet.cli import main
 # Tests may run in the background or under nohup, which leave signals ignored.

@@ -19,6 +19,9 @@ from torch import Tensor
 from .. import files
 from ..config import Config, from_dict, validate
 from ..errors import InputError
+from . import distributed
+from .distributed import is_sharded
+from .sharded import like, own_rows, spans
 
 FORMAT = "irnet checkpoint 2"
 LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
@@ -79,13 +82,20 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {f"model.{name}": t.detach() for name, t in checkpoint.model.items()}
     tensors |= {f"optimizer.{name}": t.detach() for name, t in checkpoint.optimizer.items()}
     keep = path.with_name(PREVIOUS) if path.name == LAST else None
-    files.write_with(path, lambda temporary: _write(temporary, json.dumps(header), tensors), keep)
+    if any(map(is_sharded, tensors.values())):
+        _save_together(path, json.dumps(header), tensors, keep)
+    else:
+        files.write_with(path, lambda temporary: _write(temporary, json.dumps(header), tensors), keep)
 
 
-def _write(path: Path, text: str, tensors: dict[str, Tensor]) -> None:
-    """A file that safetensors reads, with `text` as its one entry of metadata and a checksum as its last tensor.
+def _layout(text: str, tensors: dict[str, Tensor]) -> tuple[bytes, list[str]]:
+    """The head of a file that safetensors reads, and the order of the tensors behind it; the last is a checksum.
 
     safetensors' own writers hold all tensors that are not on the CPU at once, and put entries in a random order.
+
+    Args:
+        text: The one entry of metadata.
+        tensors: The tensors by name.
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # each aligned to its elements
     entries: dict[str, Any] = {"__metadata__": {METADATA: text}}
@@ -102,12 +112,92 @@ def _write(path: Path, text: str, tensors: dict[str, Tensor]) -> None:
     entries[CHECKSUM] = {"dtype": "U8", "shape": [DIGEST], "data_offsets": [offset, offset + DIGEST]}
     head = json.dumps(entries).encode()
     head += b" " * (-len(head) % 8)
+    return struct.pack("<Q", len(head)) + head, order
+
+
+def _write(path: Path, text: str, tensors: dict[str, Tensor]) -> None:
+    head, order = _layout(text, tensors)
     digest = blake2b(digest_size=DIGEST)
     with open(path, "wb") as file:
-        for piece in itertools.chain([struct.pack("<Q", len(head)), head], *(_pieces(tensors[n]) for n in order)):
+        for piece in itertools.chain([head], *(_pieces(tensors[name]) for name in order)):
             digest.update(piece)
             file.write(piece)
         file.write(digest.digest())
+
+
+def _save_together(path: Path, text: str, tensors: dict[str, Tensor], keep: Path | None) -> None:
+    """Write one file of tensors of which each process holds some rows; every process calls it and puts its own there.
+
+    The file is the one that a single process writes. Rank 0 reads it again for the checksum, and refuses to put it in
+    its place if it does not hold what each process wrote.
+    """
+    head, order = _layout(text, tensors)
+
+    def make(temporary: Path | None) -> None:
+        if temporary is not None:
+            with open(temporary, "wb") as file:
+                file.write(head)
+        begin, shared = distributed.from_first(lambda: (len(head), temporary))
+        written = distributed.all_of(_write_rows(shared, begin, [tensors[name] for name in order]))
+        if temporary is None:
+            return
+        stretches = [(rank, size) for name in order for rank, size in enumerate(_sizes(tensors[name]))]
+        digest, found = _digests(temporary, len(head), stretches)
+        wrong = [rank for rank, own in enumerate(written) if own != found[rank]]
+        if wrong:
+            trouble = f"does not hold what rank {wrong[0]} wrote into it"
+            raise InputError(path, trouble, "choose a file system that all machines can write, or --parallel ddp")
+        with open(temporary, "ab") as file:
+            file.write(digest)
+
+    if distributed.rank() == 0:
+        files.write_with(path, make, keep)
+    else:
+        with files.writing(path):
+            make(None)
+    distributed.wait()
+
+
+def _write_rows(path: Path, begin: int, tensors: list[Tensor]) -> bytes:
+    """Write the rows that this process holds where they belong, the first tensor at `begin`; returns their digest."""
+    digest = blake2b(digest_size=DIGEST)
+    with open(path, "rb+") as file:
+        for tensor in tensors:
+            sizes = _sizes(tensor)
+            file.seek(begin + sum(sizes[: distributed.rank()]))
+            for piece in _pieces(own_rows(tensor)) if sizes[distributed.rank()] else ():
+                digest.update(piece)
+                file.write(piece)
+            begin += sum(sizes)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.digest()
+
+
+def _sizes(tensor: Tensor) -> list[int]:
+    """The bytes of the rows that each process writes."""
+    rows = max(1, tensor.shape[0]) if tensor.dim() else 1
+    row = tensor.numel() * tensor.element_size() // rows
+    return [row * (end - begin) for begin, end in spans(tensor)]
+
+
+def _digests(path: Path, begin: int, stretches: list[tuple[int, int]]) -> tuple[bytes, list[bytes]]:
+    """The checksum of a file, and the digest of what each process wrote.
+
+    Args:
+        path: The file.
+        begin: Where its tensors begin.
+        stretches: Of each stretch of bytes from there on, the rank of the process that wrote it, and its length.
+    """
+    digest, owners = blake2b(digest_size=DIGEST), [blake2b(digest_size=DIGEST) for _ in range(distributed.count())]
+    with open(path, "rb") as file:
+        digest.update(file.read(begin))
+        for rank, left in stretches:
+            while left and (piece := file.read(min(left, PIECE))):
+                digest.update(piece)
+                owners[rank].update(piece)
+                left -= len(piece)
+    return digest.digest(), [owner.digest() for owner in owners]
 
 
 def _pieces(tensor: Tensor) -> Iterator[memoryview]:
@@ -160,9 +250,9 @@ def version_of(path: Path) -> tuple[int, int]:
 
 
 def not_finite(tensors: dict[str, Tensor]) -> str | None:
-    """The name of a tensor that holds an infinite number or NaN."""
+    """The name of a tensor that holds an infinite number or NaN, where this process holds it."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not all(part.isfinite().all() for part in _rows(tensor)):
+        if tensor.is_floating_point() and not all(part.isfinite().all() for part in _rows(own_rows(tensor))):
             return name
     return None
 
@@ -243,4 +333,4 @@ def restore_optimizer(
         parameter = parameters.get(name)
         if parameter is None or value.shape != (() if kind == "step" else parameter.shape):
             raise InputError(where, f"does not fit the optimiser ({key} differs)", "start another run")
-        optimizer.state[parameter][kind] = value.clone() if kind == "step" else value.to(parameter.device, copy=True)
+        optimizer.state[parameter][kind] = value.clone() if kind == "step" else like(parameter, value)

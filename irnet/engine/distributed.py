@@ -191,6 +191,14 @@ def from_first(compute: Callable[[], T]) -> T:
     return results[0]
 
 
+def all_of(value: T) -> list[T]:
+    """The value of every process, in all processes."""
+    values = [value] * count()
+    if count() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def check_alike(value: object, where: str | os.PathLike, trouble: str, cure: str) -> None:
     """Raise InputError in a process where `value` is not that of rank 0."""
     if from_first(lambda: value) != value:
@@ -229,12 +237,14 @@ def obey(stop: Request, text: str = "ended before it was done") -> None:
 
 
 def parallel(model: nn.Module) -> nn.Module:
-    """The model whose backward pass adds up the gradients of all processes; the model itself without a group.
+    """The model whose backward pass adds up the gradients of all processes.
+
+    Without a group it is the model itself, and so it is if each process holds some rows of its weights (sharded.py).
 
     The graph of a step depends on the images (their sizes, and whether there are regions), so it is not static to
     DistributedDataParallel; but every parameter is used in every step, so it need not look for unused ones.
     """
-    if count() == 1:
+    if count() == 1 or is_sharded(model):
         return model
     # A gradient whose dimensions of one element have other strides than the weight's is copied all the same.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -273,9 +283,31 @@ def reducing(model: nn.Module, now: bool) -> contextlib.AbstractContextManager:
         model: Model of `parallel`.
         now: Whether they are exchanged.
     """
-    return contextlib.nullcontext() if now or not is_parallel(model) else model.no_sync()
+    if isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext() if now else model.no_sync()
+    if is_sharded(model):
+        model.set_requires_gradient_sync(now)
+        model.set_reshard_after_backward(now)
+    return contextlib.nullcontext()
 
 
 def is_parallel(model: nn.Module) -> bool:
     """Whether the gradients of a model are complete only when its backward pass has ended in all processes."""
-    return isinstance(model, DistributedDataParallel)
+    return isinstance(model, DistributedDataParallel) or is_sharded(model)
+
+
+def is_sharded(thing: nn.Module | Tensor) -> bool:
+    """Whether this is a model of `sharded.shard`, or a tensor of which each process holds some rows."""
+    return hasattr(thing, "set_requires_gradient_sync") or hasattr(thing, "to_local")
+
+
+@torch.no_grad()
+def clip(model: nn.Module, most: float) -> Tensor:
+    """Clip the gradients of a model of `parallel` to a norm of `most`; returns the norm before."""
+    if not is_sharded(model):
+        return torch.nn.utils.clip_grad_norm_(model.parameters(), most)
+    grads = [p.grad.to_local() for p in model.parameters() if p.grad is not None]
+    (square,) = total([float(torch.nn.utils.get_total_norm(grads)) ** 2])
+    norm = square**0.5
+    torch._foreach_mul_(grads, min(1.0, most / (norm + 1e-6)))
+    return torch.tensor(norm)

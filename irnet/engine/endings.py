@@ -31,22 +31,36 @@ def ending(error: BaseException, state: RunState, output: Path, stop: Request) -
     diverged = isinstance(error, NotFinite)
     if diverged:
         known.trouble = f"after step {state.step} {known.trouble}"
+    together = not state.sharded or isinstance(error, Stopped)  # a signal ends all processes behind the same step
     if distributed.rank():
+        if state.sharded and together:
+            _keep(state, output, diverged, together)
         return error if known is None else known
-    kept = _keep(state, output, diverged)
+    kept = _keep(state, output, diverged, together)
     # A signal to the whole group also ends the loader processes.
     if isinstance(error, Stopped) or (stop.number is not None and known is not None and known.where == "--workers"):
         return Stopped(stop.number, f"ended after step {state.step}; {kept}")
     return error if known is None else InputError(known.where, known.trouble, f"{known.cure}; {kept}")
 
 
-def _keep(state: RunState, output: Path, diverged: bool) -> str:
-    """Save the last step if it is whole and not saved yet; returns the words that say which step is kept."""
+def _keep(state: RunState, output: Path, diverged: bool, together: bool) -> str:
+    """Save the last step if it is whole and not saved yet; returns the words that say which step is kept.
+
+    Args:
+        state: State of the run.
+        output: Folder of the run.
+        diverged: Whether its weights are not finite.
+        together: Whether all processes that hold a part of the state are here.
+    """
     trouble = ""
-    if state.step and state.step != state.saved and not state.updating and not diverged:
+    if state.step and state.step != state.saved and not together:
+        trouble = f" (step {state.step} is lost: each process held a part of it)"
+    elif state.step and state.step != state.saved and not state.updating and not diverged:
         try:
             state.save(output)
         except InputError as error:
+            if distributed.rank():
+                raise
             trouble = f" (step {state.step} could not be saved: {error.trouble})"
     elif state.step and state.step != state.saved and state.updating:
         trouble = f" (step {state.step} is lost: its weights were being changed)"

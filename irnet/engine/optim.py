@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..config import TrainConfig
 from ..models.irnet import IRNet
+from .distributed import is_sharded
 
 
 def make_optimizer(model: IRNet, config: TrainConfig) -> Optimizer:
@@ -36,8 +37,9 @@ def make_optimizer(model: IRNet, config: TrainConfig) -> Optimizer:
         {"params": confidence, "weight_decay": config.weight_decay, "initial_lr": config.confidence_lr},
         {"params": biases, "weight_decay": 0.0, "initial_lr": 1.0},
     ]
-    if config.optimizer == "sgd":
-        return SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    if config.optimizer == "sgd":  # whose fused kernel knows no DTensor
+        fused = not any(map(is_sharded, learned.values()))
+        return SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused, foreach=None if fused else False)
     return AdamW(groups, lr=config.lr, fused=True)
 
 

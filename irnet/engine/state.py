@@ -10,7 +10,7 @@ from ..config import Config
 from ..data.dataset import RegionDataset
 from ..errors import InputError
 from ..models.irnet import IRNet
-from . import checkpoint, distributed
+from . import checkpoint, distributed, sharded
 from .build import build_model, compile_parts, open_splits, restore_model, take_weights
 from .checkpoint import BEST, LAST, Checkpoint
 from .evaluate import images_at_once
@@ -81,6 +81,8 @@ class RunState:
         self.step, self.position, self.best, self.seconds_before = 0, (0, 0), -1.0, 0.0
         self.saved, self.updating = None, False
         self.model = model.to(device)
+        if config.train.parallel == "fsdp" and distributed.count() > 1:
+            sharded.shard(self.model, config.train.amp)
         self.optimizer = make_optimizer(self.model, config.train)
         self.optimizer.register_step_pre_hook(self._begin_update)  # in the backward pass or behind it: see train_step
         self.scaler = make_scaler(device, config.train)
@@ -111,11 +113,21 @@ class RunState:
         for line in changes(resume, self.config, self.fingerprints):
             log.warning("%s", line)
 
-    def to_checkpoint(self, with_optimizer: bool = True) -> Checkpoint:
+    def whole(self) -> IRNet:
+        """The model with all its weights; to be called by all processes."""
+        return sharded.whole(self.model) if self.sharded else self.model
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the model."""
+        return distributed.is_sharded(self.model)
+
+    def to_checkpoint(self, with_optimizer: bool = True, model: IRNet | None = None) -> Checkpoint:
         """Make a checkpoint of the state, whose tensors share its memory.
 
         Args:
             with_optimizer: Whether a run can go on from it.
+            model: That of `whole`, where it is at hand, so that each process has the whole checkpoint.
 
         Returns:
             The checkpoint.
@@ -132,20 +144,23 @@ class RunState:
             "data": self.fingerprints,
         }
         moments = checkpoint.optimizer_tensors(self.optimizer, self.parameters) if with_optimizer else {}
-        model = self.model.state_dict()
-        if name := checkpoint.not_finite(model | moments):
+        weights = (model or self.model).state_dict()
+        if name := checkpoint.not_finite(weights | moments):
             raise InputError("training", f"after step {self.step} the weights are not finite ({name})", LOWER)
-        return Checkpoint(self.step, self.config, self.data.classes, model, moments, extra)
+        return Checkpoint(self.step, self.config, self.data.classes, weights, moments, extra)
 
     def save(self, output: Path) -> None:
-        """Write the checkpoint `last` of the run folder `output` (on rank 0); the one before stays as `previous`."""
-        if distributed.rank() == 0:
+        """Write the checkpoint `last` of the run folder `output`; the one before stays as `previous`.
+
+        Rank 0 writes it, or all together where each holds a part.
+        """
+        if distributed.rank() == 0 or self.sharded:
             checkpoint.save(output / "checkpoints" / LAST, self.to_checkpoint())
         self.saved = self.step
 
-    def save_best(self, output: Path) -> None:
-        """Write the weights alone as the checkpoint `best` of the run folder `output`."""
-        checkpoint.save(output / "checkpoints" / BEST, self.to_checkpoint(with_optimizer=False))
+    def save_best(self, output: Path, model: IRNet | None = None) -> None:
+        """Write the weights alone, those of `whole`, as the checkpoint `best` of the run folder `output`."""
+        checkpoint.save(output / "checkpoints" / BEST, self.to_checkpoint(with_optimizer=False, model=model))
 
 
 def make_model(config: Config, data: RegionDataset, resume: Checkpoint | None = None) -> IRNet:

@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..models import losses
 from ..models.irnet import IRNet
 from ..models.shared_linear import taken_by
-from .distributed import is_parallel, reducing
+from .distributed import clip, is_parallel, reducing
 from .optim import into_momentum
 
 LOWER = "lower train.lr or set train.clip_norm"
@@ -123,7 +123,7 @@ def gradients(
             metrics[name] = metrics.get(name, 0) + value.detach() * weight
     if config.train.clip_norm:
         scaler.unscale_(optimizer)
-        metrics["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
+        metrics["grad_norm"] = clip(model, config.train.clip_norm)
     return {name: float(value) for name, value in metrics.items()}
 
 

@@ -12,6 +12,7 @@ from ..config import Config
 from ..data.loader import batches, batches_within
 from ..data.sample import Batch
 from ..interrupts import Request, Stopped, deferred
+from ..models.irnet import IRNet
 from ..progress import Progress
 from . import distributed, evaluate, predict
 from .build import describe
@@ -108,15 +109,16 @@ def _run(state: RunState, output: Path, stop: Request, hidden: bool) -> dict:
             with meter.paused():
                 # Before saving, so that a run that goes on from this step knows its metric.
                 if config.eval_every and state.step % config.eval_every == 0 and state.step < config.steps:
-                    _assess(state, output, stop, hidden)
+                    _assess(state, state.whole(), output, stop, hidden)
                 if state.step % config.checkpoint_every == 0 or state.step == config.steps:
                     state.save(output)
-    results, scores = _assess(state, output, stop, hidden)
+    model = state.whole()
+    results, scores = _assess(state, model, output, stop, hidden)
     state.save(output)
     if scores is None:
         return results
     evaluate.write(output, results, scores, state.data.classes)
-    predict.draw(output / "vis", state.model, state.held_out, state.config.data, config.vis)
+    predict.draw(output / "vis", model, state.held_out, state.config.data, config.vis)
     return results
 
 
@@ -130,19 +132,24 @@ def _take_step(state: RunState, batch: Batch, position: tuple[int, int]) -> tupl
     return rate, metrics
 
 
-def _assess(state: RunState, output: Path, stop: Request, hidden: bool) -> tuple[dict, evaluate.Scores | None]:
-    """Evaluate on the held-out split, and save the weights if they are the best so far; rank 0 has the results."""
+def _assess(
+    state: RunState, model: IRNet, output: Path, stop: Request, hidden: bool
+) -> tuple[dict, evaluate.Scores | None]:
+    """Evaluate the whole model on the held-out split; save its weights if they are the best so far.
+
+    Rank 0 has the results.
+    """
     with evaluate.progress_of(state.held_out, state.config, hidden) as progress:
         stream = evaluate.held_out(state.held_out, state.config, state.device, state.at_once)
-        scores = evaluate.collect(state.model, stream, state.device, progress, stop)
+        scores = evaluate.collect(model, stream, state.device, progress, stop)
     if scores is None:
         return {}, None
-    results = evaluate.results(state.model, state.step, state.held_out.split, scores)
+    results = evaluate.results(model, state.step, state.held_out.split, scores)
     class_ap = results["metrics"]["final"]["class_ap"]
     log.info("step %d: class AP %.2f%% on %d held-out images", state.step, 100 * class_ap, scores.images)
     if class_ap > state.best:
         state.best = class_ap
-        state.save_best(output)
+        state.save_best(output, model)
     return results, scores
 
 

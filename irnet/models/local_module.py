@@ -136,6 +136,7 @@ def resize_legacy(x: Tensor, height: int, width: int) -> Tensor:
 
 def _legacy_weights(n_in: int, n_out: int, like: Tensor) -> Tensor:
     """The [n_out, n_in] matrix of the legacy rule; positions past the last source cell read that cell."""
-    source = (torch.arange(n_out, dtype=like.dtype, device=like.device) * (n_in / n_out)).clamp(max=n_in - 1)
-    cells = torch.arange(n_in, dtype=like.dtype, device=like.device)
-    return (1 - (source[:, None] - cells).abs()).clamp(min=0)
+    dtype = torch.promote_types(like.dtype, torch.float32)  # bfloat16 has no numbers between large cells
+    source = (torch.arange(n_out, dtype=dtype, device=like.device) * (n_in / n_out)).clamp(max=n_in - 1)
+    cells = torch.arange(n_in, dtype=dtype, device=like.device)
+    return (1 - (source[:, None] - cells).abs()).clamp(min=0).to(like.dtype)

@@ -1,18 +1,21 @@
 """Steps in float64 on images of several sizes, some without regions: what one of several processes does in a test."""
 
+import dataclasses
+import gc
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from irnet.config import Config, DataConfig, ModelConfig, TrainConfig
 from irnet.data.loader import batches
 from irnet.data.sample import Sample
-from irnet.engine import distributed
+from irnet.engine import distributed, sharded
 from irnet.engine.optim import make_optimizer, make_scheduler
-from irnet.engine.step import make_scaler, train_step
+from irnet.engine.step import gradients, make_scaler, train_step
 from irnet.models.irnet import IRNet
 from irnet_kernels import EdgeSet
 
@@ -66,17 +69,27 @@ def steps(variant: str, output: Path | None = None, **train) -> dict:
     config = settings(variant, **train)
     model = model_of(config)
     model.set_grad_checkpointing(config.train.grad_checkpointing)
+    if config.train.parallel == "fsdp":
+        sharded.shard(model, config.train.amp)
     trained = distributed.parallel(model)
     optimizer, scaler = make_optimizer(model, config.train), make_scaler(torch.device("cpu"), config.train)
     scheduler = make_scheduler(optimizer, config.train)
     exchanged, found = [], []
-    real = dist.all_reduce
+    scatter = "reduce_scatter_single" if hasattr(dist, "reduce_scatter_single") else "reduce_scatter_tensor"
+    real, real_scatter = dist.all_reduce, getattr(dist, scatter)
 
     def all_reduce(tensor, *more, **options):
-        exchanged.append(tensor.numel() * tensor.element_size())
+        if tensor.numel() > 1:  # a norm is one number
+            exchanged.append(tensor.numel() * tensor.element_size())
         return real(tensor, *more, **options)
 
+    def reduce_scatter(**options):
+        given = options["input" if "input" in options else "input_tensor"]
+        exchanged.append(given.numel() * given.element_size())
+        return real_scatter(**options)
+
     dist.all_reduce = all_reduce
+    setattr(dist, scatter, reduce_scatter)
     for number in range(1, STEPS + 1):
         if number % 3 == 1:
             stream = batches(Ragged(), config, train=True, epoch=number // 3, share=distributed.share())
@@ -85,12 +98,19 @@ def steps(variant: str, output: Path | None = None, **train) -> dict:
         exchanged.clear()
         train_step(trained, batch, optimizer, scaler, config, number)
         scheduler.step()
-        learned = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-        found.append([batch.names, len(batch.labels), sum(exchanged), learned])
-    result = {"weights": model.state_dict(), "steps": found}
+        sizes = [p.element_size() * p.numel() // len(p) * padded_rows(p) for p in model.parameters() if p.requires_grad]
+        found.append([batch.names, len(batch.labels), sum(exchanged), sum(sizes)])
+    weights = sharded.whole(model) if distributed.is_sharded(model) else model
+    result = {"weights": weights.state_dict(), "steps": found}
     if output is not None:
         torch.save(result, f"{output}.{distributed.rank()}")
     return result
+
+
+def padded_rows(parameter: Tensor) -> int:
+    """The rows that are exchanged of a weight's gradient: of a sharded one as many of each process."""
+    rows, count = len(parameter), distributed.count()
+    return -(-rows // count) * count if distributed.is_sharded(parameter) else rows
 
 
 def run(variant: str, output: str, train: str) -> None:
@@ -98,3 +118,38 @@ def run(variant: str, output: str, train: str) -> None:
     torch.set_num_threads(1)
     with distributed.joined("cpu"):
         steps(variant, Path(output), **json.loads(train))
+
+
+def run_held(output: str) -> None:
+    """Write to `output`.RANK what bytes a process holds after the gradients of a step, behind one with momentum."""
+    torch.set_num_threads(1)
+    with distributed.joined("cpu"):
+        config = settings("full", parallel="fsdp")
+        sizes = {"memory_channels": 16, "hidden": 256, "graph_channels": 16, "backbone_channels": 16}
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **sizes))
+        model = model_of(config)
+        whole = sum(p.nbytes for p in model.parameters())
+        rows = sum(p.nbytes // len(p) * -(-len(p) // distributed.count()) for p in model.parameters())
+        sharded.shard(model, config.train.amp)
+        optimizer, scaler = make_optimizer(model, config.train), make_scaler(torch.device("cpu"), config.train)
+        batch = next(batches(Ragged(), config, train=True, share=distributed.share()))
+        batch.images = [image.double() for image in batch.images]
+        train_step(model, batch, optimizer, scaler, config, 1)
+        gradients(model, batch, optimizer, scaler, config, 2)
+        del batch
+        gc.collect()
+        held = {
+            "parameters": bytes_of(p.to_local() for p in model.parameters()),
+            "gradients": bytes_of(p.grad.to_local() for p in model.parameters()),
+            "moments": bytes_of(state["momentum_buffer"].to_local() for state in optimizer.state.values()),
+            "buffers": bytes_of(model.buffers()),
+            "all": bytes_of(thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)),
+            "whole": whole,
+            "rows": rows,
+        }
+        Path(f"{output}.{distributed.rank()}").write_text(json.dumps(held))
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """The bytes of all storages that tensors lie in, each once."""
+    return sum({(storage := t.untyped_storage()).data_ptr(): storage.nbytes() for t in tensors}.values())

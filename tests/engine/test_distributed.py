@@ -1,90 +1,20 @@
 """Several processes train as one: the same steps, the same images, checkpoints for any number, and one end for all."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from irnet.data.loader import shared
 from irnet.engine import checkpoint
 from tests.engine import shared_steps
+from tests.engine.groups import EVALS, failing, kill_at_random, recording, torchrun
 from tests.engine.recorded import images_of
 from tests.engine.tools import assert_same_run, assert_same_tensors, edit, lines
-
-ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 120  # after which a process that hangs is killed
-
-
-class Group:
-    """Processes of one run, each as torchrun would start it, with the same arguments or each with its own list."""
-
-    def __init__(self, irnet, arguments: list, count: int, first: str = "", restarts: int = 0):
-        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's agent has it
-        env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.store.port, "WORLD_SIZE": count}
-        env |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": restarts}
-        self.ranks = []
-        for rank in range(count):
-            words = {key: str(value) for key, value in {**env, "RANK": rank, "LOCAL_RANK": rank}.items()}
-            begin = f"import os, signal; os.environ.update({words}); signal.alarm({SECONDS})\n"
-            own = arguments[rank] if arguments and isinstance(arguments[0], list) else arguments
-            self.ranks.append(irnet.start(own, begin + first))
-
-    def end(self, *codes: int) -> None:
-        """Wait for all processes, which must end with these exit codes, or all with the one."""
-        found = [process.wait() for process in self.ranks]
-        expected = list(codes) if len(codes) > 1 else [*(codes or (0,))] * len(found)
-        assert found == expected, "\n".join(f"{p.out}\n{p.err}" for p in self.ranks)
-
-    @property
-    def said(self) -> list[str]:
-        """The lines on standard error in which a process says why it ends."""
-        return [line for p in self.ranks for line in p.err.splitlines() if line.startswith("irnet: ")]
-
-    @property
-    def err(self) -> str:
-        return "".join(p.err for p in self.ranks)
-
-
-@pytest.fixture
-def group(irnet):
-    """Starts groups of `irnet` processes, see `Group`."""
-    return lambda *arguments, **options: Group(irnet, *arguments, **options)
-
-
-def recording(path: Path) -> str:
-    return f"from pathlib import Path; from tests.engine import recorded; recorded.record(Path({str(path)!r}))\n"
-
-
-def failing(rank: int, step: int, error: str) -> str:
-    """Python statements after which that rank raises `error` in that step."""
-    return f"""
-from irnet.engine import train
-from irnet.errors import InputError
-real = train.train_step
-def train_step(*arguments):
-    if arguments[-1] == {step} and os.environ["RANK"] == "{rank}":
-        {error}
-    return real(*arguments)
-train.train_step = train_step
-"""
-
-
-def torchrun(words: list, processes: int, restarts: int = 0) -> subprocess.CompletedProcess:
-    """`torchrun` itself on some words, to its end."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
-    command += ["--max-restarts", restarts, *words]
-    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=SECONDS, env=env, cwd=ROOT)
-
 
 # --------------------------------------------------------------------------------------------------------- the shares
 
@@ -112,14 +42,20 @@ def test_no_share_exceeds_another_by_more_than_an_item():
 
 @pytest.mark.parametrize(
     ("variant", "train"),
-    [("full", {"optimizer": "adamw", "lr": 1e-3, "grad_checkpointing": True}), ("local", {"clip_norm": 0.5})],
+    [
+        ("full", {"optimizer": "adamw", "lr": 1e-3, "grad_checkpointing": True}),
+        ("local", {"clip_norm": 0.5}),
+        ("full", {"parallel": "fsdp"}),
+        ("local", {"parallel": "fsdp", "optimizer": "adamw", "lr": 1e-3, "grad_checkpointing": True, "clip_norm": 0.5}),
+    ],
 )
 def test_weights_do_not_depend_on_the_number_of_processes(variant, train, group, tmp_path):
     """Nor on accumulation. Of four processes some have images without a region, one has no image at an epoch's end."""
-    whole = shared_steps.steps(variant, **train)
+    alone = train | {"parallel": "auto"}
+    whole = shared_steps.steps(variant, **alone)
     start = shared_steps.model_of(shared_steps.settings(variant)).state_dict()
     assert max((whole["weights"][name] - value).abs().max() for name, value in start.items()) > 1e-3
-    ways = {(1, 8): shared_steps.steps(variant, **train, grad_accum_steps=8)}
+    ways = {(1, 8): shared_steps.steps(variant, **alone, grad_accum_steps=8)}
     groups = {}
     for processes, parts in ((2, 1), (4, 1), (2, 2)):
         words = f"{variant!r}, {str(tmp_path / f'{processes}.{parts}')!r}, "
@@ -165,18 +101,6 @@ def test_checkpoint_goes_on_with_another_number_of_processes(group, train_argume
     assert [line["step"] for line in lines(output)] == list(range(1, 9))
 
 
-EVALS = ("train.eval_every=3",)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, train_arguments, irnet) -> Path:
-    """A folder with `run`, of two processes and seven steps, and the record of its images."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    words = train_arguments(folder / "run", *EVALS, steps=7, batch=3)
-    Group(irnet, words, 2, recording(folder / "images.jsonl")).end()
-    return folder
-
-
 def test_torchrun_brings_a_killed_run_back(undisturbed, train_arguments, tmp_path):
     """One of two ranks is killed in the midst of a step; no image is lost or doubled, and no bit differs."""
     words = train_arguments(tmp_path / "run", *EVALS, steps=7, batch=3)
@@ -189,18 +113,9 @@ def test_torchrun_brings_a_killed_run_back(undisturbed, train_arguments, tmp_pat
 
 
 def test_group_killed_at_random_moments_goes_on(undisturbed, group, train_arguments, tmp_path):
-    draw, output, record = random.Random(0), tmp_path / "run", recording(tmp_path / "images.jsonl")
-    words = train_arguments(output, *EVALS, "--resume", "train.checkpoint_every=1", steps=7, batch=3)
-    for attempt in range(5):
-        end = time.monotonic() + draw.uniform(0.2, 2)
-        started = group(words, 2, record, restarts=attempt)
-        while time.monotonic() < end:
-            time.sleep(0.01)
-        for process in started.ranks:  # one that is done waits for its parent, so the signal hits nobody else
-            os.kill(process.pid, signal.SIGKILL)
-        assert all(process.wait() in (0, 2, -signal.SIGKILL) for process in started.ranks), started.err
-    group(words, 2, record, restarts=5).end()
-    assert_same_run(output, undisturbed / "run")
+    words = train_arguments(tmp_path / "run", *EVALS, "--resume", "train.checkpoint_every=1", steps=7, batch=3)
+    kill_at_random(group, words, tmp_path / "images.jsonl")
+    assert_same_run(tmp_path / "run", undisturbed / "run")
     assert images_of(tmp_path / "images.jsonl") == images_of(undisturbed / "images.jsonl")
 
 

@@ -1,0 +1,92 @@
+"""Groups of processes that train as one: started as torchrun starts them, recorded, and made to fail."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch.distributed as dist
+
+ROOT = Path(__file__).resolve().parents[2]
+EVALS = ("train.eval_every=3",)  # of the run `undisturbed`
+SECONDS = 120  # after which a process that hangs is killed
+
+
+class Group:
+    """Processes of one run, each as torchrun would start it, with the same arguments or each with its own list."""
+
+    def __init__(self, irnet, arguments: list, count: int, first: str = "", restarts: int = 0):
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's agent has it
+        env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.store.port, "WORLD_SIZE": count}
+        env |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": restarts}
+        self.ranks = []
+        for rank in range(count):
+            words = {key: str(value) for key, value in {**env, "RANK": rank, "LOCAL_RANK": rank}.items()}
+            begin = f"import os, signal; os.environ.update({words}); signal.alarm({SECONDS})\n"
+            own = arguments[rank] if arguments and isinstance(arguments[0], list) else arguments
+            self.ranks.append(irnet.start(own, begin + first))
+
+    def end(self, *codes: int) -> None:
+        """Wait for all processes, which must end with these exit codes, or all with the one."""
+        found = [process.wait() for process in self.ranks]
+        expected = list(codes) if len(codes) > 1 else [*(codes or (0,))] * len(found)
+        assert found == expected, "\n".join(f"{p.out}\n{p.err}" for p in self.ranks)
+
+    @property
+    def said(self) -> list[str]:
+        """The lines on standard error in which a process says why it ends."""
+        return [line for p in self.ranks for line in p.err.splitlines() if line.startswith("irnet: ")]
+
+    @property
+    def err(self) -> str:
+        return "".join(p.err for p in self.ranks)
+
+
+def recording(path: Path) -> str:
+    return f"from pathlib import Path; from tests.engine import recorded; recorded.record(Path({str(path)!r}))\n"
+
+
+def failing(rank: int, step: int, error: str) -> str:
+    """Python statements after which that rank raises `error` in that step."""
+    return f"""
+from irnet.engine import train
+from irnet.errors import InputError
+real = train.train_step
+def train_step(*arguments):
+    if arguments[-1] == {step} and os.environ["RANK"] == "{rank}":
+        {error}
+    return real(*arguments)
+train.train_step = train_step
+"""
+
+
+def kill_at_random(start: Callable[..., Group], words: list, record: Path) -> None:
+    """Start two processes ten times, kill both at a moment of their first two seconds, and let them come to their end.
+
+    Args:
+        start: The fixture `group`.
+        words: The command line, which goes on with what is there.
+        record: File of the images of every step.
+    """
+    draw = random.Random(0)
+    for attempt in range(10):
+        end = time.monotonic() + draw.uniform(0.2, 2)
+        started = start(words, 2, recording(record), restarts=attempt)
+        while time.monotonic() < end:
+            time.sleep(0.01)
+        for process in started.ranks:  # one that is done waits for its parent, so the signal hits nobody else
+            os.kill(process.pid, signal.SIGKILL)
+        assert all(process.wait() in (0, 2, -signal.SIGKILL) for process in started.ranks), started.err
+    start(words, 2, recording(record), restarts=10).end()
+
+
+def torchrun(words: list, processes: int, restarts: int = 0) -> subprocess.CompletedProcess:
+    """`torchrun` itself on some words, to its end."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    command += ["--max-restarts", restarts, *words]
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=SECONDS, env=env, cwd=ROOT)
