@@ -1,5 +1,6 @@
 """Accuracy and average precision, per class and per instance. Takes scores and labels; knows no model or data set."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ class RegionScores(NamedTuple):
     """What every metric but the AP of a class needs to know of R regions."""
 
     own: Tensor  # [R], the score of the true class
+    best: Tensor  # int64 [R], the best class
     hit: Tensor  # bool [R], whether the best class is the true one
     confidence: Tensor  # [R], the score of the best class
 
@@ -49,7 +51,7 @@ def region_scores(scores: Tensor, labels: Tensor, background: int | None = None)
         scores = scores.clone()
         scores[:, background] = -torch.inf
     confidence, best = scores.max(1)
-    return RegionScores(own, best == labels, confidence)
+    return RegionScores(own, best, best == labels, confidence)
 
 
 def class_table(
@@ -67,6 +69,41 @@ def class_table(
             "ap": average_precision(scores, own, count) if count else 0.0,
         }
     return table
+
+
+class Confusion(NamedTuple):
+    """The regions of one true class that one of two predictions, or both, take for the same class."""
+
+    true: int
+    predicted: int
+    regions: int  # that the later prediction takes for it
+    before: int  # that the earlier prediction takes for it
+    resolved: int  # of `before`, those that the later prediction names rightly; 0 where `predicted` is right
+    made: int  # of `regions`, those that the earlier prediction names rightly; 0 where `predicted` is right
+
+
+def confusions(labels: Tensor, before: Tensor, after: Tensor) -> list[Confusion]:
+    """The confusion matrices of an earlier and a later prediction, without the pairs of classes that neither has.
+
+    Takes memory by the regions, not by the pairs that there may be.
+
+    Args:
+        labels: int64 [R], the true classes.
+        before: int64 [R], what the earlier prediction takes them for.
+        after: int64 [R], the same of the later one.
+
+    Returns:
+        A row for each pair that occurs, by falling number of regions, then by the classes.
+    """
+    classes = 1 + int(torch.stack([labels, before, after]).max())
+    earlier, later = (labels * classes + predicted for predicted in (before, after))  # one number for a pair
+    resolved, made = (before != labels) & (after == labels), (before == labels) & (after != labels)
+    counts: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for column, pairs in enumerate((later, earlier, earlier[resolved], later[made])):
+        for pair, count in zip(*(found.tolist() for found in pairs.unique(return_counts=True)), strict=True):
+            counts[pair][column] = count
+    rows = [Confusion(*divmod(pair, classes), *found) for pair, found in counts.items()]
+    return sorted(rows, key=lambda row: (-row.regions, row.true, row.predicted))
 
 
 def means(regions: RegionScores, table: dict[int, dict[str, float]]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from irnet import metrics
-from irnet.metrics import average_precision, evaluate, per_class
+from irnet.metrics import Confusion, average_precision, confusions, evaluate, per_class
 
 
 def slow_ap(scores, positive, total):
@@ -172,3 +172,19 @@ def test_errors(scores, labels, background, message):
 def test_average_precision_without_positives_is_an_error():
     with pytest.raises(ValueError, match="at least one positive"):
         average_precision(torch.tensor([0.5]), torch.tensor([False]), 0)
+
+
+def test_confusions():
+    """Of six regions of class 2: one stays right, two are put right, one goes wrong, two stay wrong, one of them as
+    another class than before."""
+    labels = torch.tensor([2, 2, 2, 2, 2, 2, 0])
+    before = torch.tensor([2, 1, 1, 2, 1, 1, 0])
+    after = torch.tensor([2, 2, 2, 0, 1, 0, 0])
+    assert confusions(labels, before, after) == [
+        Confusion(2, 2, regions=3, before=2, resolved=0, made=0),
+        Confusion(2, 0, regions=2, before=0, resolved=0, made=1),
+        Confusion(0, 0, regions=1, before=1, resolved=0, made=0),
+        Confusion(2, 1, regions=1, before=4, resolved=2, made=0),
+    ]
+    right = torch.tensor([0])
+    assert confusions(right, right, right) == [Confusion(0, 0, 1, 1, 0, 0)]

@@ -9,7 +9,7 @@ from .. import options as shared
 from ..errors import check_bounds
 
 log = logging.getLogger("irnet")
-HELP = "evaluate a run on its held-out split; writes results.json and per_class.csv"
+HELP = "evaluate a run on its held-out split; writes results.json, per_class.csv and confusion.csv"
 SETTINGS = ("data.name", "data.root", "train.batch_size", "train.workers", "train.limit_batches")
 
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Evaluate, write the files, and print the table of results."""
+    """Evaluate, write the files, and print the results: of every prediction, of some classes, of some confusions."""
     with shared.joined(options) as device:
         evaluate_on(options, device)
 
@@ -35,6 +35,7 @@ def evaluate_on(options: argparse.Namespace, device_name: str) -> None:
     from ..data.registry import open_dataset
     from ..engine import checkpoint, evaluate, fit, predict
     from ..engine.build import choose_device, restore_model, same_classes, some_regions
+    from ..report.classes import classes_text
 
     check_bounds("--vis", options.vis, 0)
     saved = checkpoint.find(options.checkpoint, checkpoint.BEST if options.best else checkpoint.LAST)
@@ -61,8 +62,8 @@ def evaluate_on(options: argparse.Namespace, device_name: str) -> None:
     source = Path(options.checkpoint)
     folder = Path(options.output_dir or (source if source.is_dir() else source.parent))
     evaluate.write(folder, results, scores, data.classes)
-    print(evaluate.table_text(results))
-    print(f"{folder / 'results.json'}, {folder / 'per_class.csv'}")
+    print(evaluate.table_text(results), classes_text(scores, data.classes), sep="\n\n", end="\n\n")
+    print(", ".join(str(folder / name) for name in ("results.json", "per_class.csv", "confusion.csv")))
     if options.vis > 0:
         predict.draw(folder / "vis", model, data, config.data, options.vis)
         print(folder / "vis")

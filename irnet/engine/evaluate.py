@@ -21,11 +21,14 @@ from ..data.sample import Batch
 from ..errors import InputError, is_out_of_memory
 from ..interrupts import Request
 from ..models.irnet import IRNet
-from ..models.predictions import FINAL, PredictionKey
+from ..models.predictions import CONV, FINAL, PredictionKey
 from ..progress import Progress
 from . import distributed
 from .score_file import ScoreFile
 
+# The columns of per_class.csv and confusion.csv.
+PER_CLASS = ("class", "regions", "score", "accuracy", "ap", "conv_accuracy", "conv_ap", "accuracy_gain", "ap_gain")
+CONFUSION = ("true", "predicted", "regions", "conv_regions", "resolved", "made")
 log = logging.getLogger("irnet")
 
 
@@ -34,19 +37,26 @@ class Scores:
     """What is kept of a model's predictions for the R regions of a data set.
 
     metrics     all of metrics.METRICS for every prediction, the final one first
-    per_class   the table of metrics.per_class for the final prediction
-    right       bool [R], whether the final prediction is the true class
+    attention   for every prediction that the final one mixes, its mean weight
+    per_class   the tables of metrics.per_class for the final prediction and for the ConvNet's
+    predicted   int64 [R], the best class in the final prediction and in the ConvNet's
     labels      int64 [R]
     attributes  by name, R values
     images      their number
     """
 
     metrics: dict[PredictionKey, dict[str, float]]
-    per_class: dict[int, dict[str, float]]
-    right: Tensor
+    attention: dict[PredictionKey, float]
+    per_class: dict[PredictionKey, dict[int, dict[str, float]]]
+    predicted: dict[PredictionKey, Tensor]
     labels: Tensor
     attributes: dict[str, list[str]]
     images: int
+
+    @property
+    def right(self) -> Tensor:
+        """bool [R], whether the final prediction is the true class."""
+        return self.predicted[FINAL] == self.labels
 
 
 class NotFinite(InputError):
@@ -96,6 +106,7 @@ class _Piece:
     """What is kept of the predictions for one batch, as of `Scores`."""
 
     scores: dict[PredictionKey, Tensor]  # float32 [R, C] on the CPU
+    attention: Tensor  # float32 [K, R] on the CPU
     labels: Tensor
     attributes: dict[str, list[str]]
     images: int
@@ -120,7 +131,7 @@ def collect(
     """
     was_training = model.training
     model.eval()
-    labels, images, begin = [], 0, time.perf_counter()
+    labels, attention, images, begin = [], [], 0, time.perf_counter()
     attributes: defaultdict[str, list[str]] = defaultdict(list)
     with contextlib.ExitStack() as stack:
         score_files: dict[PredictionKey, ScoreFile] = {}
@@ -130,6 +141,7 @@ def collect(
                     score_files[key] = stack.enter_context(ScoreFile(scores.shape[1]))
                 score_files[key].append(scores)
             labels.append(piece.labels)
+            attention.append(piece.attention)
             for name, values in piece.attributes.items():
                 attributes[name] += values
             images += piece.images
@@ -142,21 +154,25 @@ def collect(
             return None
         if not sum(map(len, labels)):
             raise InputError("evaluation", f"{images} images hold no region", "choose a split with annotated boxes")
-        return _measure(score_files, torch.cat(labels), attributes, images)
+        found = _measure(score_files, torch.cat(labels), torch.cat(attention, 1))
+        return Scores(*found, torch.cat(labels), attributes, images)
 
 
 def _pieces(model: IRNet, batches: Iterable[Batch], device: torch.device) -> Iterator[_Piece]:
     most = None  # images at once, since memory has ended
     for batch in batches:
         parts, most = _predicted(model, batch, device, most)
-        scores = {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if len(parts) > 1 else parts[0]
-        yield _Piece(scores, batch.labels, batch.attributes, len(batch.images))
+        scores, attention = parts[0]
+        if len(parts) > 1:
+            scores = {key: torch.cat([part[key] for part, _ in parts]) for key in scores}
+            attention = torch.cat([part for _, part in parts], 1)
+        yield _Piece(scores, attention, batch.labels, batch.attributes, len(batch.images))
 
 
 def _predicted(
     model: IRNet, batch: Batch, device: torch.device, most: int | None
-) -> tuple[list[dict[PredictionKey, Tensor]], int | None]:
-    """The scores of every prediction for the parts of a batch that memory is enough for, and how many images have room.
+) -> tuple[list[tuple[dict[PredictionKey, Tensor], Tensor]], int | None]:
+    """What `_scores` gives for the parts of a batch that memory is enough for, and how many images have room.
 
     most  images at once, as an earlier batch has found; None: all
     """
@@ -186,26 +202,29 @@ def _at_most(images: int | None, batch: Batch) -> list[Batch]:
     return [batch] if images is None else batch.split(-(-len(batch.images) // images))
 
 
-def _scores(model: IRNet, batch: Batch, device: torch.device) -> dict[PredictionKey, Tensor]:
-    """float32 [R, C] on the CPU for every prediction, the final one first."""
-    predictions = model(batch.to(device)).with_final()
-    return {key: finite_scores(key, logits, batch.names, "evaluation") for key, logits in predictions.items()}
+def _scores(model: IRNet, batch: Batch, device: torch.device) -> tuple[dict[PredictionKey, Tensor], Tensor]:
+    """float32 [R, C] on the CPU for every prediction, the final one first, and the attention [K, R]."""
+    predictions = model(batch.to(device))
+    scores = {
+        key: finite_scores(key, logits, batch.names, "evaluation") for key, logits in predictions.with_final().items()
+    }
+    return scores, predictions.attention.float().cpu()
 
 
-def _measure(
-    score_files: dict[PredictionKey, ScoreFile], labels: Tensor, attributes: dict[str, list[str]], images: int
-) -> Scores:
-    """Compute the metrics of one prediction after the other."""
-    figures = {}
+def _measure(score_files: dict[PredictionKey, ScoreFile], labels: Tensor, attention: Tensor) -> tuple[dict, ...]:
+    """The first fields of `Scores`, of one prediction after the other."""
+    figures, tables, predicted = {}, {}, {}
     with Progress(f"figures of {len(labels)} regions"):
         for key, file in score_files.items():
             parts = [metrics.region_scores(rows, labels[which]) for which, rows in file.rows()]
             regions = metrics.RegionScores(*map(torch.cat, zip(*parts, strict=True)))
             table = metrics.class_table(file.columns(), regions, labels)
             figures[key] = metrics.means(regions, table)
-            if key == FINAL:
-                per_class, right = table, regions.hit
-    return Scores(figures, per_class, right, labels, attributes, images)
+            if key in (FINAL, CONV):
+                tables[key], predicted[key] = table, regions.best
+    mixed = [key for key in score_files if key != FINAL]
+    weights = dict(zip(mixed, attention.double().mean(1).tolist(), strict=True))
+    return figures, weights, tables, predicted
 
 
 def results(model: IRNet, step: int, split: str, scores: Scores) -> dict:
@@ -220,6 +239,7 @@ def summarise(scores: Scores) -> dict:
         "images": scores.images,
         "regions": len(scores.labels),
         "metrics": {str(key): figures for key, figures in scores.metrics.items()},
+        "attention": {str(key): weight for key, weight in scores.attention.items()},
     }
     for name, values in scores.attributes.items():
         hits = defaultdict(list)
@@ -230,15 +250,24 @@ def summarise(scores: Scores) -> dict:
 
 
 def write(folder: Path, results: dict, scores: Scores, classes: list[str]) -> None:
-    """results.json, and per_class.csv with every class's regions, score, accuracy and AP in the final prediction."""
-    text = io.StringIO()
-    rows = csv.writer(text)
-    rows.writerow(["class", "regions", "score", "accuracy", "ap"])
-    for c, row in scores.per_class.items():
-        figures = [f"{row[key]:.6f}" if row["regions"] else "" for key in ("score", "accuracy", "ap")]
-        rows.writerow([classes[c], row["regions"], *figures])
+    """results.json, per_class.csv and confusion.csv; docs/formats/runs.rst says what stands there."""
+    rows = []
+    for c, row in scores.per_class[FINAL].items():
+        before = scores.per_class[CONV][c]
+        figures = [row["score"], row["accuracy"], row["ap"], before["accuracy"], before["ap"]]
+        figures += [row["accuracy"] - before["accuracy"], row["ap"] - before["ap"]]
+        rows.append([classes[c], row["regions"], *(f"{value:.6f}" if row["regions"] else "" for value in figures)])
+    pairs = metrics.confusions(scores.labels, scores.predicted[CONV], scores.predicted[FINAL])
+    named = [[classes[true], classes[predicted], *counts] for true, predicted, *counts in pairs]
     files.write_json(folder / "results.json", results)
-    files.write(folder / "per_class.csv", text.getvalue())
+    _write_csv(folder / "per_class.csv", PER_CLASS, rows)
+    _write_csv(folder / "confusion.csv", CONFUSION, named)
+
+
+def _write_csv(path: Path, head: tuple[str, ...], rows: list[list]) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([head, *rows])
+    files.write(path, text.getvalue())
 
 
 def table_text(results: dict) -> str:

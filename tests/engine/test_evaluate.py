@@ -13,7 +13,7 @@ from irnet.cli import main
 from irnet.data.registry import open_dataset
 from irnet.engine import checkpoint, evaluate
 from irnet.engine.build import restore_model
-from irnet.models.predictions import FINAL
+from irnet.models.predictions import CONV, FINAL
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -26,10 +26,11 @@ def run_eval(run, output, *more) -> dict:
 
 def test_eval_gives_the_figures_of_training(trained, tmp_path, capsys):
     run_eval(trained, tmp_path)
-    for name in ("results.json", "per_class.csv"):
+    for name in ("results.json", "per_class.csv", "confusion.csv"):
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
     out = capsys.readouterr().out
     assert "class ap" in out and "global 1" in out and str(tmp_path / "results.json") in out
+    assert "gain in AP over the ConvNet" in out and "confusions, and how many" in out
     assert not (tmp_path / "vis").exists()
 
 
@@ -182,9 +183,15 @@ def test_collected_scores_are_those_in_memory(scores, trained):
     model = restore_model(saved.config.model, len(saved.classes), saved.model)
     whole, labels = in_memory(model, evaluate.held_out(data, saved.config, CPU))
     assert found.metrics == {key: metrics.evaluate(values, labels) for key, values in whole.items()}  # every bit
-    assert found.per_class == metrics.per_class(whole[FINAL], labels)
+    assert found.per_class == {key: metrics.per_class(whole[key], labels) for key in (FINAL, CONV)}
+    assert all(torch.equal(found.predicted[key], whole[key].argmax(1)) for key in (FINAL, CONV))
     assert torch.equal(found.right, whole[FINAL].argmax(1) == labels)
     summary = evaluate.summarise(found)
+    with torch.no_grad():
+        given = [model.eval()(batch).attention for batch in evaluate.held_out(data, saved.config, CPU)]
+    assert list(summary["attention"]) == ["conv", "local 1", "global 1"]
+    assert list(summary["attention"].values()) == torch.cat(given, 1).double().mean(1).tolist()
+    assert sum(summary["attention"].values()) == pytest.approx(1, abs=1e-6)
     kinds = found.attributes["kind"]
     assert summary["regions"] == len(found.labels) == len(kinds) and list(found.attributes) == ["kind"]
     assert set(summary["accuracy_by_kind"]) == set(kinds)
@@ -197,16 +204,41 @@ def test_per_class_table(scores, trained):
     found, data = scores
     with open(trained / "per_class.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["class", "regions", "score", "accuracy", "ap"]
+    gains = {"accuracy_gain": "accuracy", "ap_gain": "ap"}
+    assert list(rows[0]) == ["class", "regions", "score", "accuracy", "ap", "conv_accuracy", "conv_ap", *gains]
     assert [row["class"] for row in rows] == data.classes
     assert [int(row["regions"]) for row in rows] == found.labels.bincount(minlength=19).tolist()
     for c, row in enumerate(rows):
-        if not found.per_class[c]["regions"]:
-            assert row["score"] == row["accuracy"] == row["ap"] == ""
+        after, before = (found.per_class[key][c] for key in (FINAL, CONV))
+        if not after["regions"]:
+            assert {value for key, value in row.items() if key not in ("class", "regions")} == {""}
             continue
         for key in ("score", "accuracy", "ap"):
-            assert float(row[key]) == pytest.approx(found.per_class[c][key], abs=5e-7)
-    assert any(not row["regions"] for row in found.per_class.values())
+            assert float(row[key]) == pytest.approx(after[key], abs=5e-7)
+        for gain, key in gains.items():
+            assert float(row[f"conv_{key}"]) == pytest.approx(before[key], abs=5e-7)
+            assert float(row[gain]) == pytest.approx(after[key] - before[key], abs=5e-7)
+    assert any(not row["regions"] for row in found.per_class[FINAL].values())
+
+
+def test_confusions_are_those_of_the_matrices(scores, trained):
+    found, data = scores
+    with open(trained / "confusion.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    dense = {key: torch.zeros(19, 19, dtype=torch.int64) for key in ("regions", "conv_regions", "resolved", "made")}
+    for true, before, after in zip(found.labels, found.predicted[CONV], found.predicted[FINAL], strict=True):
+        dense["regions"][true, after] += 1
+        dense["conv_regions"][true, before] += 1
+        dense["resolved"][true, before] += bool(before != true and after == true)
+        dense["made"][true, after] += bool(before == true and after != true)
+    index = {name: c for c, name in enumerate(data.classes)}
+    for row in rows:
+        for key, matrix in dense.items():
+            at = index[row["true"]], index[row["predicted"]]
+            assert int(row[key]) == matrix[at]
+            matrix[at] = 0
+    assert not any(matrix.any() for matrix in dense.values()) and len(rows) > 1
+    assert [int(row["regions"]) for row in rows] == sorted((int(row["regions"]) for row in rows), reverse=True)
 
 
 def test_class_names_that_need_quotes(scores, tmp_path):

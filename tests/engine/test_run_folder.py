@@ -28,6 +28,7 @@ def test_run_folder(trained, scenes_root):
             "results.json",
             "per_class.csv",
             *(f"checkpoints/{name}.safetensors" for name in ("last", "best", "previous")),
+            "confusion.csv",
         ]
     )
     config = settings.load(trained / "config.yaml")

@@ -32,7 +32,8 @@ class Drawn(torch.nn.Module):
 
     def forward(self, batch) -> Predictions:
         draw = lambda: torch.randn(len(batch.labels), self.classes, generator=self.generator)  # noqa: E731
-        return Predictions({key: draw() for key in self.predicted}, None, draw(), None, [])
+        attention = torch.full((len(self.predicted), len(batch.labels)), 1 / len(self.predicted))
+        return Predictions({key: draw() for key in self.predicted}, attention, draw(), None, [])
 
 
 def batches(sizes, classes):
