@@ -1,9 +1,10 @@
-"""Atomic writing of files: whatever stood at a path stays whole until its successor is. Reads nothing."""
+"""Atomic writing of files and folders: what stood at a path stays whole until its successor is. Reads nothing."""
 
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,43 @@ def write_with(path: str | os.PathLike, make: Callable[[Path], Any], keep: Path 
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def check_folder(path: str | os.PathLike, names: Collection[str], what: str) -> None:
+    """InputError unless `path` may be replaced: a folder that holds nothing but these names, or nothing at all.
+
+    what  such a folder in words, for the message
+    """
+    path = Path(path)
+    strange = [] if path.is_dir() or not path.exists() else [path.name]
+    if path.is_dir():
+        with writing(path):
+            strange = sorted(one.name for one in path.iterdir() if one.name not in names)
+    if strange:
+        raise InputError(path, f"is no folder of {what} ({strange[0]} is there)", "name another --output-dir")
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder to write into, which takes the place of `path` at the end; where anything fails, that stays.
+
+    What stands at `path` is deleted then: see `check_folder`. InputError where it cannot be written.
+    """
+    path = Path(path).resolve()
+    fresh, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    try:
+        with writing(path):
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            yield fresh
+            shutil.rmtree(old, ignore_errors=True)
+            if path.exists():
+                os.replace(path, old)
+            os.replace(fresh, path)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager

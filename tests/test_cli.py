@@ -82,7 +82,7 @@ def test_one_of_several_processes_is_refused_where_they_do_not_work_together(com
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "eval", "predict", "data", "graph", "info"])
+@pytest.mark.parametrize("command", ["demo", "train", "eval", "predict", "page", "data", "graph", "info"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])

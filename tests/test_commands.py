@@ -29,7 +29,19 @@ def run(options):
 
 
 def test_the_commands():
-    assert commands.names() == ["ablate", "bench", "data", "demo", "eval", "graph", "info", "plan", "predict", "train"]
+    assert commands.names() == [
+        "ablate",
+        "bench",
+        "data",
+        "demo",
+        "eval",
+        "graph",
+        "info",
+        "page",
+        "plan",
+        "predict",
+        "train",
+    ]
     for name in commands.names():
         module = commands.load(name)
         assert module.HELP and module.__doc__.startswith(f"`irnet {name}")
@@ -79,6 +91,8 @@ def test_a_new_command_is_one_file(tmp_path, monkeypatch, capsys):
         ("demo", "--small"),
         ("ablate", "--resume"),
         ("ablate", "--memory"),
+        ("page x", "--memory"),
+        ("page x", "--vis"),
         ("train --output-dir x", "--vis"),
         ("train --output-dir x", "--checkpoint"),
         ("info", "--device"),

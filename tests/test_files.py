@@ -91,3 +91,37 @@ def test_place_that_cannot_be(tmp_path):
     with pytest.raises(InputError, match="Is a directory"):
         files.write(tmp_path / "folder", "new")
     assert (tmp_path / "file").read_text() == "old" and names(tmp_path) == ["file", "folder"]
+
+
+# ------------------------------------------------------------------------------------------------------ whole folders
+
+
+def test_a_folder_takes_its_place_when_it_is_whole(tmp_path):
+    path = tmp_path / "new/page"
+    for text in ("first", "second"):
+        with files.whole_folder(path) as fresh:
+            assert fresh.parent == path.parent and not (path.exists() and text == "first")
+            (fresh / text).write_text(text)
+        assert names(path) == [text] and names(path.parent) == ["page"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), ValueError()])
+def test_a_folder_that_fails_leaves_the_old_one_and_no_other(tmp_path, error):
+    path = tmp_path / "page"
+    path.mkdir()
+    (path / "old").write_text("old")
+    expected = InputError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected), files.whole_folder(path) as fresh:
+        (fresh / "half").write_text("of the n")
+        raise error
+    assert names(tmp_path) == ["page"] and names(path) == ["old"]
+
+
+def test_a_folder_with_other_things_is_not_to_be_replaced(tmp_path):
+    files.check_folder(tmp_path / "none", ["a"], "a page")
+    (tmp_path / "a").write_text("")
+    files.check_folder(tmp_path, ["a", "b"], "a page")
+    (tmp_path / "c").write_text("")
+    for path, there in ((tmp_path, "c"), (tmp_path / "c", "c")):
+        with pytest.raises(InputError, match=rf"is no folder of a page \({there} is there\); name another"):
+            files.check_folder(path, ["a", "b"], "a page")

@@ -7,6 +7,8 @@ from torch import Tensor
 from ..data.dataset import RegionDataset
 from .format import ClassGraph, some_edges
 
+RELATIONS = ("same_supercategory", "co_occurs")
+
 
 def derive_class_graph(dataset: RegionDataset, refuse: bool = True) -> ClassGraph:
     """A graph for a data set that brings none, from its annotations alone; no image is opened.
@@ -33,11 +35,8 @@ def derive_class_graph(dataset: RegionDataset, refuse: bool = True) -> ClassGrap
     np.fill_diagonal(same, False)
     np.fill_diagonal(together, 0)
     src, dst = np.nonzero(together)
-    relations = {
-        "same_supercategory": _as_tensors(*np.nonzero(same), np.ones(same.sum())),
-        "co_occurs": _as_tensors(src, dst, together[src, dst] / images[dst]),
-    }
-    graph = ClassGraph(list(dataset.classes), relations)
+    edges = _as_tensors(*np.nonzero(same), np.ones(same.sum())), _as_tensors(src, dst, together[src, dst] / images[dst])
+    graph = ClassGraph(list(dataset.classes), dict(zip(RELATIONS, edges, strict=True)))
     if refuse:
         some_edges(graph)
     return graph

@@ -6,7 +6,7 @@ import io
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,8 +119,11 @@ def collect(
     device: torch.device,
     progress: Progress | None = None,
     stop: Request | None = None,
+    watch: Callable[[dict[PredictionKey, Tensor]], None] | None = None,
 ) -> Scores | None:
     """Run the model over all batches and compute every metric; None on other ranks than 0, which gathers the scores.
+
+    watch  is called with the scores of every prediction for some regions, in the data's order
 
     Where memory ends, the batch is halved, and so are those that follow: a model predicts for each image by itself, up
     to the rounding of its products.
@@ -142,6 +145,8 @@ def collect(
                 score_files[key].append(scores)
             labels.append(piece.labels)
             attention.append(piece.attention)
+            if watch is not None:
+                watch(piece.scores)
             for name, values in piece.attributes.items():
                 attributes[name] += values
             images += piece.images

@@ -1,0 +1,304 @@
+"""The page of one run: a folder that opens from disk. Takes plain data and an image at a time; runs no model.
+
+index.html holds tables, page.js all that moves. Data lie in data/*.js, which the page takes by need as scripts, for
+nothing may be fetched from file://; every picture is a file of its own.
+"""
+
+import functools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib import colormaps
+from PIL import Image
+
+from .. import files
+from ..models.predictions import CONV, FINAL
+from . import gains, html
+from .draw import MODULE_COLOURS, Reasoning
+from .table import number
+
+NAMES = ("index.html", "page.js", "data", "pictures", "memory")  # all that the folder holds
+CHUNK = 2**18  # bytes of data that the page takes at once for an image
+INDEX = 2**20  # bytes of one file of the index, all of which it takes as it opens
+LONGEST = 1000  # pixels of a picture's longer side
+SCALE = 10_000  # scores and attention are written as whole numbers of it
+TOP = 5  # classes of a final answer
+POINTS = 300  # of a learning curve
+
+
+class Cause(NamedTuple):
+    """An edge that changed the answer of a region.
+
+    kind    "region" where it comes from another region of the image, "class" where it joins two classes
+    type    of the edge: left, right, above, below, overlap, or a relation of the class graph
+    source  the region or class that it comes from
+    target  the region or class that it leads to
+    effect  how much it changes the margin of the answer
+    """
+
+    kind: str
+    type: str
+    source: int
+    target: int
+    effect: float
+
+
+@dataclass
+class Shown:
+    """One image of the page.
+
+    name        of its file
+    reasoning   what the model made of it
+    attributes  by name, a value for each region
+    causes      by region, the edges that changed its answer, the strongest first; regions may be absent
+    """
+
+    name: str
+    reasoning: Reasoning
+    attributes: dict[str, list[str]] = field(default_factory=dict)
+    causes: dict[int, list[Cause]] = field(default_factory=dict)
+
+
+def check(folder: str | Path) -> None:
+    """InputError where a page cannot be written into a folder, for that holds something else."""
+    files.check_folder(folder, NAMES, "a page")
+
+
+def write(
+    folder: str | Path,
+    title: str,
+    run: gains.RunAnswers,
+    images: Iterable[Shown],
+    history: Sequence[dict] = (),
+    facts: dict[str, Any] | None = None,
+) -> Path:
+    """Write the folder, or put it in the place of an earlier one; returns the path of its index.html.
+
+    Of the images one is in memory at a time, and a bounded part of what is written.
+
+    Args:
+        folder: Where it is to lie.
+        title: What stands above the headline.
+        run: What the run answers for all regions of the data set.
+        images: Those that can be looked at.
+        history: The lines of metrics.jsonl.
+        facts: Further names and values, of which None is left out.
+
+    Raises:
+        InputError: The folder holds something else, or cannot be written.
+    """
+    title = title.encode(errors="replace").decode()  # a file's name may be no text
+    check(folder)
+    with files.whole_folder(folder) as fresh:
+        for name in ("data", "pictures", "memory"):
+            (fresh / name).mkdir()
+        writer = _Writer(fresh)
+        for number_, shown in enumerate(images, 1):
+            writer.add(number_, shown)
+        writer.close()
+        keys = [str(key) for key in sorted(run.best) if key != FINAL]
+        colours = {name: f"#{bytes(rgb).hex()}" for name, rgb in MODULE_COLOURS.items()}
+        facts_of_run = {"classes": run.classes, "keys": keys, "colours": colours, "scale": SCALE}
+        facts_of_run |= {"perClass": gains.class_rows(run), "pairs": gains.pairs(run), "variant": _variant(keys)}
+        _script(fresh / "data/run.js", "run", facts_of_run)
+        text = html.render(
+            "run_page.html",
+            title=title,
+            head=gains.headline(run),
+            reasons=len(run.best) > 2,
+            shown=writer.images,
+            parts_of_index=writer.index.number,
+            metrics=gains.metric_rows(run),
+            columns=[name for _, name in gains.METRICS],
+            seeds=gains.seed_rows(run),
+            runs=1 + len(run.seeds),
+            curve=_curve(history),
+            facts={name: value for name, value in (facts or {}).items() if value is not None},
+        )
+        (fresh / "index.html").write_text(text, encoding="utf-8")
+        (fresh / "page.js").write_bytes(resources.files(__package__).joinpath("templates/run_page.js").read_bytes())
+    return Path(folder) / "index.html"
+
+
+def _variant(keys: list[str]) -> dict[str, bool]:
+    """Which modules the model has, by their predictions."""
+    return {module: any(key.startswith(module) for key in keys) for module in ("local", "global")}
+
+
+class _Parts:
+    """A list of values as scripts of a bounded size, each a call of one of the page's functions."""
+
+    def __init__(self, folder: Path, name: str, limit: int):
+        self.folder, self.name, self.limit = folder, name, limit
+        self.number, self.waiting, self.bytes = 0, [], 0
+
+    def add(self, value: Any) -> int:
+        """Add a value; the number of the script that it will be in."""
+        text = _json(value)
+        if self.waiting and self.bytes + len(text) > self.limit:
+            self.flush()
+        self.waiting.append(text)
+        self.bytes += len(text) + 1
+        return self.number
+
+    def flush(self) -> None:
+        if self.waiting:
+            path = self.folder / f"{self.name}-{self.number}.js"
+            path.write_text(f"irnetPage.{self.name}({self.number},[{','.join(self.waiting)}]);\n", encoding="ascii")
+            self.number, self.waiting, self.bytes = self.number + 1, [], 0
+
+
+class _Writer:
+    """Writes pictures and data of one image after the other."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.images = folder, 0
+        self.chunks, self.index = _Parts(folder / "data", "chunk", CHUNK), _Parts(folder / "data", "index", INDEX)
+        self.chunk, self.place = 0, 0
+
+    def add(self, number_: int, shown: Shown) -> None:
+        reasoning = shown.reasoning
+        conv, final = reasoning.scores[reasoning.keys.index(CONV)], reasoning.final
+        rows, labels = np.arange(len(final)), reasoning.labels
+        rise = final[rows, labels] - conv[rows, labels]
+        pictures = _save_pictures(self.folder, number_, reasoning)
+        chunk = self.chunks.add(_record(shown) | pictures)
+        self.chunk, self.place = chunk, self.place + 1 if chunk == self.chunk and self.images else 0
+        entry = [shown.name, pictures["picture"], chunk, self.place]
+        self.index.add([*entry, labels.tolist(), conv.argmax(1).tolist(), final.argmax(1).tolist(), _whole(rise)])
+        self.images += 1
+
+    def close(self) -> None:
+        self.chunks.flush()
+        self.index.flush()
+
+
+def _script(path: Path, function: str, value: Any) -> None:
+    path.write_text(f"irnetPage.{function}({_json(value)});\n", encoding="ascii")
+
+
+def _json(value: Any) -> str:
+    """JSON in ASCII, which is JavaScript as well."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _whole(values: np.ndarray) -> list:
+    """Scores as whole numbers."""
+    return np.rint(values * SCALE).astype(np.int64).tolist()
+
+
+def _record(shown: Shown) -> dict[str, Any]:
+    """What the page shows of one image: answers, attention, memory and causes of every region."""
+    reasoning = shown.reasoning
+    best, order = reasoning.scores.argmax(2), _first(reasoning.final, TOP)
+    scores = np.take_along_axis(reasoning.scores, best[..., None], 2)[..., 0]
+    own = np.take_along_axis(reasoning.scores, reasoning.labels[None, :, None], 2)[..., 0]
+    height, width = reasoning.image.shape[:2]
+    record: dict[str, Any] = {
+        "width": width,
+        "height": height,
+        "boxes": [[round(float(side), 1) for side in box] for box in reasoning.boxes],
+        "best": best.T.tolist(),  # [R, K], as all that follows
+        "scores": _whole(scores.T),
+        "own": _whole(own.T),
+        "attention": _whole(reasoning.attention.T),
+        "top": order.tolist(),
+        "topScores": _whole(np.take_along_axis(reasoning.final, order, 1)),
+        "ownFinal": _whole(reasoning.final[np.arange(len(order)), reasoning.labels]),
+        "attributes": shown.attributes,
+        "causes": {
+            region: [[*cause[:4], round(float(cause.effect), 4)] for cause in c] for region, c in shown.causes.items()
+        },
+    }
+    if reasoning.memory is not None:
+        record["energy"] = [[float(f"{e:.3g}") for e in row] for row in _energies(reasoning).tolist()]
+    return record
+
+
+def _first(scores: np.ndarray, count: int) -> np.ndarray:
+    """The indices of the largest scores of each row, the largest first: [R, count], or as many as there are."""
+    count = min(count, scores.shape[1])
+    found = np.argpartition(scores, -count, axis=1)[:, -count:]
+    order = np.take_along_axis(scores, found, 1).argsort(1)[:, ::-1]
+    return np.take_along_axis(found, order, 1)
+
+
+def _energies(reasoning: Reasoning) -> np.ndarray:
+    """[R, M]: the mean magnitude of the memory after each write, over the cells in every box or the nearest one."""
+    x1, y1, x2, y2 = reasoning.boxes.T[..., None]
+    down, across = (
+        _share(np.arange(n) * float(reasoning.stride), *ends)
+        for n, ends in zip(reasoning.memory.shape[1:], ((y1, y2), (x1, x2)), strict=True)
+    )
+    return np.einsum("rv,mvu,ru->rm", down, reasoning.memory, across)
+
+
+def _share(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """[R, n]: even weights of the places between two ends, or all on the nearest one where there is none."""
+    inside = (places >= low) & (places <= high)
+    nearest = np.arange(len(places)) == np.abs(places - (low + high) / 2).argmin(1, keepdims=True)
+    inside = np.where(inside.any(1, keepdims=True), inside, nearest)
+    return inside / inside.sum(1, keepdims=True)
+
+
+@functools.cache
+def _heat() -> tuple[bytes, bytes]:
+    """The colours of 256 levels of the memory, and their opacity: where there is little the image shows through."""
+    colours = (colormaps["inferno"](np.arange(256))[:, :3] * 255).astype(np.uint8)
+    return colours.tobytes(), (np.linspace(0.35, 0.85, 256) * 255).astype(np.uint8).tobytes()
+
+
+def _save_pictures(folder: Path, number_: int, reasoning: Reasoning) -> dict[str, Any]:
+    """Write the image and the heat maps of its memory; their names and places."""
+    picture = Image.fromarray(reasoning.image)
+    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    name = f"pictures/{number_:06d}.jpg"
+    picture.save(folder / name, quality=88, subsampling=0 if max(picture.size) < 400 else 2)
+    if reasoning.memory is None:
+        return {"picture": name}
+    top = float(reasoning.memory.max())
+    writes = []
+    for write_, heat in enumerate(reasoning.memory, 1):
+        levels = np.clip(np.rint(heat / (top or 1.0) * 255), 0, 255).astype(np.uint8)
+        picture = Image.fromarray(levels, "P")
+        colours, opacity = _heat()
+        picture.putpalette(colours)
+        writes.append(f"memory/{number_:06d}-{write_}.png")
+        picture.save(folder / writes[-1], transparency=opacity)
+    height, width = reasoning.memory.shape[1:]
+    return {"picture": name, "memory": [writes, width, height, float(reasoning.stride), float(f"{top:.3g}")]}
+
+
+_CURVES = {
+    "loss_conv": ("ConvNet", MODULE_COLOURS["conv"], (0, (1, 1.4))),
+    "loss_local": ("local module", MODULE_COLOURS["local"], (0, (5, 1.6))),
+    "loss_global": ("global module", MODULE_COLOURS["global"], (0, (5, 1.4, 1, 1.4))),
+    "loss_final": ("final answer", (31, 154, 91), "solid"),
+}
+
+
+def _curve(history: Sequence[dict]) -> Markup | str:
+    """The chart of the losses over the steps; "" where there are none."""
+    lines = {}
+    for name in _CURVES:
+        points = [(row["step"], row[name]) for row in history if "step" in row and number(row.get(name)) is not None]
+        if points:
+            lines[name] = gains.smoothed(points, POINTS)
+    if not lines:
+        return ""
+    figure, axes = html.chart(6.4)
+    for name, points in lines.items():
+        label, colour, dashes = _CURVES[name]
+        axes.plot(*zip(*points, strict=True), label=label, color=np.array(colour) / 255, linestyle=dashes)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.set_ylim(bottom=0)
+    html.legend_above(figure, axes)
+    told = ", ".join(f"{_CURVES[name][0]} ends at {points[-1][1]:.3g}" for name, points in lines.items())
+    return html.svg(figure, "curve", f"Losses over training: {told}.")
