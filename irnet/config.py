@@ -236,6 +236,11 @@ class TrainConfig:
     cosine: bool = setting(False, "anneal the rate to zero over `steps` in place of lr_steps")
     momentum: float = setting(0.9, "of SGD", Bounds(least=0))
     weight_decay: float = setting(1e-4, "of all weights but biases", Bounds(least=0))
+    ema: float = setting(
+        0.0,
+        "decay of an average of the weights, which evaluations and `best` use; less in the first steps; 0: none",
+        Bounds(least=0, below=1, cure="give a decay from 0 to below 1, such as 0.999"),
+    )
     clip_norm: float = setting(0.0, "the largest norm of the gradient; 0: any", Bounds(least=0))
     parallel: str = setting(
         "auto",
@@ -264,6 +269,15 @@ class TrainConfig:
     log_every: int = setting(20, "steps from one line of the log to the next", Bounds(least=1))
     limit_batches: int = setting(0, "batches of an evaluation; 0: all", Bounds(least=0), flags=("--limit-batches",))
     vis: int = setting(4, "held-out images drawn into vis/ at the end", Bounds(least=0))
+    curve: bool = setting(True, "draw the learning curve, curve.png, at every evaluation")
+    tensorboard: bool = setting(
+        False,
+        "write events for TensorBoard into tensorboard/, with the pictures of `vis` at every evaluation",
+        flags=("--tensorboard",),
+    )
+    wandb: bool = setting(
+        False, "the same for Weights & Biases, offline, into wandb/; nothing is sent", flags=("--wandb",)
+    )
     init_from: str = setting(
         "",
         "a run folder or checkpoint: take what fits of its weights, on other classes, too; empty: random weights",

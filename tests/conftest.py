@@ -28,6 +28,7 @@ TINY = [
     "train.workers=0",
     "train.warmup_steps=0",
     "train.vis=0",
+    "train.curve=false",
 ]
 
 # Imports once, then forks a process for every command line it is told: torch takes seconds to import.

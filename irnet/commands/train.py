@@ -54,7 +54,8 @@ def train_as(options: argparse.Namespace, device: str) -> None:
     if distributed.rank():
         return
     print(evaluate.table_text(results))
-    print(f"{output}: results.json, per_class.csv, metrics.jsonl, log.txt, vis/")
+    written = ("results.json", "per_class.csv", "confusion.csv", "metrics.jsonl", "curve.png", "log.txt", "vis/")
+    print(f"{output}: {', '.join(name for name in written if (output / name).exists())}")
     print(output / "checkpoints" / checkpoint.LAST)
 
 

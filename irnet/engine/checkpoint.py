@@ -50,11 +50,12 @@ class Checkpoint:
     step       optimiser steps done
     config     the run's
     classes    the class names, in the order of the logits
-    model      state dict
+    model      state dict, in which the weights are their average where the run has one
     optimizer  per parameter name and kind of state, "NAME.KIND"; empty in `best`
     extra      further plain values (the best class AP so far, the loss scale, whether a run can go on from it)
     source     the file it was read from
     version    what `version_of` gave for that file when it was read
+    trained    by name the weights that the run goes on from, where `model` holds their average
     """
 
     step: int
@@ -65,6 +66,7 @@ class Checkpoint:
     extra: dict[str, Any]
     source: Path | None = None
     version: tuple[int, int] | None = None
+    trained: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -81,6 +83,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     }
     tensors = {f"model.{name}": t.detach() for name, t in checkpoint.model.items()}
     tensors |= {f"optimizer.{name}": t.detach() for name, t in checkpoint.optimizer.items()}
+    tensors |= {f"trained.{name}": t.detach() for name, t in checkpoint.trained.items()}
     keep = path.with_name(PREVIOUS) if path.name == LAST else None
     if any(map(is_sharded, tensors.values())):
         _save_together(path, json.dumps(header), tensors, keep)
@@ -240,7 +243,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         trouble = f"holds numbers that are not finite ({name}): its training has diverged"
         raise InputError(path, trouble, "take an earlier checkpoint, or train again with a lower train.lr")
     own = lambda prefix: {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}  # noqa: E731
-    return Checkpoint(step, config, classes, own("model."), own("optimizer."), extra, Path(path), version)
+    parts = own("model."), own("optimizer."), extra, Path(path), version, own("trained.")
+    return Checkpoint(step, config, classes, *parts)
 
 
 def version_of(path: Path) -> tuple[int, int]:

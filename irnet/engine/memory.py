@@ -26,11 +26,12 @@ from irnet_kernels.workspace import workspace
 from ..config import Config, TrainConfig
 from ..data.sample import Batch
 from ..models.irnet import CHUNK, IRNet, together
+from .ema import Average
 from .optim import make_optimizer
 from .segments import Segments
 from .step import make_scaler, train_step
 
-# Where memory goes, in the order of the table.
+# Where memory goes, in the order of the table; "average", of the weights, comes behind them where there is one.
 CATEGORIES = ("parameters", "gradients", "optimizer", "batch", "activations", "temporaries")
 UNUSED = "unused"  # of a GPU's segments, which its allocator cannot do without
 
@@ -168,7 +169,7 @@ def planned_evaluation(
     """
     tracker = Tracker(gpu)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        step = Step(_with_batch(config, images), scene, gpu)
+        step = Step(_with_batch(config if training else with_train(config, ema=0.0), images), scene, gpu)
         if training:
             step.fill_optimizer()
     tracker.add_present(step)
@@ -296,12 +297,15 @@ class Step:
         self.model.train().set_grad_checkpointing(train.grad_checkpointing)
         self.learned = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.model, train)
+        self.average = Average(self.model, train.ema) if train.ema else None
         self.scaler = make_scaler(device or torch.device("cpu"), train)
         self.batch = noise_batch(scene, scene.of(self.micro, train.max_batch_regions) * parts)
 
     def __call__(self) -> None:
         """Take the step."""
         train_step(self.model, self.batch, self.optimizer, self.scaler, self.config, number=2)
+        if self.average is not None:
+            self.average.update(2)
 
     def fill_optimizer(self) -> None:
         """Give the optimiser, of fake tensors, the state that it has behind the first step."""
@@ -318,11 +322,12 @@ class Step:
         """What is there before the step, by category."""
         state = [t for values in self.optimizer.state.values() for t in values.values() if isinstance(t, Tensor)]
         images = self.batch.images[: self.micro] if self.gpu else self.batch.images
-        return {
+        present = {
             "parameters": [*self.model.parameters(), *self.model.buffers()],
             "optimizer": state,
             "batch": [*images, self.batch.boxes, self.batch.ptr, self.batch.labels],
         }
+        return present if self.average is None else present | {"average": list(self.average.weights.values())}
 
 
 def noise_batch(scene: Scene, regions: list[int]) -> Batch:
@@ -425,7 +430,7 @@ class Tracker(Numberless):
         found = dict.fromkeys(CATEGORIES, 0)
         for piece in self.all:
             if piece.born <= self.peak_time and (piece.gone is None or piece.gone > self.peak_time):
-                found[piece.category] += piece.size
+                found[piece.category] = found.get(piece.category, 0) + piece.size
         found["temporaries"] += self.peak_workspace
         found["batch"] += waiting
         if self.segments:

@@ -2,9 +2,11 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from .. import files
 from ..config import DataConfig
@@ -31,6 +33,14 @@ def draw(folder: Path, model: IRNet, dataset: RegionDataset, config: DataConfig,
         sample = dataset[index]
         reasoning = explain(model, sample, dataset.classes, config)
         save_pages(folder / picture_name(index, sample.name), reasoning)
+
+
+def pictures(model: IRNet, dataset: RegionDataset, config: DataConfig, count: int) -> Iterator[tuple[str, Image.Image]]:
+    """The first page of each of the data set's first `count` images, and a name for it."""
+    for index in range(min(count, len(dataset))):
+        sample = dataset[index]
+        reasoning = explain(model, sample, dataset.classes, config)
+        yield picture_name(index, sample.name).removesuffix(".png"), next(annotate_pages(reasoning))
 
 
 def picture_name(index: int, name: str) -> str:

@@ -6,11 +6,13 @@ import json
 import logging
 import os
 import platform
+import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 
 import irnet_kernels
 
@@ -20,6 +22,7 @@ from ..data.sample import Batch
 from ..errors import InputError
 from ..progress import Progress, speed
 from . import distributed
+from .events import Follower, followers, scalars_of
 
 log = logging.getLogger("irnet")
 _locks: set[int] = set()  # file descriptors
@@ -81,31 +84,48 @@ def environment(device: torch.device) -> str:
     return "".join(f"{key}: {value}\n" for key, value in facts.items())
 
 
-def write_settings(folder: Path, config: Config, device: torch.device, step: int) -> None:
-    """Write config.yaml and env.txt, and cut metrics.jsonl off after the step from which the run goes on.
+def write_settings(folder: Path, config: Config, device: torch.device, step: int, evaluated: bool) -> None:
+    """Write config.yaml and env.txt, and cut off metrics.jsonl where the run goes on: see `keep_lines`.
 
     Args:
         folder: Folder of the run.
         config: Settings of the run.
         device: Device on which it trains.
         step: Number of steps done so far.
+        evaluated: See `keep_lines`.
 
     Raises:
         InputError: A file cannot be written.
     """
-    keep_lines(folder / "metrics.jsonl", step)
+    keep_lines(folder / "metrics.jsonl", step, evaluated)
     files.write(folder / "config.yaml", dump(config))
     files.write(folder / "env.txt", environment(device))
 
 
-def keep_lines(path: Path, step: int) -> None:
-    """Drop the lines of metrics.jsonl after `step`, and a half-written last one."""
-    kept = []
+def keep_lines(path: Path, step: int, evaluated: bool) -> None:
+    """Drop the lines of metrics.jsonl after `step`, and a half-written last one.
+
+    Args:
+        path: The file.
+        step: Number of the last step that counts.
+        evaluated: Whether an evaluation at this step counts, too; else it comes again.
+    """
+    kept = [line for line in read_lines(path) if line["step"] < step + (evaluated or not is_evaluation(line))]
+    files.write(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The lines of metrics.jsonl, without a half-written last one; none where there is no such file."""
+    found = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    files.write(path, "".join(kept))
+            found.append(json.loads(line))
+    return found
+
+
+def is_evaluation(line: dict) -> bool:
+    """Whether a line of metrics.jsonl tells of an evaluation, not of steps."""
+    return "metrics" in line
 
 
 @contextlib.contextmanager
@@ -132,17 +152,67 @@ class _LogFile(logging.FileHandler):
             raise
 
 
+class Record:
+    """The file metrics.jsonl as it grows, and those that follow it.
+
+    Attributes:
+        path: The file.
+        followers: See events.py.
+    """
+
+    def __init__(self, path: Path, followers: Sequence[Follower] = ()):
+        self.path, self.followers = path, followers
+
+    def write(self, line: dict) -> None:
+        """Add a line. InputError where it cannot be written."""
+        with files.writing(self.path), open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.tell(line)
+
+    def tell(self, line: dict) -> None:
+        """Tell the followers of a line."""
+        for follower in self.followers:
+            follower.scalars(line["step"], scalars_of(line))
+
+    def show(self, step: int, pictures: Iterable[tuple[str, Image]]) -> None:
+        """Show the followers pictures, which are not made where there is none, by name."""
+        for name, picture in pictures if self.followers else ():
+            for follower in self.followers:
+                follower.picture(step, name, picture)
+
+
+@contextlib.contextmanager
+def recording(folder: Path, config: Config, first: int) -> Iterator[Record]:
+    """The record of a run, in a group of processes for rank 0, of which others write nothing.
+
+    Args:
+        folder: Folder of the run.
+        config: Its settings.
+        first: First step that the followers may not know; they are told of the lines that are there of it.
+    """
+    path = folder / "metrics.jsonl"
+    with contextlib.ExitStack() as stack:
+        record = Record(path, followers(config, folder, first) if distributed.rank() == 0 else ())
+        for follower in record.followers:
+            stack.callback(follower.close)
+        for line in read_lines(path) if record.followers else ():
+            if line["step"] >= first:
+                record.tell(line)
+        yield record
+
+
 class Meter:
     """Averages a run's metrics between two lines of metrics.jsonl, and shows them with the progress."""
 
-    def __init__(self, path: Path, every: int):
+    def __init__(self, record: Record, every: int, device: torch.device):
         """Start to measure.
 
         Args:
-            path: The file metrics.jsonl.
+            record: Record of the run.
             every: Number of steps between two lines.
+            device: Device whose memory is measured.
         """
-        self.path, self.every = path, every
+        self.record, self.every, self.device = record, every, device
         self._reset()
 
     def _reset(self) -> None:
@@ -183,13 +253,20 @@ class Meter:
         seconds = time.perf_counter() - self.since
         line = {"step": step, "lr": rate, **{name: value / self.steps for name, value in self.sums.items()}}
         line |= {"images_per_s": images / seconds, "regions_per_s": regions / seconds}
+        (line["peak_memory"],) = distributed.highest([peak_memory(self.device)])
         if distributed.rank():
             self._reset()
             return
-        with files.writing(self.path), open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self.record.write(line)
         _show(line, seconds / self.steps, progress)
         self._reset()
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes since the process began: on a GPU of its allocator, on a CPU those of the process in memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _show(line: dict[str, float], pace: float, progress: Progress) -> None:

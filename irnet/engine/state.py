@@ -1,5 +1,6 @@
 """The state of a run between two steps, from its start or a checkpoint, and back into checkpoints."""
 
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -11,8 +12,9 @@ from ..data.dataset import RegionDataset
 from ..errors import InputError
 from ..models.irnet import IRNet
 from . import checkpoint, distributed, sharded
-from .build import build_model, compile_parts, open_splits, restore_model, take_weights
+from .build import CHANGED, build_model, compile_parts, open_splits, restore_model, take_weights
 from .checkpoint import BEST, LAST, Checkpoint
+from .ema import Average
 from .evaluate import images_at_once
 from .fit import evaluated_at_once, fitted, scene_of, size_text, told
 from .optim import make_optimizer, make_scheduler
@@ -31,8 +33,10 @@ class RunState:
         trained: What the steps call: the model, or what exchanges its gradients with those of other processes.
         held_out: Part on which the model is evaluated.
         step: Number of steps done.
+        average: Average of the weights, where the settings ask for one.
         position: Epoch, and how many of its images have been trained on.
         best: Best class AP of an evaluation so far; -1 before the first.
+        evaluated: Step of the last evaluation; None before the first.
         at_once: Images that an evaluation lets through the model together.
         saved: Step of the checkpoint `last`; None before there is one.
         updating: Whether the optimiser is changing the weights, which are no step's then.
@@ -79,7 +83,7 @@ class RunState:
         trouble, cure = "its annotations are not those of rank 0", "give all machines the same data"
         distributed.check_alike(hashes, self.data.root, trouble, cure)
         self.step, self.position, self.best, self.seconds_before = 0, (0, 0), -1.0, 0.0
-        self.saved, self.updating = None, False
+        self.saved, self.updating, self.evaluated = None, False, None
         self.model = model.to(device)
         if config.train.parallel == "fsdp" and distributed.count() > 1:
             sharded.shard(self.model, config.train.amp)
@@ -87,6 +91,7 @@ class RunState:
         self.optimizer.register_step_pre_hook(self._begin_update)  # in the backward pass or behind it: see train_step
         self.scaler = make_scaler(device, config.train)
         self.parameters = dict(self.model.named_parameters())
+        self.average = Average(self.model, config.train.ema) if config.train.ema else None
         if resume is not None:
             self._restore(resume, same_run)
         self.scheduler = make_scheduler(self.optimizer, config.train, self.step)
@@ -103,6 +108,12 @@ class RunState:
         extra = resume.extra
         checkpoint.restore_optimizer(self.optimizer, self.parameters, resume.optimizer, resume.source)
         self.step, self.seconds_before, self.position = resume.step, extra["seconds"], tuple(extra["position"])
+        self.evaluated = extra.get("evaluated", self.step)  # earlier checkpoints do not say
+        if self.average is not None and resume.trained:
+            shapes = {name: t.shape for name, t in resume.model.items()}
+            if any(t.shape != shapes.get(name) for name, t in resume.trained.items()):
+                raise InputError(resume.source, "holds an average that does not fit its weights", CHANGED)
+            self.average.restore(resume.model)
         if self.scaler.is_enabled() and extra["scaler"]:
             self.scaler.load_state_dict(extra["scaler"])
         if same_run:
@@ -137,6 +148,7 @@ class RunState:
         """
         extra = {
             "best": self.best,
+            "evaluated": self.evaluated,
             "scaler": self.scaler.state_dict(),
             "resumable": with_optimizer,
             "seconds": self.seconds_before + time.perf_counter() - self.begin,
@@ -144,10 +156,17 @@ class RunState:
             "data": self.fingerprints,
         }
         moments = checkpoint.optimizer_tensors(self.optimizer, self.parameters) if with_optimizer else {}
-        weights = (model or self.model).state_dict()
-        if name := checkpoint.not_finite(weights | moments):
+        weights, trained = (model or self.model).state_dict(), {}
+        if self.average is not None and with_optimizer:
+            trained = {name: weights[name] for name in self.average.weights}
+            weights = weights | self.average.weights
+        if name := checkpoint.not_finite(weights | moments) or checkpoint.not_finite(trained):
             raise InputError("training", f"after step {self.step} the weights are not finite ({name})", LOWER)
-        return Checkpoint(self.step, self.config, self.data.classes, weights, moments, extra)
+        return Checkpoint(self.step, self.config, self.data.classes, weights, moments, extra, trained=trained)
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the model has the weights to be evaluated: their average, where there is one."""
+        return contextlib.nullcontext() if self.average is None else self.average.applied()
 
     def save(self, output: Path) -> None:
         """Write the checkpoint `last` of the run folder `output`; the one before stays as `previous`.
@@ -159,7 +178,7 @@ class RunState:
         self.saved = self.step
 
     def save_best(self, output: Path, model: IRNet | None = None) -> None:
-        """Write the weights alone, those of `whole`, as the checkpoint `best` of the run folder `output`."""
+        """Write the weights alone, those of `whole` while `evaluating`, as the checkpoint `best` of the run folder."""
         checkpoint.save(output / "checkpoints" / BEST, self.to_checkpoint(with_optimizer=False, model=model))
 
 
@@ -179,7 +198,7 @@ def make_model(config: Config, data: RegionDataset, resume: Checkpoint | None = 
     """
     if resume is not None:
         check_settings(resume, config, data.classes)
-        return restore_model(config.model, len(resume.classes), resume.model, resume.source)
+        return restore_model(config.model, len(resume.classes), resume.model | resume.trained, resume.source)
     model = build_model(config, data)
     if config.train.init_from:
         source = checkpoint.find(config.train.init_from)

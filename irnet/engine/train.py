@@ -1,28 +1,32 @@
 """Training: the loop over the steps, the evaluations between them, and the results at the end."""
 
 import contextlib
+import functools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
+from .. import files
 from ..config import Config
 from ..data.loader import batches, batches_within
 from ..data.sample import Batch
 from ..interrupts import Request, Stopped, deferred
 from ..models.irnet import IRNet
 from ..progress import Progress
-from . import distributed, evaluate, predict
+from ..report.curve import learning_curve
+from . import distributed, evaluate, events, predict
 from .build import describe
 from .checkpoint import Checkpoint
 from .endings import ending
 from .resume import check_folder
-from .run_folder import Meter, locked, log_file, write_settings
+from .run_folder import Meter, Record, locked, log_file, read_lines, recording, write_settings
 from .state import RunState
 from .step import train_step
 
+EVALUATED = ("step", "split", "images", "regions", "metrics", "attention")  # what metrics.jsonl tells of an evaluation
 log = logging.getLogger("irnet")
 
 
@@ -60,11 +64,12 @@ def train(
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
     torch.use_deterministic_algorithms(config.train.deterministic)
+    events.check(config.train)
     with _writing_in(output):
         same_run = distributed.from_first(lambda: check_folder(output, resume))
         state = RunState(config, device, resume, same_run, memory)
         if distributed.rank() == 0:
-            write_settings(output, state.config, device, state.step)
+            write_settings(output, state.config, device, state.step, _is_evaluated(state))
         log.info("%s%s", describe(state.model, state.data), distributed.described())
         log.info("results go to %s: log.txt, metrics.jsonl, results.json, checkpoints/, vis/", output)
         with deferred() as stop:
@@ -92,8 +97,27 @@ def _writing_in(output: Path) -> Iterator[None]:
 def _run(state: RunState, output: Path, stop: Request, hidden: bool) -> dict:
     """Take all steps that are left, evaluate, and write the results; returns the content of results.json."""
     state.model.train()
+    with recording(output, state.config, state.step + _is_evaluated(state)) as record:
+        assess = functools.partial(_assess, state, output, record, stop, hidden)
+        _take_steps(state, output, record, assess, stop, hidden)
+        results, scores = assess()
+    state.save(output)
+    with state.evaluating():
+        model = state.whole()
+        if scores is not None:
+            evaluate.write(output, results, scores, state.data.classes)
+            predict.draw(output / "vis", model, state.held_out, state.config.data, state.config.train.vis)
+    return results
+
+
+def _take_steps(
+    state: RunState, output: Path, record: Record, assess: Callable[[], object], stop: Request, hidden: bool
+) -> None:
+    """Take all steps that are left, with an evaluation or a checkpoint where one is due."""
     config = state.config.train
-    meter = Meter(output / "metrics.jsonl", config.log_every)
+    if _is_due(state):  # the run that goes on was ended within this evaluation
+        assess()
+    meter = Meter(record, config.log_every, state.device)
     progress = Progress("training", config.steps, "step", done=state.step, leave=True, hidden=hidden)
     if config.compile:
         progress.note("the first step compiles")
@@ -108,49 +132,64 @@ def _run(state: RunState, output: Path, stop: Request, hidden: bool) -> dict:
             meter.add(state.step, rate, metrics, batch, progress)
             with meter.paused():
                 # Before saving, so that a run that goes on from this step knows its metric.
-                if config.eval_every and state.step % config.eval_every == 0 and state.step < config.steps:
-                    _assess(state, state.whole(), output, stop, hidden)
+                if _is_due(state):
+                    assess()
                 if state.step % config.checkpoint_every == 0 or state.step == config.steps:
                     state.save(output)
-    model = state.whole()
-    results, scores = _assess(state, model, output, stop, hidden)
-    state.save(output)
-    if scores is None:
-        return results
-    evaluate.write(output, results, scores, state.data.classes)
-    predict.draw(output / "vis", model, state.held_out, state.config.data, config.vis)
-    return results
 
 
 def _take_step(state: RunState, batch: Batch, position: tuple[int, int]) -> tuple[float, dict[str, float]]:
     """Train on one batch, which ends at `position`; returns the step's learning rate and its metrics."""
     rate = state.scheduler.get_last_lr()[0]
     metrics = train_step(state.trained, batch, state.optimizer, state.scaler, state.config, state.step + 1)
+    if state.average is not None:
+        state.average.update(state.step + 1)
     state.scheduler.step()
     state.step, state.position = state.step + 1, position
     state.updating = False
     return rate, metrics
 
 
-def _assess(
-    state: RunState, model: IRNet, output: Path, stop: Request, hidden: bool
-) -> tuple[dict, evaluate.Scores | None]:
-    """Evaluate the whole model on the held-out split; save its weights if they are the best so far.
+def _is_evaluated(state: RunState) -> bool:
+    """Whether the model has been evaluated after this step, and will not be again, as it will at the end."""
+    return state.evaluated == state.step < state.config.train.steps
 
-    Rank 0 has the results.
-    """
-    with evaluate.progress_of(state.held_out, state.config, hidden) as progress:
-        stream = evaluate.held_out(state.held_out, state.config, state.device, state.at_once)
-        scores = evaluate.collect(model, stream, state.device, progress, stop)
-    if scores is None:
-        return {}, None
+
+def _is_due(state: RunState) -> bool:
+    """Whether an evaluation after this step is still to come, apart from that at the end."""
+    every = state.config.train.eval_every
+    due = every > 0 and state.step % every == 0 and 0 < state.step < state.config.train.steps
+    return due and state.step != state.evaluated
+
+
+def _assess(
+    state: RunState, output: Path, record: Record, stop: Request, hidden: bool
+) -> tuple[dict, evaluate.Scores | None]:
+    """Evaluate on the held-out split, and keep what comes out; rank 0 has the results."""
+    with state.evaluating():
+        model = state.whole()
+        with evaluate.progress_of(state.held_out, state.config, hidden) as progress:
+            stream = evaluate.held_out(state.held_out, state.config, state.device, state.at_once)
+            scores = evaluate.collect(model, stream, state.device, progress, stop)
+        results = {} if scores is None else _keep(state, model, output, record, scores)
+    state.evaluated = state.step
+    return results, scores
+
+
+def _keep(state: RunState, model: IRNet, output: Path, record: Record, scores: evaluate.Scores) -> dict:
+    """Record an evaluation, and save the weights if they are the best so far; returns the content of results.json."""
     results = evaluate.results(model, state.step, state.held_out.split, scores)
+    record.write({key: results[key] for key in EVALUATED})
     class_ap = results["metrics"]["final"]["class_ap"]
     log.info("step %d: class AP %.2f%% on %d held-out images", state.step, 100 * class_ap, scores.images)
     if class_ap > state.best:
         state.best = class_ap
         state.save_best(output, model)
-    return results, scores
+    record.show(state.step, predict.pictures(model, state.held_out, state.config.data, state.config.train.vis))
+    state.model.train()  # pictures are of a model that does not train
+    if state.config.train.curve:
+        files.write(output / "curve.png", learning_curve(read_lines(record.path)))
+    return results
 
 
 def _stream(state: RunState) -> Iterator[tuple[Batch, tuple[int, int]]]:

@@ -28,6 +28,7 @@ from ..scenes.generator import generate
 from ..scenes.rules import RULES, clue
 
 NO_EFFECT = ("data.root", "train.workers", "train.checkpoint_every", "train.vis")  # on what comes out
+NO_EFFECT += ("train.curve", "train.tensorboard", "train.wandb")
 
 
 def demo(output: Path, config: Config, device: torch.device, train_scenes: int = 1500, val_scenes: int = 300) -> Path:

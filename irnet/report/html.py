@@ -59,6 +59,24 @@ def chart(width: float = 4.4) -> "tuple[Figure, Axes]":
         return figure, figure.subplots()
 
 
+def charts(rows: int, width: float = 6.4) -> "tuple[Figure, list[Axes]]":
+    """Empty charts one below the other, with one axis of steps or the like; their width in inches."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(fname=_STYLE):
+        figure = Figure(figsize=(width, 2.6 * rows))
+        return figure, figure.subplots(rows, sharex=True, squeeze=False)[:, 0].tolist()
+
+
+def legend_of(axes: "Axes") -> None:
+    """The legend of one of several charts, over its plot."""
+    import matplotlib
+
+    with matplotlib.rc_context(fname=_STYLE):
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, handlelength=1.6, borderaxespad=0.2)
+
+
 def legend_above(figure: "Figure", axes: "Axes") -> None:
     """The legend over the plot, where no line can run through it."""
     import matplotlib

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,9 +13,9 @@ import yaml
 from irnet import config as settings
 from irnet.cli import main
 from irnet.engine import checkpoint
-from irnet.engine.run_folder import Meter
+from irnet.engine.run_folder import Meter, Record
 from irnet.progress import Progress
-from tests.engine.tools import LIMIT, lines
+from tests.engine.tools import LIMIT, lines, logged
 
 
 def test_run_folder(trained, scenes_root):
@@ -27,8 +28,8 @@ def test_run_folder(trained, scenes_root):
             "metrics.jsonl",
             "results.json",
             "per_class.csv",
-            *(f"checkpoints/{name}.safetensors" for name in ("last", "best", "previous")),
             "confusion.csv",
+            *(f"checkpoints/{name}.safetensors" for name in ("last", "best", "previous")),
         ]
     )
     config = settings.load(trained / "config.yaml")
@@ -69,6 +70,24 @@ def test_half_written_line_of_metrics_is_dropped(trained, train_arguments, tmp_p
     assert [line["step"] for line in lines(output)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_metrics_of_every_evaluation(train_arguments, tmp_path):
+    """Also where the run is done again, or goes on."""
+    output = tmp_path / "run"
+
+    def evaluations(*more, steps):
+        assert main(train_arguments(output, "train.eval_every=2", *more, steps=steps)) == 0
+        return [line for line in logged(output) if "metrics" in line]
+
+    found = evaluations(steps=3)
+    assert [line["step"] for line in found] == [2, 3] and len(logged(output)) == 5
+    results = json.loads((output / "results.json").read_text())
+    assert found[-1] == {key: results[key] for key in ("step", "split", "images", "regions", "metrics", "attention")}
+    assert found[0].keys() == found[1].keys() and found[0]["metrics"] != found[1]["metrics"]
+    assert evaluations("--resume", steps=3) == found
+    more = evaluations("--resume", steps=5)
+    assert [line["step"] for line in more] == [2, 3, 4, 5] and more[:2] == found
+
+
 @pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl"])
 def test_disk_full_while_logging(name, trained, train_arguments, refused_process, tmp_path):
     output = tmp_path / "run"
@@ -86,7 +105,7 @@ def test_disk_full_while_logging(name, trained, train_arguments, refused_process
 
 def test_meter_averages_the_steps_since_its_last_line(tmp_path):
     batch = SimpleNamespace(names=["a", "b"], boxes=[0, 1, 2])
-    meter = Meter(tmp_path / "metrics.jsonl", every=2)
+    meter = Meter(Record(tmp_path / "metrics.jsonl"), 2, torch.device("cpu"))
     progress = Progress("training", 5, "step", hidden=True)
     for step in range(1, 6):
         with meter.paused():
@@ -97,4 +116,7 @@ def test_meter_averages_the_steps_since_its_last_line(tmp_path):
         (4, 0.4, 3.5),
         (5, 0.5, 5),
     ]
+    resident = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    assert all(0 < line["peak_memory"] <= resident for line in lines(tmp_path))
+    assert lines(tmp_path)[-1]["peak_memory"] > 0.5 * resident
     assert all(line["regions_per_s"] == pytest.approx(1.5 * line["images_per_s"]) for line in lines(tmp_path))

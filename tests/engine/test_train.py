@@ -103,6 +103,28 @@ def test_run_killed_at_random_moments_goes_on(whole, train_arguments, irnet, tmp
     assert_same_run(output, whole("adamw"))
 
 
+END_EVALUATING = """
+import os, signal
+from irnet.engine import evaluate
+real = evaluate.collect
+def collect(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return real(*arguments)
+evaluate.collect = collect
+"""
+
+
+def test_run_ended_within_an_evaluation_makes_up_for_it(whole, train_arguments, irnet, tmp_path):
+    output = tmp_path / "run"
+    arguments = train_arguments(output, *EVALS, "--resume", steps=7, batch=2)
+    for _ in range(2):  # the second ends within the evaluation that makes up for the first
+        assert irnet.start(arguments, END_EVALUATING).wait() == 128 + signal.SIGTERM
+        assert checkpoint.find(output).step == 3 == lines(output)[-1]["step"]
+        assert not (output / "checkpoints" / checkpoint.BEST).exists()
+    irnet.run(arguments)
+    assert_same_run(output, whole("adamw"))
+
+
 def test_command_killed_and_resumed_writes_no_carriage_returns(whole, train_arguments, irnet, tmp_path):
     output = tmp_path / "run"
     root = Path(train.__file__).parents[2]

@@ -9,13 +9,19 @@ from irnet.engine import checkpoint
 
 
 def lines(run: Path) -> list[dict]:
+    """What training logged, without the evaluations."""
+    return [line for line in logged(run) if "metrics" not in line]
+
+
+def logged(run: Path) -> list[dict]:
     path = run / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def losses_of(run: Path) -> list[dict]:
-    """What training logged, but for the speed."""
-    return [{k: v for k, v in line.items() if not k.endswith("_per_s")} for line in lines(run)]
+    """What the run logged, but for speed and memory."""
+    varying = ("images_per_s", "regions_per_s", "peak_memory")
+    return [{k: v for k, v in line.items() if k not in varying} for line in logged(run)]
 
 
 def assert_same_tensors(one: dict, two: dict):
@@ -31,7 +37,7 @@ def assert_same_run(run: Path, expected: Path):
         assert a.step == b.step and a.extra["best"] == b.extra["best"]
         assert_same_tensors(a.model, b.model)
         assert_same_tensors(a.optimizer, b.optimizer)
-    for name in ("results.json", "per_class.csv"):
+    for name in ("results.json", "per_class.csv", "confusion.csv"):
         assert (run / name).read_text() == (expected / name).read_text()
     assert losses_of(run) == losses_of(expected)
     assert [line["step"] for line in lines(run)] == list(range(1, 8))
