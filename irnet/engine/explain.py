@@ -24,7 +24,8 @@ from ..models.regions import Regions
 
 CANDIDATES = 16  # edges that are removed one by one, where there are more: those with the largest gradient times weight
 CELLS = 32_768  # most cells of patches and maps, and rows of classes, of the roll-outs that are made together
-EDGES = 16_384  # edges whose messages are there at once
+DENSE = 8  # pairs of nodes for each edge, up to which the gradients of all pairs cost less than those of the edges
+EDGES = 16_384  # edges whose messages are there at once, where they are fewer
 
 
 @dataclass(frozen=True)
@@ -199,9 +200,13 @@ class EdgeStudy:
         carried = states.new_zeros(len(self.edges.type))
         for edge_type, weight in enumerate(self.type_weights(use.layer, use.of_classes)):
             back = gradient @ weight.T
-            rows = (self.edges.of_classes == use.of_classes) & (self.edges.type == edge_type)
-            for some in rows.nonzero()[:, 0].split(EDGES):
-                carried[some] = (back[self.edges.target[some]] * states[self.edges.source[some]]).sum(1)
+            rows = ((self.edges.of_classes == use.of_classes) & (self.edges.type == edge_type)).nonzero()[:, 0]
+            target, source = self.edges.target[rows], self.edges.source[rows]
+            if len(states) ** 2 <= DENSE * len(rows):
+                carried[rows] = (back @ states.T)[target, source]
+                continue
+            for some in torch.arange(len(rows), device=rows.device).split(EDGES):
+                carried[rows[some]] = (back[target[some]] * states[source[some]]).sum(1)
         return carried
 
     def type_weights(self, layer: int, of_classes: bool) -> Tensor:
