@@ -22,9 +22,10 @@ from ..models.global_module import GraphLayer, LayerWeights
 from ..models.irnet import IRNet
 from ..models.regions import Regions
 
-CANDIDATES = 32  # edges that are removed one by one, where there are more: those with the largest gradient times weight
+CANDIDATES = 16  # edges that are removed one by one, where there are more: those with the largest gradient times weight
 CELLS = 32_768  # most cells of patches and maps, and rows of classes, of the roll-outs that are made together
-EDGES = 16_384  # edges whose messages are there at once
+DENSE = 8  # pairs of nodes for each edge, up to which the gradients of all pairs cost less than those of the edges
+EDGES = 16_384  # edges whose messages are there at once, where they are fewer
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def decisive_edges(
 ) -> list[Edge]:
     """Find the edges whose removal makes a region's final answer least likely.
 
-    The gradient of the answer's log-probability to every edge's weight, times the weight, chooses 32 candidates
+    The gradient of the answer's log-probability to every edge's weight, times the weight, chooses 16 candidates
     (`count`, if that is more). Each is then removed alone, and the roll-out repeated on the same features of the
     ConvNet.
 
@@ -97,17 +98,14 @@ def decisive_edges(
     study = EdgeStudy(model, image, boxes)
     names = _names("classes", classes, study.final.shape[1], "{}")
     types = _names("relations", relations, 0 if model.graph is None else model.graph.num_types, "relation {}")
-    chosen = study.first_order(region).topk(min(max(CANDIDATES, count), len(study.edges.type))).indices
-    effects = study.effects(region, [edge[None] for edge in chosen])
-    best = [row for row in effects.argsort(descending=True, stable=True)[:count].tolist() if effects[row] > 0]
     answers = study.final.argmax(1).tolist()
     found = []
-    for row in best:
-        edge = study.edges.row(int(chosen[row]))
+    for index, effect in zip(*study.strongest(region, count), strict=True):
+        edge = study.edges.row(int(index))
         of_region = edge.kind == "region"
         source, target = (names[answers[end] if of_region else end] for end in (edge.source, edge.target))
         edge_type = (REGION_TYPES if of_region else types)[edge.type]
-        found.append(Edge(edge.kind, edge_type, edge.source, edge.target, source, target, float(effects[row])))
+        found.append(Edge(edge.kind, edge_type, edge.source, edge.target, source, target, float(effect)))
     return found
 
 
@@ -153,22 +151,24 @@ class EdgeStudy:
         self.model = model.eval()
         device = next(model.parameters()).device
         with torch.inference_mode(False), torch.no_grad():
-            image, boxes = (
-                image.to(device).clone(),
-                boxes.to(device).clone(),
-            )  # inference tensors cannot be differentiated
+            image, boxes = (x.to(device).clone() for x in (image, boxes))  # a copy is no inference tensor
             self.features = model.backbone(image[None])
             self.f0, self.regions = model.see(self.features, boxes, torch.tensor([0, len(boxes)], device=device))
             self.weights = model.shared_weights()
             self.edges, self.edge_weights = self._list_edges()
-            self.conv = self.f0.double().log_softmax(1)
-            self.final = (
-                model.roll_out(self.f0, self.features, self.regions, self.weights).final.double().log_softmax(1)
-            )
+            final = model.roll_out(self.f0, self.features, self.regions, self.weights).final
+            self.conv, self.final = (logits.double().log_softmax(1) for logits in (self.f0, final))
         if not self.final.isfinite().all():
             raise InputError("model", "its scores for the image are not finite", "train again with a lower train.lr")
         self.uses: list[_Use] = []
         self.graph: Tensor | None = None
+
+    def strongest(self, region: int, count: int) -> tuple[Tensor, Tensor]:
+        """At most `count` indices into `edges`, the largest effect first, and their effects, which are above 0."""
+        candidates = self.first_order(region).topk(min(max(CANDIDATES, count), len(self.edges.type))).indices
+        effects, order = self.effects(region, list(candidates[:, None])).sort(descending=True, stable=True)
+        kept = slice(min(count, int((effects > 0).sum())))
+        return candidates[order[kept]], effects[kept]
 
     def first_order(self, region: int) -> Tensor:
         """The gradient of the answer's log-probability to each edge's weight, times the weight: float64 [E].
@@ -200,9 +200,13 @@ class EdgeStudy:
         carried = states.new_zeros(len(self.edges.type))
         for edge_type, weight in enumerate(self.type_weights(use.layer, use.of_classes)):
             back = gradient @ weight.T
-            rows = (self.edges.of_classes == use.of_classes) & (self.edges.type == edge_type)
-            for some in rows.nonzero()[:, 0].split(EDGES):
-                carried[some] = (back[self.edges.target[some]] * states[self.edges.source[some]]).sum(1)
+            rows = ((self.edges.of_classes == use.of_classes) & (self.edges.type == edge_type)).nonzero()[:, 0]
+            target, source = self.edges.target[rows], self.edges.source[rows]
+            if len(states) ** 2 <= DENSE * len(rows):
+                carried[rows] = (back @ states.T)[target, source]
+                continue
+            for some in torch.arange(len(rows), device=rows.device).split(EDGES):
+                carried[rows[some]] = (back[target[some]] * states[source[some]]).sum(1)
         return carried
 
     def type_weights(self, layer: int, of_classes: bool) -> Tensor:
@@ -263,8 +267,7 @@ class EdgeStudy:
         none = torch.zeros(0, dtype=torch.int64, device=self.f0.device)
         between_regions, between_classes, adjacency, values = [none] * 3, [none] * 3, [], self.f0.new_zeros(0)
         if "region" in kinds:
-            layers = list(graph.layers)
-            adjacency = [self._adjacency(layer) for layer in layers]
+            adjacency = [self._adjacency(layer) for layer in graph.layers]
             edge_type, target, source = sum(adjacency).nonzero().unbind(1)
             between_regions = [edge_type, source, target]
         if "class" in kinds:
@@ -273,13 +276,13 @@ class EdgeStudy:
             kept = edges.values > 0
             row, source, values = row[kept], edges.indices[kept].long(), edges.values[kept]
             between_classes = [row // edges.num_nodes, source, row % edges.num_nodes]
-        of_classes = torch.arange(len(between_regions[0]) + len(values), device=none.device) >= len(between_regions[0])
-        parts = (torch.cat(pair) for pair in zip(between_regions, between_classes, strict=True))
         edge_type, source, target = between_regions
-        per_layer = [a[edge_type, target, source] for a in adjacency] or [values[:0]] * len(
-            self.weights.get("global", [])
-        )
-        return Edges(of_classes, *parts), [torch.cat([some.double(), values.double()]) for some in per_layer]
+        none_of_layers = [values[:0] for _ in self.weights.get("global", [])]
+        layers = [a[edge_type, target, source] for a in adjacency] or none_of_layers
+        weights = [torch.cat([of_regions.double(), values.double()]) for of_regions in layers]
+        of_classes = torch.arange(len(edge_type) + len(values), device=none.device) >= len(edge_type)
+        parts = (torch.cat(pair) for pair in zip(between_regions, between_classes, strict=True))
+        return Edges(of_classes, *parts), weights
 
     def _adjacency(self, layer: GraphLayer) -> Tensor:
         bandwidth = layer.bandwidth if layer.log_bandwidth is None else layer.log_bandwidth.exp()
@@ -289,9 +292,7 @@ class EdgeStudy:
 class _Attached(TorchFunctionMode):
     """Tensor.detach detaches nothing: what must not learn in training is differentiated all the same."""
 
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, arguments: Any = (), options: Any = None
-    ) -> Any:
+    def __torch_function__(self, function: Callable, types: Any, arguments: Any = (), options: Any = None) -> Any:
         return arguments[0] if function is Tensor.detach else function(*arguments, **(options or {}))
 
 
