@@ -112,7 +112,10 @@ def test_no_share_exceeds_another_by_more_than_an_item():
 
 @pytest.mark.parametrize(
     ("variant", "train"),
-    [("full", {"optimizer": "adamw", "lr": 1e-3, "grad_checkpointing": True}), ("local", {"clip_norm": 0.5})],
+    [
+        ("full", {"optimizer": "adamw", "lr": 1e-3, "grad_checkpointing": True}),
+        ("local", {"clip_norm": 0.5, "max_batch_pixels": 20_000}),
+    ],
 )
 def test_weights_do_not_depend_on_the_number_of_processes(variant, train, group, tmp_path):
     """Nor on accumulation. Of four processes some have images without a region, one has no image at an epoch's end."""
