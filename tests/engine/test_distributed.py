@@ -44,7 +44,7 @@ def test_no_share_exceeds_another_by_more_than_an_item():
     ("variant", "train"),
     [
         ("full", {"optimizer": "adamw", "lr": 1e-3, "grad_checkpointing": True}),
-        ("local", {"clip_norm": 0.5}),
+        ("local", {"clip_norm": 0.5, "max_batch_pixels": 20_000}),
         ("full", {"parallel": "fsdp"}),
         ("local", {"parallel": "fsdp", "optimizer": "adamw", "lr": 1e-3, "grad_checkpointing": True, "clip_norm": 0.5}),
     ],

@@ -199,11 +199,14 @@ def test_position_in_the_data_follows_from_the_images_seen(batch, position, trai
     output = tmp_path / "run"
     assert main(train_arguments(output, steps=2, batch=2)) == 0
     assert checkpoint.find(output).extra["position"] == [0, 4]
-    names = seen(monkeypatch)
+    names, positions, take_step = seen(monkeypatch), [], train._take_step
+    monkeypatch.setattr(train, "_take_step", lambda *given: [positions.append(given[-1]), take_step(*given)][1])
     left = -(-(8 - position[1]) // batch)
     assert main(train_arguments(output, "--resume", steps=2 + left, batch=batch)) == 0
     assert checkpoint.find(output).extra["position"] == [1, 0]
     assert sum(map(len, names)) == 8 - position[1]  # the epoch is gone through to its end
+    ends = range(position[1] + batch, 8, batch)  # of the batches, in a run that has this size from the start
+    assert positions == [*((0, end) for end in ends), (1, 0)]
     resumed = names.copy()
     names.clear()
     assert main(train_arguments(tmp_path / "whole", steps=-(-8 // batch), batch=batch)) == 0
