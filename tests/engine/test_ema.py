@@ -10,7 +10,7 @@ from irnet.cli import main
 from irnet.engine import checkpoint, train
 from irnet.engine.ema import Average, warmed
 from irnet.engine.memory import Scene, measured, planned, planned_evaluation
-from tests.engine.test_distributed import Group
+from tests.engine.groups import Group
 from tests.engine.test_memory import CLASSES, CPU, settings
 from tests.engine.tools import DIE_WRITING, assert_same_run, assert_same_tensors, lines, logged
 

@@ -185,6 +185,25 @@ def test_weight_of_one_number_is_refused(group, train_arguments, tmp_path):
     assert "--parallel fsdp: cannot split a weight that is one number (graph.layers.0.log_bandwidth)" in line
 
 
+# ---------------------------------------------------------------------------------------------- averages of the weights
+
+
+def test_an_average_is_shared_as_its_weights_are(group, train_arguments, tmp_path):
+    """It goes on in another number of processes, and an evaluation is of it."""
+    sgd = ("train.optimizer=sgd", "train.lr=0.01", "train.cosine=false", "train.ema=0.9")
+    group(train_arguments(tmp_path / "one", *sgd, steps=6), 1).end()
+    group(train_arguments(tmp_path / "run", *sgd, *FSDP, steps=3), 2).end()
+    group(train_arguments(tmp_path / "run", *sgd, *FSDP, "--resume", steps=6), 4).end()
+    one, run = last(tmp_path / "one"), last(tmp_path / "run")
+    assert run.trained.keys() == one.trained.keys() and one.trained
+    for found, expected in ((run.model, one.model), (run.trained, one.trained)):
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+    best = checkpoint.load(tmp_path / "run/checkpoints" / checkpoint.BEST)
+    assert not best.trained
+    assert any(not torch.equal(t, run.trained[name]) for name, t in best.model.items() if name in run.trained)
+
+
 # ------------------------------------------------------------------------------------------------------ mixed precision
 
 
