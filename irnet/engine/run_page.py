@@ -9,24 +9,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from irnet_kernels.graph import REGION_TYPES
+
 from .. import __version__
 from ..class_graphs.annotations import RELATIONS
 from ..class_graphs.format import read_class_graph
 from ..config import Config, DataConfig
 from ..data.dataset import RegionDataset
 from ..data.registry import open_dataset
+from ..data.sample import Sample
 from ..data.transforms import prepare
 from ..errors import InputError
 from ..models.irnet import IRNet
 from ..models.predictions import CONV, PredictionKey
 from ..progress import tracked
 from ..report import run_page as page
+from ..report.draw import Reasoning
 from ..report.gains import RunAnswers
 from ..report.run_page import Cause, Shown
 from . import evaluate, predict
 from .build import restore_model, same_classes, some_regions
 from .checkpoint import Checkpoint
-from .explain import decisive_edges, edge_kinds
+from .explain import EdgeStudy, edge_kinds
+
+MEASURED = 12  # regions of an image: with thousands of classes each takes seconds
 
 
 def write(
@@ -136,20 +142,37 @@ def shown(
 ) -> Iterator[Shown]:
     """What the page shows of each image.
 
-    edges  how many are measured for every region whose answer reasoning changed
+    edges  how many are measured for each of the first MEASURED regions whose answer reasoning changed
     """
     relations = relation_names(model, data, config) if edges and edge_kinds(model) else None
     for i in tracked(images, "images of the page", "image"):
         sample = data[i]
         reasoning = predict.explain(model, sample, data.classes, config)
-        causes = {}
-        if relations is not None:
-            seen = prepare(sample, config.short_side, config.long_side)
-            conv = reasoning.scores[reasoning.keys.index(CONV)].argmax(1)
-            for region in np.flatnonzero(conv != reasoning.final.argmax(1)).tolist():
-                found = decisive_edges(model, seen.image, seen.boxes, region, data.classes, relations, edges)
-                causes[region] = [Cause(e.kind, e.type, e.source, e.target, e.effect) for e in found]
+        causes = (
+            {}
+            if relations is None
+            else _causes(model, prepare(sample, config.short_side, config.long_side), reasoning, relations, edges)
+        )
         yield Shown(sample.name, reasoning, sample.attributes, causes)
+
+
+def _causes(
+    model: IRNet, sample: Sample, reasoning: Reasoning, relations: list[str], count: int
+) -> dict[int, list[Cause]]:
+    """The decisive edges of the regions whose answer reasoning changed, those that it corrected or broke first."""
+    before, after = (scores.argmax(1) for scores in (reasoning.scores[reasoning.keys.index(CONV)], reasoning.final))
+    right = (before == reasoning.labels) | (after == reasoning.labels)
+    changed = sorted(np.flatnonzero(before != after).tolist(), key=lambda region: not right[region])
+    if not changed:
+        return {}
+    study, causes = EdgeStudy(model, sample.image, sample.boxes), {}
+    for region in changed[:MEASURED]:
+        found = [
+            (study.edges.row(int(i)), float(effect)) for i, effect in zip(*study.strongest(region, count), strict=True)
+        ]
+        names = {"region": REGION_TYPES, "class": relations}
+        causes[region] = [Cause(e.kind, names[e.kind][e.type], e.source, e.target, effect) for e, effect in found]
+    return causes
 
 
 def relation_names(model: IRNet, data: RegionDataset, config: DataConfig) -> list[str]:

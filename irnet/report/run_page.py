@@ -6,6 +6,7 @@ nothing may be fetched from file://; every picture is a file of its own.
 
 import functools
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -99,8 +100,8 @@ def write(
         for name in ("data", "pictures", "memory"):
             (fresh / name).mkdir()
         writer = _Writer(fresh)
-        for number_, shown in enumerate(images, 1):
-            writer.add(number_, shown)
+        for nth, shown in enumerate(images, 1):
+            writer.add(nth, shown)
         writer.close()
         keys = [str(key) for key in sorted(run.best) if key != FINAL]
         colours = {name: f"#{bytes(rgb).hex()}" for name, rgb in MODULE_COLOURS.items()}
@@ -162,12 +163,12 @@ class _Writer:
         self.chunks, self.index = _Parts(folder / "data", "chunk", CHUNK), _Parts(folder / "data", "index", INDEX)
         self.chunk, self.place = 0, 0
 
-    def add(self, number_: int, shown: Shown) -> None:
+    def add(self, nth: int, shown: Shown) -> None:
         reasoning = shown.reasoning
         conv, final = reasoning.scores[reasoning.keys.index(CONV)], reasoning.final
         rows, labels = np.arange(len(final)), reasoning.labels
         rise = final[rows, labels] - conv[rows, labels]
-        pictures = _save_pictures(self.folder, number_, reasoning)
+        pictures = _save_pictures(self.folder, nth, reasoning)
         chunk = self.chunks.add(_record(shown) | pictures)
         self.chunk, self.place = chunk, self.place + 1 if chunk == self.chunk and self.images else 0
         entry = [shown.name, pictures["picture"], chunk, self.place]
@@ -254,25 +255,31 @@ def _heat() -> tuple[bytes, bytes]:
     return colours.tobytes(), (np.linspace(0.35, 0.85, 256) * 255).astype(np.uint8).tobytes()
 
 
-def _save_pictures(folder: Path, number_: int, reasoning: Reasoning) -> dict[str, Any]:
+def _save_pictures(folder: Path, nth: int, reasoning: Reasoning) -> dict[str, Any]:
     """Write the image and the heat maps of its memory; their names and places."""
     picture = Image.fromarray(reasoning.image)
     picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
-    name = f"pictures/{number_:06d}.jpg"
+    name = f"pictures/{nth:06d}.jpg"
     picture.save(folder / name, quality=88, subsampling=0 if max(picture.size) < 400 else 2)
     if reasoning.memory is None:
         return {"picture": name}
     top = float(reasoning.memory.max())
-    writes = []
-    for write_, heat in enumerate(reasoning.memory, 1):
+    writes, stride = [], float(reasoning.stride)
+    # A cell lies at the corner of its pixels: the last ones go on to the image's edge.
+    more = [
+        max(0, math.ceil(pixels / stride + 0.5) - cells)
+        for pixels, cells in zip(reasoning.image.shape[:2], reasoning.memory.shape[1:], strict=True)
+    ]
+    memory = np.pad(reasoning.memory, [(0, 0), (0, more[0]), (0, more[1])], mode="edge")
+    for k, heat in enumerate(memory, 1):
         levels = np.clip(np.rint(heat / (top or 1.0) * 255), 0, 255).astype(np.uint8)
         picture = Image.fromarray(levels, "P")
         colours, opacity = _heat()
         picture.putpalette(colours)
-        writes.append(f"memory/{number_:06d}-{write_}.png")
+        writes.append(f"memory/{nth:06d}-{k}.png")
         picture.save(folder / writes[-1], transparency=opacity)
-    height, width = reasoning.memory.shape[1:]
-    return {"picture": name, "memory": [writes, width, height, float(reasoning.stride), float(f"{top:.3g}")]}
+    height, width = memory.shape[1:]
+    return {"picture": name, "memory": [writes, width, height, stride, float(f"{top:.3g}")]}
 
 
 _CURVES = {

@@ -2,16 +2,21 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from irnet.cli import main
 from irnet.data.registry import open_dataset
+from irnet.data.sample import Sample
 from irnet.engine import checkpoint, evaluate, predict, run_page
 from irnet.engine.build import restore_model
+from irnet.engine.explain import EdgeRow
 from irnet.models.predictions import CONV, FINAL
-from tests.report.made_up_run import of_answers
+from irnet.report.run_page import Cause
+from tests.report.made_up_run import made_up_images, of_answers
 from tests.report.test_run_page import calls, records
 
 
@@ -65,6 +70,31 @@ def test_causes_are_the_decisive_edges_of_what_reasoning_changed(run):
             assert all(cause.type in (types if cause.kind == "region" else relations) for cause in causes)
     assert any(one.causes for one in found)
     assert not any(one.causes for one in run_page.shown(model, data, config.data, [1, 3], edges=0))
+
+
+def test_of_many_changed_regions_those_that_were_corrected_or_broken_are_measured(monkeypatch):
+    shown = next(made_up_images(1, regions=60))
+    shown.reasoning.labels[::3] = (shown.reasoning.labels[::3] + 2) % 5  # which neither answer is
+    before, after = shown.reasoning.scores[0].argmax(1), shown.reasoning.final.argmax(1)
+    right = (before == shown.reasoning.labels) | (after == shown.reasoning.labels)
+    expected = [r for told in (True, False) for r in range(60) if before[r] != after[r] and right[r] == told]
+    assert not right[expected[-1]] and expected != sorted(expected)
+
+    class Study:
+        edges = SimpleNamespace(row=lambda i: [EdgeRow("region", 1, 3, 4), EdgeRow("class", 0, 2, 1)][i])
+
+        def __init__(self, *given):
+            pass
+
+        def strongest(self, region, count):
+            return torch.tensor([1, 0]), torch.tensor([0.5, 0.25])
+
+    monkeypatch.setattr(run_page, "EdgeStudy", Study)
+    for most in (1, 12, len(expected) - 1):
+        monkeypatch.setattr(run_page, "MEASURED", most)
+        causes = run_page._causes(None, Sample(None, None, None, ""), shown.reasoning, ["is_a"], 2)
+        assert list(causes) == expected[:most]
+        assert causes[expected[0]] == [Cause("class", "is_a", 2, 1, 0.5), Cause("region", "right", 3, 4, 0.25)]
 
 
 def test_relations_without_their_file_have_the_names_of_a_derived_graph_or_numbers(run, tmp_path):

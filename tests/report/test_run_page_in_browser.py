@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from irnet.report import run_page
-from irnet.report.run_page import Shown
+from irnet.report.run_page import Cause, Shown
 from tests.report.made_up_run import answers_of, made_up_images
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
@@ -86,7 +86,7 @@ def gain(shown: Shown, label: int | None = None) -> int:
 
 def name_on(page) -> str:
     """The file name that stands above the image."""
-    return page.locator("#position span").inner_text().strip().rsplit(": ", 1)[0]
+    return page.locator("#position span").inner_text().strip().removeprefix("· ").rsplit(": ", 1)[0]
 
 
 def position(page) -> str:
@@ -117,7 +117,9 @@ def test_it_opens_with_an_image_that_reasoning_corrected_and_says_why(opened, im
     assert gained(first, region) == 1
     source = (region + 1) % 4
     told = card.locator(".causes li").all_inner_texts()
-    assert len(told) == 2 and f"(box {source + 1}) to the left of this box." in told[0]
+    labels, answers = first.reasoning.labels, first.reasoning.final.argmax(1)
+    truly = "" if answers[source] == labels[source] else f", truly {plain(NASTY[labels[source]])}"
+    assert len(told) == 2 and f"(box {source + 1}{truly}) to the left of this box." in " ".join(told[0].split())
     assert 'In the graph of classes: <b>bold</b> → "quoted" & co (part of).' in " ".join(told[1].split())
     score = first.reasoning.final[region].max()
     assert f"would get {score * 2.718281828**-1.5:.0%}".replace("%", "\u00a0%") in told[0]
@@ -126,6 +128,23 @@ def test_it_opens_with_an_image_that_reasoning_corrected_and_says_why(opened, im
     assert page.locator("#stage .tag").inner_text().endswith(f"→ {plain(shown)}")
     frame = page.locator("#stage img").first
     assert frame.evaluate("e => e.complete && e.naturalWidth") == 64
+
+
+def test_edges_that_cost_nothing_are_not_called_causes(opened, tmp_path):
+    images = list(made_up_images(1))
+    first = images[0]
+    reasoning = first.reasoning
+    r = next(k for k in range(4) if gained(first, k) == 1)
+    score = reasoning.final[r].max()
+    for effects, count, word in (((0.4, 1e-4, 1e-5), 1, "would get"), ((2e-4, 1e-4), 1, "No single edge decides")):
+        first.causes = {r: [Cause("region", "above", (r + 1) % 4, r, effect) for effect in effects]}
+        run_page.write(tmp_path / "page", "t", answers_of(images), images)
+        page = opened(path=tmp_path / "page")
+        page.locator(f"#list button[data-region='{r}']").click()
+        assert page.locator(".causes li").count() == count and word in page.locator("#region").inner_text()
+        assert page.locator("#stage line").count() == 2 * count
+    kept = page.locator(".causes li").inner_text()
+    assert f"{100 * score:.2f}\u00a0%." in kept
 
 
 def test_predictions_attention_and_memory_of_a_box(opened, images):
@@ -150,12 +169,14 @@ def test_the_memory_lies_over_the_image_where_it_belongs(opened):
     assert page.locator("#stage .heat").count() == 0
     page.get_by_role("button", name="memory after write 2").click()
     heat = page.get_by_role("img", name="Heat map of the spatial memory after write 2 of 2")
-    assert heat.evaluate("e => e.decode().then(() => e.naturalWidth)") == 4
+    assert heat.evaluate("e => e.decode().then(() => e.naturalWidth)") == 5
     assert page.locator("#layers button[aria-pressed=true]").inner_text() == "memory after write 2"
     stage, box = page.locator("#stage").bounding_box(), heat.bounding_box()
     cell = 16 * stage["width"] / 64  # pixels of the screen that a cell of the memory takes
-    assert box["width"] == pytest.approx(4 * cell, abs=1) and box["height"] == pytest.approx(3 * cell, abs=1)
+    assert box["width"] == pytest.approx(5 * cell, abs=1) and box["height"] == pytest.approx(4 * cell, abs=1)
     assert box["x"] + cell / 2 == pytest.approx(stage["x"], abs=1)  # the first cell's centre is the image's corner
+    assert box["x"] + box["width"] > stage["x"] + stage["width"]  # and nothing of the image is left out
+    assert box["y"] + box["height"] > stage["y"] + stage["height"]
     page.get_by_role("button", name="Next image").click()
     assert page.locator("#stage .heat").count() == 1  # it stays for the next image
     page.get_by_role("button", name="boxes only").click()
@@ -221,7 +242,7 @@ def test_a_choice_without_images_says_so(opened):
     page.get_by_label("Mistaken for").select_option("1")
     page.get_by_role("combobox", name="Boxes").evaluate("e => e.append(new Option('none', 'none'))")
     page.get_by_role("combobox", name="Boxes").select_option("none")
-    assert page.get_by_text("No image has such a box.").is_visible() and not page.locator("#image").is_visible()
+    assert page.get_by_text("No image here has such a box.").is_visible() and not page.locator("#image").is_visible()
     page.keyboard.press("ArrowRight")
     page.get_by_role("combobox", name="Boxes").select_option("all")
     assert page.locator("#image").is_visible()
@@ -330,6 +351,9 @@ CONTRAST = """() => {
 }"""
 
 
+COLOURED = {"gained": "up", "lost": "down", "both": "both", "kept": "soft"}  # the class of what the page says of a box
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_nothing_is_wider_than_the_window_and_text_stands_out(size, scheme, opened):
@@ -339,8 +363,11 @@ def test_nothing_is_wider_than_the_window_and_text_stands_out(size, scheme, open
             page.get_by_role("button", name=click).click()
         wide, window = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
         assert wide <= window == SIZES[size][0]
-    ratios = page.evaluate(CONTRAST)
-    assert len(ratios) > 100 and ratios[0][0] >= 4.5, ratios[:5]
+    for outcome in ("gained", "lost", "both", "kept"):
+        page.locator("#outcome").select_option(outcome)
+        page.locator(f"#region .{COLOURED[outcome]}").first.wait_for()
+        ratios = page.evaluate(CONTRAST)
+        assert len(ratios) > 100 and ratios[0][0] >= 4.5, ratios[:5]
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
 

@@ -30,7 +30,7 @@ const irnetPage = (() => {
   }
 
   const plain = (c) => run.classes[c].replaceAll("_", " ");
-  const percent = (score) => `${Math.round(100 * score / run.scale)}\u00a0%`;
+  const percent = (score, digits = 0) => `${(100 * score / run.scale).toFixed(digits)}\u00a0%`;
   const count = (n, word, plural) => `${n.toLocaleString("en")} ${n === 1 ? word : plural || word + "es"}`;
   const option = (value, text) => make("option", { value }, text);
 
@@ -107,7 +107,7 @@ const irnetPage = (() => {
     found.sort((a, b) => b[1][0] - a[1][0] || b[1][1] - a[1][1] || a[0].number - b[0].number);
     shown = found.map(([image]) => image);
     $("nothing").hidden = shown.length > 0;
-    $("image").hidden = shown.length === 0;
+    for (const id of ["image", "strip", "strip-heading"]) $(id).hidden = shown.length === 0;
     if (shown.length) return show(Math.max(0, shown.indexOf(first)));
     current = null;
     $("position").textContent = "No image";
@@ -160,7 +160,7 @@ const irnetPage = (() => {
     const image = shown[at];
     const tell = image.name + (image.outcomes.length ? ": " + summary(image) : ": no boxes");
     $("position").replaceChildren(make("strong", {}, `Image ${(at + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`),
-      make("span", { class: "soft" }, ` ${tell}`));
+      make("span", { class: "soft" }, ` · ${tell}`));
     $("previous").disabled = at === 0;
     $("next").disabled = at === shown.length - 1;
     strip();
@@ -220,12 +220,19 @@ const irnetPage = (() => {
     const told = layer < 0 ? [] : [make("p", {}, `Bright: where the spatial memory is strong (root mean square over its channels). All writes share one scale, from 0 to ${memory[4]}.`)];
     const there = Object.keys(OUTCOMES).filter((name) => current.image.outcomes.includes(name));
     const frames = there.map((name) => make("span", {}, make("i", { class: "swatch", style: { background: FRAMES[name][0] } }), run.reasons ? OUTCOMES[name].says : OUTCOMES[name].word));
-    if (causes().some((cause) => cause[0] === "region")) frames.push(make("span", {}, make("i", { class: "swatch round" }), "where the answer of the chosen box comes from"));
+    if (causes().some((cause) => cause.kind === "region")) frames.push(make("span", {}, make("i", { class: "swatch round" }), "where the answer of the chosen box comes from"));
     $("caption").replaceChildren(make("p", { class: "frames" }, ...frames), ...told);
   }
 
   const focusOn = (id, k) => $(id).children[k].focus({ preventScroll: true });
-  const causes = () => current.causes[region] || [];
+  /** The edges that changed the chosen box's answer, with the score that it would have without each: those that cost
+      half a point, or the strongest alone where none does. */
+  function causes() {
+    const here = region === undefined ? 0 : current.topScores[region][0];
+    const found = (current.causes[region] || []).map(([kind, type, source, target, effect]) => ({ kind, type, source, target, left: here * Math.exp(-effect) }));
+    const strong = found.filter((cause) => here - cause.left >= run.scale / 200);
+    return strong.length ? strong : found.slice(0, 1);
+  }
 
   const FRAMES = { gained: ["#2fd283", 3], lost: ["#ff5a4d", 3], both: ["#ffbe3d", 3], kept: ["#f4f4f4", 1] };
 
@@ -280,7 +287,7 @@ const irnetPage = (() => {
     const middle = (r) => [(boxes[r][0] + boxes[r][2]) / 2, (boxes[r][1] + boxes[r][3]) / 2];
     const ink = { fill: "#5b3fd6", stroke: "#fff", "stroke-width": unit / 3 };
     const numbers = new Map();
-    causes().forEach(([kind, , source, target], k) => {
+    causes().forEach(({ kind, source, target }, k) => {
       if (kind !== "region") return;
       numbers.set(source, [...(numbers.get(source) || []), k + 1]);
       const [[x1, y1], [x2, y2]] = [middle(source), middle(target)];
@@ -331,25 +338,24 @@ const irnetPage = (() => {
     const found = causes(), { image } = current;
     if (!found.length) {
       const text = image.before[r] === image.after[r] ? "The ConvNet and reasoning give the same answer." :
-        run.variant.global ? "No edge was measured for this box." : "This variant has no graph whose edges could be shown.";
+        run.variant.global ? "The edges of this box were not measured: they are for the first twelve changed boxes of an image, and not with --edges 0." : "This variant has no graph whose edges could be shown.";
       return [make("h4", {}, "Why"), make("p", {}, text)];
     }
-    const here = current.topScores[r][0];
-    return [make("h4", {}, `Why ${plain(image.after[r])}?`), make("ol", { class: "causes" }, ...found.map((cause, k) => {
-      const [kind, type, source, target, effect] = cause;
-      const left = here * Math.exp(-effect);
-      const without = ` Without this it would get ${percent(left)}, not ${percent(here)}.`;
-      return make("li", {}, make("span", { class: "mark" }, String(k + 1)), make("span", {}, ...sentence(kind, type, source, target), make("span", { class: "soft" }, without)));
-    }))];
+    const here = current.topScores[r][0], single = here - found[0].left < run.scale / 200;
+    const digits = single ? 2 : 0;
+    return [make("h4", {}, `Why ${plain(image.after[r])}?`), single ? make("p", {}, "No single edge decides: many say the same. The strongest:") : "",
+      make("ol", { class: "causes" }, ...found.map((cause, k) => make("li", {}, make("span", { class: "mark" }, String(k + 1)), make("span", {}, ...sentence(cause),
+        make("span", { class: "soft" }, ` Without this it would get ${percent(cause.left, digits)}, not ${percent(here, digits)}.`)))))];
   }
 
   const WHERE = { left: "to the left of", right: "to the right of", above: "above", below: "below", overlap: "overlapping" };
 
-  function sentence(kind, type, source, target) {
+  function sentence({ kind, type, source, target }) {
     const { image } = current;
     if (kind === "region") {
       const whom = target === region ? "this box" : `box ${target + 1}, ${plain(image.after[target])}`;
-      return ["The ", make("strong", {}, `${plain(image.after[source])} (box ${source + 1})`), ` ${WHERE[type]} ${whom}.`];
+      const truly = image.outcomes[source] === "kept" || image.outcomes[source] === "gained" ? "" : `, truly ${plain(image.labels[source])}`;
+      return ["The ", make("strong", {}, `${plain(image.after[source])} (box ${source + 1}${truly})`), ` ${WHERE[type]} ${whom}.`];
     }
     return ["In the graph of classes: ", make("strong", {}, `${plain(source)} → ${plain(target)}`), ` (${type.replaceAll("_", " ")}).`];
   }
