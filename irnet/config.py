@@ -245,7 +245,7 @@ class TrainConfig:
     parallel: str = setting(
         "auto",
         "how several processes share the training. ddp: each holds all weights; fsdp: each holds some rows of every "
-        "weight, gradient and moment; auto: ddp",
+        "weight, gradient and moment; auto: ddp, unless --memory finds that it does not fit",
         choices=("auto", "ddp", "fsdp"),
         flags=("--parallel",),
     )

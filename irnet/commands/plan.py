@@ -18,6 +18,7 @@ HELP = "plan the memory of a training step; needs neither data nor a GPU"
 SETTINGS = (
     *("model.variant", "data.name", "data.root", "data.max_regions"),
     *("train.batch_size", "train.grad_accum_steps", "train.amp", "train.grad_checkpointing"),
+    "train.parallel",
 )
 PRECISIONS = {"off": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", metavar="HxW", help=size)
     parser.add_argument("--regions", type=int, metavar="N", help="of an image; else the most that the data has, or 64")
     parser.add_argument("--classes", type=int, metavar="N", help="their number; else the data's, or 80")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="plan for one of N that share the batch")
     parser.add_argument("--measure", action="store_true", help="also run a step on this machine, and compare")
     plain = "say what a further image costs, beside the plain path: reference operators, float32, no checkpointing"
     parser.add_argument("--compare", action="store_true", help=plain)
@@ -43,17 +45,23 @@ def run(options: argparse.Namespace) -> None:
     config = shared.read_settings(options)
     for name in ("regions", "classes"):
         check_bounds(f"--{name}", getattr(options, name), 1, 10**6)
+    check_bounds("--processes", options.processes, 1, 10**6)
+    if options.processes > 1 and (options.measure or options.compare):
+        raise InputError("--processes", "is a plan alone, of which nothing is measured or compared", "leave it out")
     _check_data(options, config)
     import torch
 
     from ..engine import fit
-    from ..engine.memory import measured, planned
+    from ..engine.memory import measured
 
     memory = None if options.memory is None else fit.read_memory(options.memory)
     gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
     scene = _scene(options, config)
     print(_title(config, scene, gpu))
-    found = fit.Fit(config, planned(config, scene, gpu)) if memory is None else _search(config, scene, memory, gpu)
+    if memory is None:
+        found = fit.fit_of(config, scene, gpu, options.processes)
+    else:
+        found = _search(config, scene, memory, gpu, options.processes)
     real = None
     if options.measure:
         from ..engine.build import choose_device
@@ -114,12 +122,12 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _search(config: settings.Config, scene: "Scene", memory: int, gpu: bool) -> "Fit":
+def _search(config: settings.Config, scene: "Scene", memory: int, gpu: bool, processes: int) -> "Fit":
     """Print what fits in every way to take less memory; returns the first that does. InputError if none does."""
     from ..engine import fit
 
     rows = [("precision", "checkpointing", "micro-batch", "parts", "peak, MiB")]
-    found = fit.search(config, scene, memory, gpu, every=True)
+    found = fit.search(config, scene, memory, gpu, every=True, processes=processes)
     for one in found:
         train, size = one.config.train, one.footprint.total
         micro = str(one.micro_batch) if size <= memory else "none fits"
@@ -145,7 +153,8 @@ def _table(found: "Fit", real: int | None) -> str:
     footprint, train = found.footprint, found.config.train
     checkpointing = ", checkpointing" if train.grad_checkpointing else ""
     at_once = f"{found.micro_batch} image{'s' * (found.micro_batch > 1)} at a time"
-    rows = [(f"peak of a step, {at_once}, {PRECISIONS[train.amp]}{checkpointing}", "MiB")]
+    of_one = f" in one of {found.processes} processes" if found.processes > 1 else ""
+    rows = [(f"peak of a step{of_one}, {at_once}, {PRECISIONS[train.amp]}{checkpointing}", "MiB")]
     rows += [(category, _mib(size)) for category, size in footprint.bytes.items()]
     rows += [(f"total, within {footprint.operator}", _mib(footprint.total))]
     if real is not None:

@@ -286,6 +286,7 @@ def reducing(model: nn.Module, now: bool) -> contextlib.AbstractContextManager:
     if isinstance(model, DistributedDataParallel):
         return contextlib.nullcontext() if now else model.no_sync()
     if is_sharded(model):
+        model.unshard()  # a forward pass that gathers the weights itself keeps what came twice until its end
         model.set_requires_gradient_sync(now)
         model.set_reshard_after_backward(now)
     return contextlib.nullcontext()

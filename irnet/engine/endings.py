@@ -9,8 +9,10 @@ from .checkpoint import LAST
 from .evaluate import NotFinite
 from .state import RunState
 
-SMALLER = "lower -b, raise --grad-accum-steps, add --grad-checkpointing, lower --max-regions, take --amp bf16"
-PLANNED = "give --memory, which plans"  # for one process
+SMALLER = (
+    "give --memory, which plans; "
+    "or lower -b, raise --grad-accum-steps, add --grad-checkpointing, lower --max-regions, take --amp bf16"
+)
 
 
 def ending(error: BaseException, state: RunState, output: Path, stop: Request) -> BaseException:
@@ -26,8 +28,7 @@ def ending(error: BaseException, state: RunState, output: Path, stop: Request) -
         `Stopped` after a signal, an `InputError` for what the user can do something about, else `error` itself. The
         first two say which step is saved, which rank 0 knows of several processes.
     """
-    smaller = SMALLER if distributed.count() > 1 else f"{PLANNED}; or {SMALLER}"
-    known = explain(error, smaller) if isinstance(error, Exception) else None
+    known = explain(error, SMALLER) if isinstance(error, Exception) else None
     diverged = isinstance(error, NotFinite)
     if diverged:
         known.trouble = f"after step {state.step} {known.trouble}"

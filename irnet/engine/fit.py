@@ -16,6 +16,7 @@ from ..models.irnet import IRNet
 from ..progress import Progress
 from .build import class_graph, read_word_vectors
 from .memory import Footprint, Scene, planned, planned_evaluation, with_train
+from .memory_shared import planned_share
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 _UNITS |= {f"{letter}i": 1024**power for power, letter in enumerate("KMGT", 1)}
@@ -25,15 +26,16 @@ SMALLER_IMAGES = "take smaller images (data.short_side), fewer regions (--max-re
 
 @dataclass(frozen=True)
 class Fit:
-    """Settings whose step has a plan. `config` is never the caller's own."""
+    """Settings whose step has a plan, which is that of each process. `config` is never the caller's own."""
 
     config: Config
     footprint: Footprint
+    processes: int = 1
 
     @property
     def micro_batch(self) -> int:
-        """Images that are worked on at once; fewer where a budget of the batch says so."""
-        return self.config.train.batch_size // self.config.train.grad_accum_steps
+        """Images that a process works on at once; fewer where a budget of the batch says so."""
+        return -(-self.config.train.batch_size // (self.processes * self.config.train.grad_accum_steps))
 
     @property
     def words(self) -> str:
@@ -92,7 +94,14 @@ def ways(config: Config) -> Iterator[Config]:
             yield with_train(config, amp=amp, grad_checkpointing=checkpointing)
 
 
-def largest(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
+def fit_of(config: Config, scene: Scene, gpu: bool, processes: int = 1) -> Fit:
+    """The plan of a step with settings as they are, of one of so many processes."""
+    alone = processes == 1
+    plan = planned(config, scene, gpu) if alone else planned_share(config, scene, processes, gpu)
+    return Fit(config, plan, processes)
+
+
+def largest(config: Config, scene: Scene, memory: int, gpu: bool, processes: int = 1) -> Fit:
     """Find the largest micro-batch that fits, of those into which the batch can be split evenly.
 
     More parts take less memory, from two on. One part may take less than two: the gradients that parts add up exist
@@ -103,6 +112,7 @@ def largest(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
         scene: What its images look like.
         memory: Bytes that a step may take.
         gpu: See `memory.planned`.
+        processes: Their number, of which each works on its share of a batch in so many parts.
 
     Returns:
         The settings with the fewest parts that fit. Where none do, those that take least.
@@ -114,7 +124,7 @@ def largest(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
     while low < high:
         at = (low + high) // 2 if low else 0  # the whole batch first
         tried = with_train(config, grad_accum_steps=parts[at])
-        found = Fit(tried, planned(tried, scene, gpu))
+        found = fit_of(tried, scene, gpu, processes)
         least = found if least is None or found.footprint.total < least.footprint.total else least
         if found.footprint.total <= memory:
             best, high = found, at
@@ -123,11 +133,11 @@ def largest(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
     return best or least
 
 
-def search(config: Config, scene: Scene, memory: int, gpu: bool, every: bool) -> list[Fit]:
+def search(config: Config, scene: Scene, memory: int, gpu: bool, every: bool, processes: int = 1) -> list[Fit]:
     """Find the largest micro-batch that fits in each of the `ways`, or where none does, what takes least.
 
     Args:
-        config: See `largest`, like all but the last.
+        config: See `largest`, like all others but one.
         every: Whether to go through all of them. Else nothing comes behind the settings as they are, if these fit.
 
     Returns:
@@ -136,13 +146,13 @@ def search(config: Config, scene: Scene, memory: int, gpu: bool, every: bool) ->
     found: list[Fit] = []
     with Progress("planning the memory"):
         for way in ways(config):
-            found.append(largest(way, scene, memory, gpu))
+            found.append(largest(way, scene, memory, gpu, processes))
             if not every and found[0].footprint.total <= memory:
                 break
     return found
 
 
-def fitted(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
+def fitted(config: Config, scene: Scene, memory: int, gpu: bool, processes: int = 1) -> Fit:
     """Choose how many parts a batch is worked on in, for a run whose steps shall take at most `memory` bytes.
 
     Args:
@@ -150,13 +160,16 @@ def fitted(config: Config, scene: Scene, memory: int, gpu: bool) -> Fit:
         scene: What its images look like.
         memory: Bytes.
         gpu: See `memory.planned`.
+        processes: See `largest`. Where they leave open how they share the training, they share weights if need be.
 
     Raises:
         InputError: No number of parts fits. It says with which settings a step would.
     """
-    found = search(config, scene, memory, gpu, every=False)
-    if found[0].footprint.total <= memory:
-        return found[0]
+    ways = ("ddp", "fsdp") if processes > 1 and config.train.parallel == "auto" else (config.train.parallel,)
+    for way in ways:
+        found = search(with_train(config, parallel=way), scene, memory, gpu, every=False, processes=processes)
+        if found[0].footprint.total <= memory:
+            return found[0]
     raise too_little(memory, scene, found)
 
 

@@ -87,7 +87,9 @@ class Footprint:
         return self.total - self.bytes.get(UNUSED, 0)
 
 
-def planned(config: Config, scene: Scene, gpu: bool = False) -> Footprint:
+def planned(
+    config: Config, scene: Scene, gpu: bool = False, make: "Callable[[Config, Scene, bool], Step] | None" = None
+) -> Footprint:
     """Plan the peak of a step, of those behind the first, in which the optimiser has its state.
 
     Args:
@@ -95,6 +97,7 @@ def planned(config: Config, scene: Scene, gpu: bool = False) -> Footprint:
         scene: What its images look like.
         gpu: Whether it runs on a GPU, of which none is needed. What its allocator leaves unused then counts, too; what
             operators and libraries take within themselves there is not known, and left out.
+        make: What makes the step; None: `Step`, of a single process.
 
     Returns:
         The peak.
@@ -106,7 +109,7 @@ def _planned(config: Config, scene: Scene, gpu: bool) -> Footprint:
     """The peak with images that are all as large as the largest."""
     tracker = Tracker(gpu)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        step = Step(config, scene, gpu)
+        step = (make or Step)(config, scene, gpu)
         step.fill_optimizer()
     tracker.add_present(step)
     for p in step.learned:

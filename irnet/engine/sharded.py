@@ -6,6 +6,7 @@ is imported within functions: torch.distributed.tensor alone takes seconds.
 
 import dataclasses
 import itertools
+import warnings
 from typing import Any
 
 import torch
@@ -44,6 +45,8 @@ def shard(model: IRNet, amp: str) -> None:
     dtype = AMP_DTYPES.get(amp)
     # Inputs stay as they are, or boxes would be rounded to whole pixels.
     policy = MixedPrecisionPolicy(dtype, torch.float32 if dtype else None, cast_forward_inputs=False)
+    # Nothing changes predictions in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     sharded: Any = fully_shard(model, mp_policy=policy)
     # Each loss is a part of that of the whole batch. gloo knows no reduction that divides.
     sharded.set_gradient_divide_factor(1.0)

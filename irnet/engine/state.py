@@ -17,6 +17,7 @@ from .checkpoint import BEST, LAST, Checkpoint
 from .ema import Average
 from .evaluate import images_at_once
 from .fit import evaluated_at_once, fitted, scene_of, size_text, told
+from .memory_shared import held_meanwhile
 from .optim import make_optimizer, make_scheduler
 from .resume import changes, check_settings, fingerprint, reinstate_previous
 from .step import LOWER, make_scaler
@@ -66,18 +67,10 @@ class RunState:
         self.device, self.begin = device, time.perf_counter()
         self.data, self.held_out = open_splits(config.data)
         model = make_model(config, self.data, resume)
-        if memory is not None and distributed.count() > 1:
-            # With clipping, as with several processes, all gradients exist together.
-            cure = "plan a process's share with irnet plan -b SHARE train.clip_norm=1e9, and give --grad-accum-steps"
-            raise InputError("--memory", f"plans steps of one process, not of {distributed.count()}", cure)
-        if memory is not None:
-            fit = fitted(config, scene_of(self.data, config, model), memory, gpu=device.type == "cuda")
-            log.info("planned for %s of memory: %s", size_text(memory), told(fit))
-            config = fit.config
         self.config, self.at_once = config, images_at_once(config)
         if memory is not None:
-            scene = scene_of(self.held_out, config, model)
-            self.at_once = evaluated_at_once(config, scene, memory, device.type == "cuda", training=True)
+            self._plan(model, memory, device.type == "cuda")
+        config = self.config
         self.fingerprints = {"train": fingerprint(self.data), "val": fingerprint(self.held_out)}
         hashes = [split["hash"] for split in self.fingerprints.values()]
         trouble, cure = "its annotations are not those of rank 0", "give all machines the same data"
@@ -99,6 +92,19 @@ class RunState:
         if config.train.compile:
             compile_parts(self.model)
         self.trained = distributed.parallel(self.model)
+
+    def _plan(self, model: IRNet, memory: int, gpu: bool) -> None:
+        """Decide by the memory what one process works on at once, in a step and in an evaluation."""
+        processes = distributed.count()
+        fit = fitted(self.config, scene_of(self.data, self.config, model), memory, gpu, processes)
+        several = f", {processes} processes, train.parallel={fit.config.train.parallel}" if processes > 1 else ""
+        log.info("planned for %s of memory: %s%s", size_text(memory), told(fit), several)
+        self.config, scene = fit.config, scene_of(self.held_out, fit.config, model)
+        if processes > 1:
+            left = memory - held_meanwhile(self.config, fit.footprint, model, processes)
+            self.at_once = evaluated_at_once(self.config, scene, left, gpu)
+        else:
+            self.at_once = evaluated_at_once(self.config, scene, memory, gpu, training=True)
 
     def _begin_update(self, *_: object) -> None:
         self.updating = True

@@ -14,10 +14,13 @@ from irnet.config import Config, DataConfig, ModelConfig, TrainConfig
 from irnet.data.loader import batches
 from irnet.data.sample import Sample
 from irnet.engine import distributed, sharded
+from irnet.engine.fit import made_up_edges
+from irnet.engine.memory import Scene, Step
+from irnet.engine.memory_shared import planned_share, share_of
 from irnet.engine.optim import make_optimizer, make_scheduler
 from irnet.engine.step import gradients, make_scaler, train_step
 from irnet.models.irnet import IRNet
-from irnet_kernels import EdgeSet
+from irnet_kernels import EdgeSet, counts
 
 STEPS, IMAGES = 5, 19  # batches of 8, 8, 3, 8 and 8 images
 SIZES = [(64, 80), (80, 64), (64, 96)]
@@ -153,3 +156,35 @@ def run_held(output: str) -> None:
 def bytes_of(tensors: Iterable[Tensor]) -> int:
     """The bytes of all storages that tensors lie in, each once."""
     return sum({(storage := t.untyped_storage()).data_ptr(): storage.nbytes() for t in tensors}.values())
+
+
+def run_peaks(output: str, train: str) -> None:
+    """Write to `output`.RANK the peak of a step of one of four processes in bytes, as it is planned and as it is."""
+    torch.set_num_threads(1)
+    with distributed.joined("cpu"):
+        config = settings("full", **json.loads(train))
+        sizes = {"memory_channels": 32, "hidden": 256, "graph_channels": 32, "backbone_channels": 16}
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **sizes))
+        scene = Scene(96, 96, (6,), 8, made_up_edges(8))
+        plan = planned_share(config, scene, distributed.count())
+        own = Step(share_of(config, distributed.count()), scene, False, torch.device("cpu"))
+        if config.train.parallel == "fsdp":
+            sharded.shard(own.model, config.train.amp)
+        model = distributed.parallel(own.model)
+        own.optimizer = make_optimizer(own.model, config.train)
+        present = []
+
+        def step():
+            train_step(model, own.batch, own.optimizer, own.scaler, own.config, 2)
+            present.append(sum(map(bytes_of, map(list, held_by(own).values()))))
+
+        peak = counts.count(step, torch.device("cpu")).peak_allocated_bytes
+        buckets = 0 if config.train.parallel == "fsdp" else bytes_of(p for p in own.learned)
+        found = {"planned": plan.total, "real": present[-1] + buckets + peak + own.waiting_bytes, "by": plan.bytes}
+        Path(f"{output}.{distributed.rank()}").write_text(json.dumps(found))
+
+
+def held_by(step: Step) -> dict:
+    """What is there before a step, of tensors of which each process holds some rows those."""
+    local = lambda tensor: tensor.to_local() if distributed.is_sharded(tensor) else tensor  # noqa: E731
+    return {name: list(map(local, tensors)) for name, tensors in step.present().items()}

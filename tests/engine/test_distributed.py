@@ -171,11 +171,16 @@ def test_rank_with_other_data_is_refused(group, train_arguments, scenes_root, tm
     assert line.startswith("irnet: rank 1: ") and "its annotations are not those of rank 0" in line
 
 
-def test_memory_is_not_planned_for_several_processes(group, train_arguments, tmp_path):
-    started = group(train_arguments(tmp_path / "run", "--memory", "1GiB"), 2)
+def test_memory_is_planned_for_each_process(group, train_arguments, tmp_path):
+    """With plenty, a share is worked on at once and each process has all weights; where nothing fits rank 0 says so."""
+    started = group(train_arguments(tmp_path / "run", "--memory", "1GiB", batch=2), 2)
+    started.end()
+    assert "train.grad_accum_steps=1" in started.ranks[0].err
+    assert "2 processes, train.parallel=ddp" in started.ranks[0].err
+    started = group(train_arguments(tmp_path / "none", "--memory", "100KiB", batch=2), 2)
     started.end(2)
     (line,) = started.said
-    assert "--memory: plans steps of one process, not of 2; plan a process's share" in line
+    assert "--memory: no step on images of 160 x 160 pixels" in line
 
 
 # ---------------------------------------------------------------------------------------------------------- evaluation

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from irnet.cli import main
+from irnet.config import Config, ModelConfig, TrainConfig
 from irnet.engine import checkpoint
+from irnet.engine.fit import fit_of, fitted
+from irnet.engine.memory import Scene, with_train
 from tests.engine.groups import EVALS, failing, kill_at_random, recording, torchrun
 from tests.engine.recorded import images_of
 from tests.engine.tools import DIE_WRITING, LIMIT, assert_same_run, assert_same_tensors, lines
@@ -219,3 +223,42 @@ def test_mixed_precision_trains_as_one_process_does(amp, group, train_arguments,
     assert (tmp_path / "eval/results.json").read_text() == (tmp_path / "two/results.json").read_text()
     for found, expected in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
         assert found["loss"] == pytest.approx(expected["loss"], rel=0.02)
+
+
+# ------------------------------------------------------------------------------------------------------------ the plan
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"parallel": "ddp", "batch_size": 8},
+        {"parallel": "fsdp", "batch_size": 8},
+        {"parallel": "fsdp", "batch_size": 16, "grad_accum_steps": 2, "optimizer": "adamw", "clip_norm": 1.0},
+    ],
+    ids=lambda train: "-".join(map(str, train.values())),
+)
+def test_peak_of_one_of_four_processes_is_planned(train, group, tmp_path):
+    words = f"{str(tmp_path / 'peaks')!r}, {json.dumps(train)!r}"
+    group([], 4, f"from tests.engine import shared_steps as s; s.run_peaks({words}); raise SystemExit").end()
+    for rank in range(4):
+        found = json.loads((tmp_path / f"peaks.{rank}").read_text())
+        assert found["planned"] == pytest.approx(found["real"], rel=0.05), found
+
+
+def test_weights_are_shared_where_they_do_not_fit():
+    """`auto` is ddp while that fits in some number of parts, then fsdp."""
+    model = ModelConfig(variant="conv", backbone="small", backbone_channels=96)
+    settings = Config(model, train=TrainConfig(batch_size=4, optimizer="adamw"))
+    scene, ways = Scene(32, 32, (2,), 4), ("ddp", "fsdp")
+    whole, rows = (fit_of(with_train(settings, parallel=way), scene, False, 4).footprint.total for way in ways)
+    assert rows < 0.8 * whole
+    for memory, way in ((whole, "ddp"), (whole - 1, "fsdp"), (rows, "fsdp")):
+        found = fitted(settings, scene, memory, False, 4)
+        assert (found.config.train.parallel, found.micro_batch) == (way, 1) and found.footprint.total <= memory
+
+
+def test_plan_of_one_of_several_processes_is_printed(capsys, refused):
+    words = ["plan", "--small", "-b", "8", "--size", "64x64", "--regions", "2", "--device", "cpu", "--processes", "4"]
+    assert main([*words, "--parallel", "fsdp"]) == 0
+    assert "in one of 4 processes, 2 images at a time" in capsys.readouterr().out
+    assert "nothing is measured" in refused([*words, "--measure"])
