@@ -133,11 +133,11 @@ def collect(
                     score_files[key] = stack.enter_context(ScoreFile(scores.shape[1]))
                 score_files[key].append(scores)
             labels.append(piece.labels)
-            if watch is not None:
-                watch(piece.scores)
             for name, values in piece.attributes.items():
                 attributes[name] += values
             images += piece.images
+            if watch is not None:
+                watch(piece.scores)
             if progress is not None:
                 progress.update(piece.images)
                 rate = sum(map(len, labels)) / max(time.perf_counter() - begin, 1e-9)
