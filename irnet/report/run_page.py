@@ -327,7 +327,7 @@ def _any(lines: dict[str, tuple]) -> bool:
 
 def _chart(name: str, axis: str, caption: str, lines: dict[str, tuple]) -> Markup:
     """A chart of lines by their label, each (points, colour, dashes)."""
-    figure, axes = html.chart(6.4)
+    figure, axes = html.chart()
     for label, (points, colour, dashes) in lines.items():
         if points:
             axes.plot(*zip(*points, strict=True), label=label, color=np.array(colour) / 255, linestyle=dashes)
