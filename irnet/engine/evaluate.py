@@ -145,11 +145,11 @@ def collect(
                 score_files[key].append(scores)
             labels.append(piece.labels)
             attention.append(piece.attention)
-            if watch is not None:
-                watch(piece.scores)
             for name, values in piece.attributes.items():
                 attributes[name] += values
             images += piece.images
+            if watch is not None:
+                watch(piece.scores)
             if progress is not None:
                 progress.update(piece.images)
                 rate = sum(map(len, labels)) / max(time.perf_counter() - begin, 1e-9)

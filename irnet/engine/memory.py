@@ -102,14 +102,15 @@ def planned(
     Returns:
         The peak.
     """
-    return max((_planned(config, one, gpu) for one in _heaviest(config, scene)), key=lambda found: found.total)
+    make = make or Step
+    return max((_planned(config, one, gpu, make) for one in _heaviest(config, scene)), key=lambda found: found.total)
 
 
-def _planned(config: Config, scene: Scene, gpu: bool) -> Footprint:
+def _planned(config: Config, scene: Scene, gpu: bool, make: "Callable[[Config, Scene, bool], Step]") -> Footprint:
     """The peak with images that are all as large as the largest."""
     tracker = Tracker(gpu)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        step = (make or Step)(config, scene, gpu)
+        step = make(config, scene, gpu)
         step.fill_optimizer()
     tracker.add_present(step)
     for p in step.learned:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config
-from .memory import Footprint, Scene, Step, planned, with_train
+from .memory import Footprint, Scene, Step, batch_images, planned, with_train
 from .step import AMP_DTYPES, gradients, update
 
 
@@ -45,19 +45,19 @@ def held_meanwhile(config: Config, footprint: Footprint, model: nn.Module, proce
     return weights + footprint.bytes["optimizer"]
 
 
-def share_of(config: Config, processes: int) -> Config:
+def share_of(config: Config, scene: Scene, processes: int) -> Config:
     """The settings with the largest share of one process as the batch, in full parts."""
     train = config.train
-    images = -(-train.batch_size // processes)
+    images = -(-batch_images(train, scene.height, scene.width) // processes)
     micro = -(-images // train.grad_accum_steps)
-    return with_train(config, batch_size=micro * train.grad_accum_steps)
+    return with_train(config, batch_size=micro * train.grad_accum_steps, max_batch_pixels=0)
 
 
 class _Buckets(Step):
     """The step of a process that has all weights: gradients have a place of their own all the time."""
 
     def __init__(self, config: Config, scene: Scene, gpu: bool, device: torch.device | None = None, *, processes: int):
-        super().__init__(share_of(config, processes), scene, gpu, device)
+        super().__init__(share_of(config, scene, processes), scene, gpu, device)
         self.places = {p: torch.empty_like(p) for p in self.learned}
         for p in self.learned:
             p.register_post_accumulate_grad_hook(self._put_into_place)
@@ -78,10 +78,12 @@ class _Rows(Step):
     """The step of a process that has some rows of every weight: it has all weights, and at the end all gradients."""
 
     def __init__(self, config: Config, scene: Scene, gpu: bool, device: torch.device | None = None, *, processes: int):
-        super().__init__(share_of(config, processes), scene, gpu, device)
+        super().__init__(share_of(config, scene, processes), scene, gpu, device)
         self.config = with_train(self.config, clip_norm=0.0)  # what is clipped are the rows, in their place
         parameters, dtype = list(self.model.parameters()), AMP_DTYPES.get(config.train.amp)
         self.rows = {p: nn.Parameter(torch.empty(_rows(p, processes)), p.requires_grad) for p in parameters}
+        if self.average is not None:
+            self.average.weights = {name: torch.empty_like(self.rows[p]) for name, p in self.average.learned.items()}
         for p in parameters if dtype else ():
             p.data = p.data.to(dtype)
         # Gradients of parts are added up in float32, and so are those of all processes.

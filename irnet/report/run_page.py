@@ -7,7 +7,7 @@ nothing may be fetched from file://; every picture is a file of its own.
 import functools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -119,7 +119,7 @@ def write(
             columns=[name for _, name in gains.METRICS],
             seeds=gains.seed_rows(run),
             runs=1 + len(run.seeds),
-            curve=_curve(history),
+            curves=_curves(history),
             facts={name: value for name, value in (facts or {}).items() if value is not None},
         )
         (fresh / "index.html").write_text(text, encoding="utf-8")
@@ -290,22 +290,50 @@ _CURVES = {
 }
 
 
-def _curve(history: Sequence[dict]) -> Markup | str:
-    """The chart of the losses over the steps; "" where there are none."""
-    lines = {}
-    for name in _CURVES:
-        points = [(row["step"], row[name]) for row in history if "step" in row and number(row.get(name)) is not None]
+def _curves(history: Sequence[dict]) -> list[tuple[Markup, str]]:
+    """The charts of the losses and of the held-out accuracies over the steps, each with a caption; what is not there
+    is left out."""
+    losses = {
+        label: (_points(history, lambda row, name=name: row.get(name)), colour, dashes)
+        for name, (label, colour, dashes) in _CURVES.items()
+    }
+    accuracies = {
+        _CURVES[name][0]: (_points(history, lambda row, key=key: _accuracy(row, key)), *_CURVES[name][1:])
+        for name, key in (("loss_conv", "conv"), ("loss_final", "final"))
+    }
+    charts = [
+        ("curve", "loss", "Losses of the predictions over training.", losses),
+        ("accuracy", "boxes named right, %", "Accuracy on held-out images over training.", accuracies),
+    ]
+    return [(_chart(name, axis, caption, lines), caption) for name, axis, caption, lines in charts if _any(lines)]
+
+
+def _points(history: Sequence[dict], value: Callable[[dict], float | None]) -> list[tuple[float, float]]:
+    """A value over the steps, where a line has it."""
+    points = [(row["step"], value(row)) for row in history if "step" in row and number(value(row)) is not None]
+    return gains.smoothed(points, POINTS)
+
+
+def _accuracy(row: dict, key: str) -> float | None:
+    """The accuracy, in per cent, of one prediction in a line that an evaluation has written."""
+    metrics = row.get("metrics")
+    found = metrics.get(key, {}).get("instance_accuracy") if isinstance(metrics, dict) else None
+    return None if found is None else 100 * found
+
+
+def _any(lines: dict[str, tuple]) -> bool:
+    return any(points for points, *_ in lines.values())
+
+
+def _chart(name: str, axis: str, caption: str, lines: dict[str, tuple]) -> Markup:
+    """A chart of lines by their label, each (points, colour, dashes)."""
+    figure, axes = html.chart()
+    for label, (points, colour, dashes) in lines.items():
         if points:
-            lines[name] = gains.smoothed(points, POINTS)
-    if not lines:
-        return ""
-    figure, axes = html.chart(6.4)
-    for name, points in lines.items():
-        label, colour, dashes = _CURVES[name]
-        axes.plot(*zip(*points, strict=True), label=label, color=np.array(colour) / 255, linestyle=dashes)
+            axes.plot(*zip(*points, strict=True), label=label, color=np.array(colour) / 255, linestyle=dashes)
     axes.set_xlabel("step")
-    axes.set_ylabel("loss")
+    axes.set_ylabel(axis)
     axes.set_ylim(bottom=0)
     html.legend_above(figure, axes)
-    told = ", ".join(f"{_CURVES[name][0]} ends at {points[-1][1]:.3g}" for name, points in lines.items())
-    return html.svg(figure, "curve", f"Losses over training: {told}.")
+    told = ", ".join(f"{label} ends at {points[-1][1]:.3g}" for label, (points, *_) in lines.items() if points)
+    return html.svg(figure, name, f"{caption.removesuffix('.')}: {told}.")

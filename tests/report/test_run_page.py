@@ -145,6 +145,24 @@ def test_text_from_data_is_escaped(tmp_path):
     assert facts_of_run["classes"] == NASTY
 
 
+def test_the_curves_are_of_what_the_lines_tell(tmp_path):
+    images = list(made_up_images(2))
+    steps = [{"step": s, "loss": 3.0, "loss_conv": 2.5, "loss_final": 1 / s} for s in (1, 2)]
+    metrics = {"conv": {"instance_accuracy": 0.25}, "final": {"instance_accuracy": 0.5}}
+    held_out = [{"step": 2, "metrics": metrics}, {"step": 3, "metrics": {"final": {"instance_accuracy": 0.75}}}]
+    odd = [
+        {"step": 4, "loss_conv": None, "metrics": None},
+        {"loss_final": 1.0},
+        {"step": 5, "loss_final": float("nan")},
+    ]
+    losses = "Losses of the predictions over training: ConvNet ends at 2.5, final answer ends at 0.5."
+    accuracy = "Accuracy on held-out images over training: ConvNet ends at 25, final answer ends at 75."
+    for history, expected in ((steps + held_out + odd, [losses, accuracy]), (steps, [losses]), (odd, [])):
+        page = run_page.write(tmp_path / "page", "t", answers_of(images), images, history)
+        tags = Reader(page.read_text()).tags
+        assert [attributes["aria-label"] for tag, attributes in tags if tag == "svg"] == expected
+
+
 def test_an_earlier_page_is_replaced_and_nothing_else(tmp_path):
     images = list(made_up_images(4))
     path = tmp_path / "page"

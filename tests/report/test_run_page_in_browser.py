@@ -38,6 +38,7 @@ def images() -> list[Shown]:
 def folder(images, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "page"
     history = [{"step": s, "loss_conv": 2 / s, "loss_final": 1 / s} for s in range(1, 30)]
+    history += [{"step": s, "metrics": {"final": {"instance_accuracy": s / 40}}} for s in (10, 20, 30)]
     run = answers_of(images)
     run.seeds = [run.metrics]
     chunk, run_page.CHUNK = run_page.CHUNK, 2**13  # so that there are several
@@ -383,9 +384,9 @@ def test_every_control_and_image_has_a_name_in_the_accessibility_tree(opened):
             seen.setdefault(role, []).append(node.get("name", {}).get("value", "").strip())
     for role in ("button", "combobox", "searchbox", "image", "region", "group", "heading", "table"):
         assert seen.get(role) and all(seen[role]), (role, seen.get(role))
-    assert len(seen["combobox"]) == 5 and len(seen["image"]) == 3  # the image, its memory and the curve
+    assert len(seen["combobox"]) == 5 and len(seen["image"]) == 4  # the image, its memory and two curves
     assert any("boxes" in name and "corrected" in name for name in seen["image"])
-    assert any(name.startswith("Losses over training") for name in seen["image"])
+    assert any(name.startswith("Losses of the predictions over training: ConvNet ends") for name in seen["image"])
     assert seen["RootWebArea"] == ["a run"] and "main" in seen and "status" in seen
     strip = [name for name in seen["button"] if name.startswith("Image 2, ")]
     assert len(strip) == 1 and "box" in strip[0]
