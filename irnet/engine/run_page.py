@@ -64,8 +64,7 @@ def write(
     some_regions(data)
     seeds = [_results(Path(run), data.split) for run in other_seeds]
     model = restore_model(saved.config.model, len(saved.classes), saved.model, saved.source).to(device)
-    run = answers(model, data, config, device, seeds)
-    evaluated = int(run.image.max()) + 1
+    run, evaluated = answers(model, data, config, device, seeds)
     run_folder = saved.source.parent.parent if saved.source.parent.name == "checkpoints" else saved.source.parent
     facts = {
         "data": f"{config.data.name}, {data.path}",
@@ -105,8 +104,8 @@ def _history(path: Path) -> list[dict]:
 
 def answers(
     model: IRNet, data: RegionDataset, config: Config, device: torch.device, seeds: Sequence[dict] = ()
-) -> RunAnswers:
-    """The answers of every prediction for all regions, and the metrics.
+) -> tuple[RunAnswers, int]:
+    """The answers of every prediction for all regions, the metrics, and the number of images.
 
     seeds  the metrics in results.json of runs with other seeds
     """
@@ -119,7 +118,7 @@ def answers(
     with evaluate.progress_of(data, config) as progress:
         scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, progress, watch=watch)
     counts = [len(labels) for labels in data.image_labels()[: scores.images]]
-    return RunAnswers(
+    run = RunAnswers(
         classes=data.classes,
         labels=scores.labels.numpy(),
         image=np.repeat(np.arange(len(counts)), counts),
@@ -127,6 +126,7 @@ def answers(
         metrics={str(key): metrics for key, metrics in scores.metrics.items()},
         seeds=list(seeds),
     )
+    return run, scores.images
 
 
 def most_changed(run: RunAnswers, count: int, images: int) -> list[int]:

@@ -16,6 +16,7 @@ from irnet.engine.build import restore_model
 from irnet.engine.explain import EdgeRow
 from irnet.models.predictions import CONV, FINAL
 from irnet.report.run_page import Cause
+from tests.engine.tools import edit
 from tests.report.made_up_run import made_up_images, of_answers
 from tests.report.test_run_page import calls, records
 
@@ -26,7 +27,9 @@ def run(trained):
     saved = checkpoint.find(trained)
     model = restore_model(saved.config.model, len(saved.classes), saved.model)
     data = open_dataset(saved.config.data, "val")
-    return model, data, saved.config, run_page.answers(model, data, saved.config, next(model.parameters()).device)
+    answers, images = run_page.answers(model, data, saved.config, next(model.parameters()).device)
+    assert images == len(data)
+    return model, data, saved.config, answers
 
 
 def test_answers_are_those_of_the_evaluation(run, trained):
@@ -132,6 +135,15 @@ def test_options_choose_images_batches_and_folder(trained, tmp_path):
     words = ["page", str(last), "--output-dir", str(tmp_path / "p"), "--images", "2", "--edges", "0"]
     assert main([*words, "-b", "3", "train.limit_batches=1"]) == 0
     assert len(records(tmp_path / "p")) == 2
+    assert "in 3 images" in (tmp_path / "p/index.html").read_text()
+
+
+def test_images_without_boxes_are_shown_too(trained, copied, tmp_path):
+    edit(copied, "val", lambda table: table.update(annotations=[a for a in table["annotations"] if a["image_id"] < 4]))
+    words = ["page", str(trained), "--data-root", str(copied), "--output-dir", str(tmp_path / "p"), "--images", "0"]
+    assert main(words) == 0
+    found = records(tmp_path / "p")
+    assert [bool(record["boxes"]) for record in found] == [True, True, True, False]
     assert "in 3 images" in (tmp_path / "p/index.html").read_text()
 
 
