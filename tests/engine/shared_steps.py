@@ -14,6 +14,7 @@ from irnet.config import Config, DataConfig, ModelConfig, TrainConfig
 from irnet.data.loader import batches
 from irnet.data.sample import Sample
 from irnet.engine import distributed, sharded
+from irnet.engine.ema import Average
 from irnet.engine.fit import made_up_edges
 from irnet.engine.memory import Scene, Step
 from irnet.engine.memory_shared import planned_share, share_of
@@ -167,9 +168,10 @@ def run_peaks(output: str, train: str) -> None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, **sizes))
         scene = Scene(96, 96, (6,), 8, made_up_edges(8))
         plan = planned_share(config, scene, distributed.count())
-        own = Step(share_of(config, distributed.count()), scene, False, torch.device("cpu"))
+        own = Step(share_of(config, scene, distributed.count()), scene, False, torch.device("cpu"))
         if config.train.parallel == "fsdp":
             sharded.shard(own.model, config.train.amp)
+            own.average = Average(own.model, config.train.ema) if config.train.ema else None
         model = distributed.parallel(own.model)
         own.optimizer = make_optimizer(own.model, config.train)
         present = []
