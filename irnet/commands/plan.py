@@ -141,18 +141,23 @@ def _search(config: settings.Config, scene: "Scene", memory: int, gpu: bool, pro
 
 
 def _title(config: settings.Config, scene: "Scene", gpu: bool) -> str:
-    images = config.train.batch_size
+    images = _counted(config, config.train.batch_size)
     regions = f"{scene.regions[0]} regions" if len(scene.regions) == 1 else f"at most {scene.regions[0]} regions"
-    step = f"{images} image{'s' * (images > 1)} of {scene.height} x {scene.width} pixels with {regions} a step"
+    step = f"{images} of {scene.height} x {scene.width} pixels with {regions} a step"
     where = "a GPU, without what its driver and libraries take" if gpu else "a CPU"
     return f"{config.model.variant} on {config.model.backbone}, {scene.classes} classes, {step}, on {where}\n"
+
+
+def _counted(config: settings.Config, images: int) -> str:
+    """A number of images for a line, of which a budget of pixels may let in fewer."""
+    return f"{'at most ' * bool(config.train.max_batch_pixels)}{images} image{'s' * (images > 1)}"
 
 
 def _table(found: "Fit", real: int | None) -> str:
     """The peak by category and, below the total, what was measured."""
     footprint, train = found.footprint, found.config.train
     checkpointing = ", checkpointing" if train.grad_checkpointing else ""
-    at_once = f"{found.micro_batch} image{'s' * (found.micro_batch > 1)} at a time"
+    at_once = f"{_counted(found.config, found.micro_batch)} at a time"
     of_one = f" in one of {found.processes} processes" if found.processes > 1 else ""
     rows = [(f"peak of a step{of_one}, {at_once}, {PRECISIONS[train.amp]}{checkpointing}", "MiB")]
     rows += [(category, _mib(size)) for category, size in footprint.bytes.items()]
