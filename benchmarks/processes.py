@@ -1,6 +1,6 @@
 """Time of a step of two processes of one thread against that of one, with the same images each, and what is exchanged.
 
-    python benchmarks/processes.py
+    python benchmarks/processes.py [--parallel fsdp]
 
 Both take turns in one run, so that what else the machine does meets both; it wants two free cores. Prints the medians
 of the times, their ratio (1 is ideal: the exchange of gradients costs nothing), and the bytes of a step's gradients.
@@ -20,7 +20,7 @@ import torch.multiprocessing as mp
 
 from irnet import config as settings
 from irnet.data.sample import Batch
-from irnet.engine import distributed
+from irnet.engine import distributed, sharded
 from irnet.engine.optim import make_optimizer
 from irnet.engine.step import make_scaler, train_step
 from irnet.models.irnet import IRNet
@@ -33,12 +33,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=8, help="of a process in a step")
     parser.add_argument("--rounds", type=int, default=15, help="steps of each way")
+    parser.add_argument("--parallel", default="ddp", choices=("ddp", "fsdp"), help="as of irnet train")
     options = parser.parse_args()
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    mp.start_processes(measure, (store.port, options.images, options.rounds), 2, start_method="spawn")
+    mp.start_processes(measure, (store.port, options.images, options.rounds, options.parallel), 2, start_method="spawn")
 
 
-def measure(rank: int, port: int, images: int, rounds: int) -> None:
+def measure(rank: int, port: int, images: int, rounds: int, parallel: str) -> None:
     """Take steps alone (rank 0, while the other waits) and together in turn; rank 0 prints the times."""
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, is_master=False)
@@ -46,7 +47,11 @@ def measure(rank: int, port: int, images: int, rounds: int) -> None:
     torch.manual_seed(rank)
     batch, config = batch_of(images), settings.small()
     model = model_of(config)
-    own, trained = copy.deepcopy(model), distributed.parallel(model)
+    size = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    own = copy.deepcopy(model)
+    if parallel == "fsdp":
+        sharded.shard(model, config.train.amp)
+    trained = distributed.parallel(model)
     own_optimizer, optimizer = (make_optimizer(each, config.train) for each in (own, model))
     scaler = make_scaler(torch.device("cpu"), config.train)
     alone, together = [], []
@@ -60,11 +65,11 @@ def measure(rank: int, port: int, images: int, rounds: int) -> None:
         together.append(seconds(partial(train_step, trained, batch, optimizer, scaler, config, 1)))
     if rank == 0:
         one, two = median(alone[1:]), median(together[1:])
-        size = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-        print(f"{images} images a process, {rounds} rounds, load of the machine {os.getloadavg()[0]:.1f}")
+        print(f"{parallel}: {images} images a process, {rounds} rounds, load of the machine {os.getloadavg()[0]:.1f}")
         print(f"one process   {1000 * one:8.1f} ms a step")
         print(f"two processes {1000 * two:8.1f} ms a step: {one / two:.2f} of ideal")
-        print(f"gradients     {size / 2**20:8.2f} MiB, exchanged once a step")
+        weights = ", and so are the weights" if parallel == "fsdp" else ""
+        print(f"gradients     {size / 2**20:8.2f} MiB, exchanged once a step{weights}")
     dist.destroy_process_group()
 
 
