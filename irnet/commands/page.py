@@ -35,8 +35,6 @@ def run(options: argparse.Namespace) -> None:
     shared.refuse_several("page")
     saved = checkpoint.find(options.checkpoint, checkpoint.BEST if options.best else checkpoint.LAST)
     config = shared.read_settings_of_run(options, saved.config)
-    source = Path(options.checkpoint)
-    run_folder = source if source.is_dir() else source.parent
-    output = Path(options.output_dir or run_folder / "page")
+    output = Path(options.output_dir or checkpoint.folder_of_run(options.checkpoint) / "page")
     device = choose_device(options.device)
     print(run_page.write(output, saved, config, device, options.images, options.edges, options.other_seed))
