@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="RUN", help="a run folder or a checkpoint file")
     parser.add_argument("--best", action="store_true", help="the checkpoint with the best class AP, not the last")
     parser.add_argument("--output-dir", metavar="DIR", help="the page's folder; RUN/page if not given")
-    most = "images that can be looked at, those in which reasoning changed most; 0: all"
+    most = "images that can be looked at, those in which reasoning corrected or broke most boxes; 0: all"
     parser.add_argument("--images", type=int, default=200, metavar="N", help=most)
     edges = "edges that are measured for every box whose answer reasoning changed; 0: none, which is faster"
     parser.add_argument("--edges", type=int, default=3, metavar="N", help=edges)

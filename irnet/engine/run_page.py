@@ -51,7 +51,7 @@ def write(
         saved: The run's weights.
         config: Its settings; those of the data may differ.
         device: Where it is evaluated.
-        images: How many can be looked at, those in which reasoning changed most; 0: all.
+        images: How many can be looked at, those in which reasoning corrected or broke most; 0: all.
         edges: Edges that are measured for every region whose answer reasoning changed.
         other_seeds: Folders of runs with other seeds, for the spread of the metrics.
 
