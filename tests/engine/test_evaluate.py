@@ -34,13 +34,13 @@ def test_eval_gives_the_figures_of_training(trained, tmp_path, capsys):
     assert not (tmp_path / "vis").exists()
 
 
-@pytest.mark.parametrize("name", [".", "checkpoints/last.safetensors"])
-def test_eval_writes_into_the_run_folder(name, trained, tmp_path):
+@pytest.mark.parametrize("source", [".", "checkpoints/last.safetensors"])
+def test_eval_writes_into_the_run_folder(source, trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     for name in ("results.json", "per_class.csv"):
         (run / name).unlink()
-    assert main(["eval", "--checkpoint", str(run / name), "-j", "0"]) == 0
+    assert main(["eval", "--checkpoint", str(run / source), "-j", "0"]) == 0
     assert (run / "results.json").read_bytes() == (trained / "results.json").read_bytes()
 
 
