@@ -56,8 +56,7 @@ class Shown:
     name        of its file
     reasoning   what the model made of it
     attributes  by name, a value for each region
-    causes      by region, the edges that changed its answer, the strongest first: none where no removal lowers the
-                answer; regions whose edges were not measured are absent
+    causes      by region, the edges that changed its answer, the strongest first; absent where none were measured
     """
 
     name: str

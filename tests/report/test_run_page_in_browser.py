@@ -385,6 +385,7 @@ def test_the_focus_stays_where_it_was(opened, images):
         page.get_by_text(f"Image {number} of 60").wait_for()
     page.keyboard.press("Enter")  # before the first there is none
     assert "Previous image" in focused(page) and position(page) == "Image 1 of 60"
+    assert page.locator("button:disabled").count() == 0  # which would lose the focus
     page.locator("#classes button").first.focus()
     page.keyboard.press("Enter")
     assert focused(page) == "See where, and why"
