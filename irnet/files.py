@@ -1,10 +1,10 @@
-"""Atomic writing of files and folders: what stood at a path stays whole until its successor is. Reads nothing."""
+"""Writing of files in one step, and of folders in two: what stood at a path stays whole until its successor is."""
 
 import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,25 +45,44 @@ def write_with(path: str | os.PathLike, make: Callable[[Path], Any], keep: Path 
             temporary.unlink()
 
 
-def check_folder(path: str | os.PathLike, names: Collection[str], what: str) -> None:
-    """InputError unless `path` may be replaced: a folder that holds nothing but these names, or nothing at all.
+def check_folder(path: str | os.PathLike, names: Collection[str], marks: Mapping[str, bytes], what: str) -> None:
+    """InputError unless `path` may be replaced: an empty folder, none, or one that is surely of our making.
 
-    what  such a folder in words, for the message
+    Args:
+        path: The folder.
+        names: All that such a folder holds.
+        marks: Files that it always holds, and what stands in the first KiB of each.
+        what: Such a folder in words, for the message.
     """
     path = Path(path)
-    strange = [] if path.is_dir() or not path.exists() else [path.name]
-    if path.is_dir():
-        with writing(path):
-            strange = sorted(one.name for one in path.iterdir() if one.name not in names)
+    with writing(path):
+        if not path.exists():
+            return
+        if os.path.ismount(path.resolve()):
+            raise InputError(path, "is a mount point, whose content cannot be replaced", "name a folder within it")
+        found = sorted(os.listdir(path)) if path.is_dir() else [path.name]
+        strange = [name for name in found if name not in names or not path.is_dir()]
+        if not all(_starts_with(path / name, mark) for name, mark in marks.items()):
+            strange += found
     if strange:
         raise InputError(path, f"is no folder of {what} ({strange[0]} is there)", "name another --output-dir")
+
+
+def _starts_with(path: Path, mark: bytes) -> bool:
+    """Whether a file is there, with a mark in its first KiB."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return mark in file.read(1024)
 
 
 @contextlib.contextmanager
 def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     """A folder to write into, which takes the place of `path` at the end; where anything fails, that stays.
 
-    What stands at `path` is deleted then: see `check_folder`. InputError where it cannot be written.
+    What stands at `path` is moved to `.NAME.old` before, comes back if the new folder cannot be moved, and is deleted
+    after: see `check_folder`. A process that is killed between both moves leaves it there. InputError where the folder
+    cannot be made or moved; what is written into it is the caller's to guard with `writing`.
     """
     path = Path(path).resolve()
     fresh, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
@@ -71,15 +90,26 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
         with writing(path):
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
-            yield fresh
-            shutil.rmtree(old, ignore_errors=True)
-            if path.exists():
-                os.replace(path, old)
-            os.replace(fresh, path)
+        yield fresh
+        with writing(path):
+            _move_folder(fresh, path, old)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
+
+
+def _move_folder(fresh: Path, path: Path, old: Path) -> None:
+    """Move a folder to `path`; what was there goes to `old` for that long."""
+    if not path.exists():
+        os.replace(fresh, path)
+        return
+    shutil.rmtree(old, ignore_errors=True)
+    os.replace(path, old)
+    try:
+        os.replace(fresh, path)
+    finally:
+        if not path.exists():
+            os.replace(old, path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Atomic writing: the old file stays whole until the new one is, whatever happens in between."""
+"""Writing: the old file or folder stays whole until the new one is, whatever happens in between."""
 
 import errno
 import json
@@ -105,23 +105,68 @@ def test_a_folder_takes_its_place_when_it_is_whole(tmp_path):
         assert names(path) == [text] and names(path.parent) == ["page"]
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), ValueError()])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt(), ValueError()])
 def test_a_folder_that_fails_leaves_the_old_one_and_no_other(tmp_path, error):
+    """An error from within is told as what it is: it may be one of reading."""
     path = tmp_path / "page"
     path.mkdir()
     (path / "old").write_text("old")
-    expected = InputError if isinstance(error, OSError) else type(error)
-    with pytest.raises(expected), files.whole_folder(path) as fresh:
+    with pytest.raises(type(error)) as caught, files.whole_folder(path) as fresh:
         (fresh / "half").write_text("of the n")
         raise error
+    assert caught.value is error and names(tmp_path) == ["page"] and names(path) == ["old"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EBUSY, "Device or resource busy"), KeyboardInterrupt()])
+def test_the_old_folder_comes_back_where_the_new_one_cannot_be_moved(tmp_path, monkeypatch, error):
+    path, real, moves = tmp_path / "page", os.replace, []
+    path.mkdir()
+    (path / "old").write_text("old")
+
+    def replace(source, target):
+        moves.append((source.name, target.name))
+        if moves[-1] == (".page.tmp", "page"):
+            raise error
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(InputError if isinstance(error, OSError) else type(error)), files.whole_folder(path) as fresh:
+        (fresh / "new").write_text("new")
+    assert moves == [("page", ".page.old"), (".page.tmp", "page"), (".page.old", "page")]
     assert names(tmp_path) == ["page"] and names(path) == ["old"]
 
 
-def test_a_folder_with_other_things_is_not_to_be_replaced(tmp_path):
-    files.check_folder(tmp_path / "none", ["a"], "a page")
-    (tmp_path / "a").write_text("")
-    files.check_folder(tmp_path, ["a", "b"], "a page")
+MARKS = {"a": b"ours", "b": b""}
+
+
+def check(path) -> None:
+    files.check_folder(path, ["a", "b", "data"], MARKS, "a page")
+
+
+def test_only_a_folder_of_our_making_is_to_be_replaced(tmp_path):
+    check(tmp_path / "none")
+    check(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/thesis.tex").write_text("mine")
+    for name, content in (("", ""), ("a", "theirs"), ("a", "of ours"), ("b", "")):
+        if name:
+            (tmp_path / name).write_text(content)
+        if name == "b":
+            break
+        with pytest.raises(InputError, match=r"is no folder of a page \((a|data) is there\); name another"):
+            check(tmp_path)
+    check(tmp_path)
     (tmp_path / "c").write_text("")
-    for path, there in ((tmp_path, "c"), (tmp_path / "c", "c")):
-        with pytest.raises(InputError, match=rf"is no folder of a page \({there} is there\); name another"):
-            files.check_folder(path, ["a", "b"], "a page")
+    for path in (tmp_path, tmp_path / "c"):
+        with pytest.raises(InputError, match=r"is no folder of a page \(c is there\); name another"):
+            check(path)
+
+
+def test_a_mount_point_is_not_to_be_replaced(tmp_path):
+    """Renaming one fails, at the end of all work."""
+    (tmp_path / "link").symlink_to("/proc")
+    for path in ("/proc", tmp_path / "link"):
+        with pytest.raises(
+            InputError, match="is a mount point, whose content cannot be replaced; name a folder within"
+        ):
+            check(path)

@@ -16,7 +16,7 @@ SETTINGS = ("data.name", "data.root", "train.batch_size", "train.workers", "trai
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     shared.add_checkpoint(parser)
-    parser.add_argument("--output-dir", help="where the files go; beside the checkpoint if not given")
+    parser.add_argument("--output-dir", help="where the files go; the run's folder if not given")
     parser.add_argument("--vis", type=int, default=0, metavar="N", help="draw the first N images into vis/")
     shared.add_memory(parser, "that there is: decides how many images go through the model together")
     shared.add_print_config(parser)
@@ -59,8 +59,7 @@ def evaluate_on(options: argparse.Namespace, device_name: str) -> None:
     if scores is None:  # rank 0 has them
         return
     results = evaluate.results(model, saved.step, data.split, scores)
-    source = Path(options.checkpoint)
-    folder = Path(options.output_dir or (source if source.is_dir() else source.parent))
+    folder = Path(options.output_dir or checkpoint.folder_of_run(options.checkpoint))
     evaluate.write(folder, results, scores, data.classes)
     print(evaluate.table_text(results), classes_text(scores, data.classes), sep="\n\n", end="\n\n")
     print(", ".join(str(folder / name) for name in ("results.json", "per_class.csv", "confusion.csv")))

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="RUN", help="a run folder or a checkpoint file")
     parser.add_argument("--best", action="store_true", help="the checkpoint with the best class AP, not the last")
     parser.add_argument("--output-dir", metavar="DIR", help="the page's folder; RUN/page if not given")
-    most = "images that can be looked at, those in which reasoning changed most; 0: all"
+    most = "images that can be looked at, those in which reasoning corrected or broke most boxes; 0: all"
     parser.add_argument("--images", type=int, default=200, metavar="N", help=most)
     edges = "edges that are measured for every box whose answer reasoning changed; 0: none, which is faster"
     parser.add_argument("--edges", type=int, default=3, metavar="N", help=edges)
@@ -35,8 +35,6 @@ def run(options: argparse.Namespace) -> None:
     shared.refuse_several("page")
     saved = checkpoint.find(options.checkpoint, checkpoint.BEST if options.best else checkpoint.LAST)
     config = shared.read_settings_of_run(options, saved.config)
-    source = Path(options.checkpoint)
-    run_folder = source if source.is_dir() else source.parent
-    output = Path(options.output_dir or run_folder / "page")
+    output = Path(options.output_dir or checkpoint.folder_of_run(options.checkpoint) / "page")
     device = choose_device(options.device)
     print(run_page.write(output, saved, config, device, options.images, options.edges, options.other_seed))

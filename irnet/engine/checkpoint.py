@@ -318,6 +318,14 @@ def find(run: str | Path, prefer: str = LAST, device: torch.device | str = "cpu"
     raise AssertionError("unreachable")
 
 
+def folder_of_run(run: str | Path) -> Path:
+    """The run folder of what `find` takes: that folder; of a file that of its run, or the one in which it lies."""
+    run = Path(run)
+    if os.path.isdir(run):
+        return run
+    return run.parent.parent if run.parent.name == "checkpoints" else run.parent
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     """The optimiser's state as plain tensors."""
     return {

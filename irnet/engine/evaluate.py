@@ -6,7 +6,7 @@ import io
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Scores:
     metrics     all of metrics.METRICS for every prediction, the final one first
     attention   for every prediction that the final one mixes, its mean weight
     per_class   the tables of metrics.per_class for the final prediction and for the ConvNet's
-    predicted   int64 [R], the best class in the final prediction and in the ConvNet's
+    predicted   int32 [R], the best class in every prediction, the final one first
     labels      int64 [R]
     attributes  by name, R values
     images      their number
@@ -119,11 +119,8 @@ def collect(
     device: torch.device,
     progress: Progress | None = None,
     stop: Request | None = None,
-    watch: Callable[[dict[PredictionKey, Tensor]], None] | None = None,
 ) -> Scores | None:
     """Run the model over all batches and compute every metric; None on other ranks than 0, which gathers the scores.
-
-    watch  is called with the scores of every prediction for some regions, in the data's order
 
     Where memory ends, the batch is halved, and so are those that follow: a model predicts for each image by itself, up
     to the rounding of its products.
@@ -148,8 +145,6 @@ def collect(
             for name, values in piece.attributes.items():
                 attributes[name] += values
             images += piece.images
-            if watch is not None:
-                watch(piece.scores)
             if progress is not None:
                 progress.update(piece.images)
                 rate = sum(map(len, labels)) / max(time.perf_counter() - begin, 1e-9)
@@ -225,8 +220,9 @@ def _measure(score_files: dict[PredictionKey, ScoreFile], labels: Tensor, attent
             regions = metrics.RegionScores(*map(torch.cat, zip(*parts, strict=True)))
             table = metrics.class_table(file.columns(), regions, labels)
             figures[key] = metrics.means(regions, table)
+            predicted[key] = regions.best.int()
             if key in (FINAL, CONV):
-                tables[key], predicted[key] = table, regions.best
+                tables[key] = table
     mixed = [key for key in score_files if key != FINAL]
     weights = dict(zip(mixed, attention.double().mean(1).tolist(), strict=True))
     return figures, weights, tables, predicted

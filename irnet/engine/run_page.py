@@ -1,13 +1,12 @@
 """What the page of a run shows, collected: the answers for all held-out regions, and images with their causes."""
 
-import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from irnet_kernels.graph import REGION_TYPES
 
@@ -21,16 +20,17 @@ from ..data.sample import Sample
 from ..data.transforms import prepare
 from ..errors import InputError
 from ..models.irnet import IRNet
-from ..models.predictions import CONV, PredictionKey
+from ..models.predictions import CONV, FINAL, PredictionKey
 from ..progress import tracked
 from ..report import run_page as page
 from ..report.draw import Reasoning
 from ..report.gains import RunAnswers
 from ..report.run_page import Cause, Shown
-from . import evaluate, predict
+from . import checkpoint, evaluate, predict
 from .build import restore_model, same_classes, some_regions
 from .checkpoint import Checkpoint
 from .explain import EdgeStudy, edge_kinds
+from .run_folder import read_lines
 
 MEASURED = 12  # regions of an image: with thousands of classes each takes seconds
 
@@ -51,7 +51,7 @@ def write(
         saved: The run's weights.
         config: Its settings; those of the data may differ.
         device: Where it is evaluated.
-        images: How many can be looked at, those in which reasoning changed most; 0: all.
+        images: How many can be looked at, those in which reasoning corrected or broke most; 0: all.
         edges: Edges that are measured for every region whose answer reasoning changed.
         other_seeds: Folders of runs with other seeds, for the spread of the metrics.
 
@@ -59,13 +59,15 @@ def write(
         InputError: The data or a run cannot be read, or the folder holds something else or cannot be written.
     """
     page.check(folder)
+    run_folder = checkpoint.folder_of_run(saved.source)
     data = open_dataset(config.data, "val")
     same_classes(data.classes, saved.classes, data.path)
     some_regions(data)
-    seeds = [_results(Path(run), data.split) for run in other_seeds]
     model = restore_model(saved.config.model, len(saved.classes), saved.model, saved.source).to(device)
-    run, evaluated = answers(model, data, config, device, seeds)
-    run_folder = saved.source.parent.parent if saved.source.parent.name == "checkpoints" else saved.source.parent
+    seeds = _seeds(run_folder, other_seeds, _expected(model, data, config))
+    kinds = edge_kinds(model)
+    relations = relation_names(model, data, config.data) if edges and kinds else None
+    run = answers(model, data, config, device, seeds)
     facts = {
         "data": f"{config.data.name}, {data.path}",
         "split": data.split,
@@ -74,77 +76,89 @@ def write(
         "checkpoint": f"step {saved.step:,}, {saved.source}",
         "versions": f"irnet {__version__}, torch {torch.__version__}",
     }
-    chosen = most_changed(run, images, evaluated)
-    pictures = shown(model, data, config.data, chosen, edges)
+    pictures = shown(model, data, config.data, most_changed(run, images), relations, edges)
     title = f"{run_folder.resolve().name}: {config.data.name}, {data.split}"
-    return page.write(folder, title, run, pictures, _history(run_folder / "metrics.jsonl"), facts)
+    history = read_lines(run_folder / "metrics.jsonl")
+    return page.write(folder, title, run, pictures, history, facts, kinds, MEASURED if edges else 0)
 
 
-def _results(run: Path, split: str) -> dict:
-    """The results.json of a run. InputError where there is none, or it is of another split."""
-    path, cure = run / "results.json", "name the folder of a run, which irnet eval has evaluated on the same split"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        found, metrics = results["split"], results["metrics"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(path, f"cannot be used ({error!r})", cure) from error
-    if found != split:
-        raise InputError(path, f"is of the split {found!r}, not {split!r}", cure)
-    return metrics
+def _expected(model: IRNet, data: RegionDataset, config: Config) -> dict[str, Any]:
+    """What results.json says of an evaluation of this model's like on this data."""
+    modules, iterations = model.reasoning_modules(), range(1, model.config.iterations + 1)
+    keys = [CONV, *(PredictionKey(name, i) for name in modules for i in iterations), FINAL]
+    images = config.train.limit_batches * config.train.batch_size or len(data)
+    regions = sum(map(len, data.image_labels()[:images]))
+    return {"split": data.split, "regions": regions, "predictions": sorted(map(str, keys))}
 
 
-def _history(path: Path) -> list[dict]:
-    """The lines of metrics.jsonl; a half-written last one is left out."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(line))
-    return lines
+def _seeds(run: Path, others: Sequence[str], expected: dict[str, Any]) -> list[dict]:
+    """The metrics in results.json of other runs.
+
+    InputError where one is given twice, is `run`, has none, or is of other data or predictions than expected.
+    """
+    cure = "name the folder of another run, which irnet eval has evaluated on the same split"
+    seen, seeds = [run.resolve()], []
+    for folder in map(checkpoint.folder_of_run, others):
+        if folder.resolve() in seen:
+            trouble = "is the run of the page itself" if folder.resolve() == seen[0] else "is given twice"
+            raise InputError(folder, trouble, "name each run with another seed once")
+        seen.append(folder.resolve())
+        path = folder / "results.json"
+        try:
+            results = json.loads(path.read_text(encoding="utf-8"))
+            metrics = results["metrics"]
+            stated = {"split": results["split"], "regions": results["regions"], "predictions": sorted(metrics.keys())}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(path, f"cannot be used ({error!r})", cure) from error
+        for name, value in expected.items():
+            if stated[name] != value:
+                raise InputError(path, f"has other {name}: {stated[name]!r}, not {value!r}", cure)
+        seeds.append(metrics)
+    return seeds
 
 
 def answers(
     model: IRNet, data: RegionDataset, config: Config, device: torch.device, seeds: Sequence[dict] = ()
-) -> tuple[RunAnswers, int]:
-    """The answers of every prediction for all regions, the metrics, and the number of images.
+) -> RunAnswers:
+    """The answers of every prediction for all regions, and the metrics.
 
     seeds  the metrics in results.json of runs with other seeds
     """
-    best: dict[PredictionKey, list[Tensor]] = {}
-
-    def watch(scores: dict[PredictionKey, Tensor]) -> None:
-        for key, rows in scores.items():
-            best.setdefault(key, []).append(rows.argmax(1).int())
-
     with evaluate.progress_of(data, config) as progress:
-        scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, progress, watch=watch)
+        scores = evaluate.collect(model, evaluate.held_out(data, config, device), device, progress)
     counts = [len(labels) for labels in data.image_labels()[: scores.images]]
-    run = RunAnswers(
+    return RunAnswers(
         classes=data.classes,
         labels=scores.labels.numpy(),
         image=np.repeat(np.arange(len(counts)), counts),
-        best={key: torch.cat(parts).numpy() for key, parts in best.items()},
+        images=scores.images,
+        best={key: best.numpy() for key, best in scores.predicted.items()},
         metrics={str(key): metrics for key, metrics in scores.metrics.items()},
         seeds=list(seeds),
     )
-    return run, scores.images
 
 
-def most_changed(run: RunAnswers, count: int, images: int) -> list[int]:
+def most_changed(run: RunAnswers, count: int) -> list[int]:
     """The images in which reasoning corrected or broke most regions, in the data's order; all for a `count` of 0."""
-    if not count or count >= images:
-        return list(range(images))
-    changed = np.bincount(run.image[run.gained() | run.lost()], minlength=images)
+    if not count or count >= run.images:
+        return list(range(run.images))
+    changed = np.bincount(run.image[run.gained() | run.lost()], minlength=run.images)
     return sorted(np.argsort(-changed, kind="stable")[:count].tolist())
 
 
 def shown(
-    model: IRNet, data: RegionDataset, config: DataConfig, images: Sequence[int], edges: int = 3
+    model: IRNet,
+    data: RegionDataset,
+    config: DataConfig,
+    images: Sequence[int],
+    relations: list[str] | None = None,
+    edges: int = 3,
 ) -> Iterator[Shown]:
     """What the page shows of each image.
 
-    edges  how many are measured for each of the first MEASURED regions whose answer reasoning changed
+    relations  the names of `relation_names`; None: no edges are measured
+    edges      how many are told for each of the first MEASURED regions whose answer reasoning changed
     """
-    relations = relation_names(model, data, config) if edges and edge_kinds(model) else None
     for i in tracked(images, "images of the page", "image"):
         sample = data[i]
         reasoning = predict.explain(model, sample, data.classes, config)
@@ -178,9 +192,12 @@ def _causes(
 def relation_names(model: IRNet, data: RegionDataset, config: DataConfig) -> list[str]:
     """The names of the relations in a model's class graph, which it does not keep: those of the file that it is from.
 
-    Where that has gone, or now has another number of relations, they are numbered.
+    Where that has gone, or now has another number of relations or of edges, they are numbered.
     """
     path = Path(config.class_graph or data.root / "class_graph.json")
-    names = list(read_class_graph(path).relations) if path.exists() else list(RELATIONS)
-    count = model.graph.num_types
-    return names if len(names) == count else [f"relation {k + 1}" for k in range(count)]
+    names, edges, count = list(RELATIONS), len(model.graph.graph_indices), model.graph.num_types
+    same_edges = True
+    if path.exists():
+        relations = read_class_graph(path).relations
+        names, same_edges = list(relations), edges == sum(len(src) for src, _, _ in relations.values())
+    return names if len(names) == count and same_edges else [f"relation {k + 1}" for k in range(count)]

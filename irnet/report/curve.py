@@ -2,63 +2,123 @@
 Reads and writes no file."""
 
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from . import html
+from .table import number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 POINTS = 200  # of a line; where there are more, each is the mean of several
-COLOURS = {"conv": "#808080", "local": "#2b7ad2", "global": "#de740e"}
 METRICS = {"class_ap": "#2b7ad2", "class_accuracy": "#de740e", "instance_accuracy": "#3a9a5c"}
+Points = list[tuple[float, float]]
 
 
 def learning_curve(lines: list[dict], form: str = "png") -> bytes:
-    """Draw the losses above and below them, where there are evaluations, metrics of the final prediction (lines) and
-    of the ConvNet's (dashes).
+    """The picture of `figure` as a file.
 
     Args:
         lines: Those of metrics.jsonl.
         form: "png" or "svg".
 
     Returns:
-        The picture as a file.
+        The content of the file.
     """
-    steps = [line for line in lines if "loss" in line]
-    evaluations = [line for line in lines if "metrics" in line]
-    panels = [(draw, of) for draw, of in ((_losses, steps), (_metrics, evaluations)) if of]
-    figure, axes = html.charts(max(1, len(panels)))
+    return html.file(figure(lines), form)
+
+
+def figure(lines: list[dict]) -> "Figure":
+    """Draw the losses above and below them, where there are evaluations, metrics of the final prediction (lines) and
+    of the ConvNet's (dashes). Values that are missing or not finite are left out.
+
+    Args:
+        lines: Those of metrics.jsonl.
+
+    Returns:
+        The figure.
+    """
+    panels = [(draw, of) for draw, of in ((_draw_losses, _losses(lines)), (_draw_metrics, _metrics(lines))) if of]
+    found, axes = html.charts(max(1, len(panels)))
+    last = max((points[-1][0] for _, of in panels for points in of.values()), default=0)
     for each, (draw, of) in zip(axes, panels, strict=False):
         draw(each, of)
-        each.set_xlim(0, max(line["step"] for line in lines) or 1)
+        each.set_xlim(0, last or 1)
         each.xaxis.get_major_locator().set_params(integer=True)
         html.legend_of(each)
     axes[-1].set_xlabel("step")
-    return html.file(figure, form)
+    return found
 
 
-def _losses(axes, lines: list[dict]) -> None:
-    for name in (name for name in lines[0] if name.startswith("loss")):
-        module = name.removeprefix("loss_")
-        style = {"linewidth": 1.8} if name == "loss" else {"linestyle": "dotted"} if module == "final" else {}
-        points = means([(line["step"], line[name]) for line in lines if name in line], POINTS)
-        axes.plot(*zip(*points, strict=True), label=module, color=COLOURS.get(module, html.INK), **style)
+def description(lines: list[dict]) -> str:
+    """What `figure` shows, in a sentence; "" where it shows nothing."""
+    losses = [f"{name} ends at {points[-1][1]:.3g}" for name, points in _losses(lines).items()]
+    whose = {"conv": "the ConvNet", "final": "the final answer"}
+    metrics = [
+        f"{_label(name)} of {whose[prediction]} ends at {points[-1][1]:.3g} %"
+        for (name, prediction), points in _metrics(lines).items()
+    ]
+    parts = [("Losses over training", losses), ("Metrics of held-out images", metrics)]
+    return " ".join(f"{what}: {', '.join(ends)}." for what, ends in parts if ends)
+
+
+def _series(lines: list[dict], value: Callable[[dict], Any]) -> Points:
+    """A value over the steps, where a line has it and it is finite."""
+    found = ((line["step"], number(value(line))) for line in lines if "step" in line)
+    return [(step, y) for step, y in found if y is not None]
+
+
+def _losses(lines: list[dict]) -> dict[str, Points]:
+    """The losses by the module whose they are, and "loss", their sum."""
+    names = dict.fromkeys(name for line in lines for name in line if name.startswith("loss"))
+    found = {name.removeprefix("loss_"): _series(lines, lambda line, name=name: line.get(name)) for name in names}
+    return {name: points for name, points in found.items() if points}
+
+
+def _metrics(lines: list[dict]) -> dict[tuple[str, str], Points]:
+    """The metrics in per cent, by their name and the prediction whose they are."""
+    evaluations = [line for line in lines if isinstance(line.get("metrics"), dict)]
+    found = {}
+    for name in METRICS:
+        for prediction in ("final", "conv"):
+            value = lambda line, p=prediction, n=name: (line["metrics"].get(p) or {}).get(n)  # noqa: E731
+            found[name, prediction] = [(step, 100 * y) for step, y in _series(evaluations, value)]
+    return {key: points for key, points in found.items() if points}
+
+
+def _draw_losses(axes, losses: dict[str, Points]) -> None:
+    for name, points in losses.items():
+        style = {"linewidth": 1.8} if name == "loss" else {"linestyle": "dotted"} if name == "final" else {}
+        colour = html.COLOURS.get(name, html.INK)
+        axes.plot(*zip(*means(points, POINTS), strict=True), label=name, color=colour, **style)
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
 
 
-def _metrics(axes, lines: list[dict]) -> None:
+def _draw_metrics(axes, metrics: dict[tuple[str, str], Points]) -> None:
     """Each with a point where it was measured."""
-    for name, colour in METRICS.items():
-        for prediction, style in (("final", "solid"), ("conv", "dashed")):
-            points = [(line["step"], 100 * line["metrics"][prediction][name]) for line in lines]
-            label = name.replace("_", " ").replace("ap", "AP") if prediction == "final" else None
-            marks = {"color": colour, "linestyle": style, "marker": "o", "markersize": 3}
-            axes.plot(*zip(*points, strict=True), label=label, **marks)
+    for (name, prediction), points in metrics.items():
+        label = _label(name) if prediction == "final" else None
+        style = "solid" if prediction == "final" else "dashed"
+        marks = {"color": METRICS[name], "linestyle": style, "marker": "o", "markersize": 3}
+        axes.plot(*zip(*points, strict=True), label=label, **marks)
     axes.plot([], [], color=html.INK, linestyle="dashed", label="ConvNet alone")
     axes.set_ylabel("held-out images, %")
     axes.set_ylim(0, 100)
 
 
-def means(points: list[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+def _label(metric: str) -> str:
+    return metric.replace("_", " ").replace("ap", "AP")
+
+
+def group_size(points: int, most: int) -> int:
+    """How many neighbours make one point, so that at most `most` are left."""
+    return max(1, math.ceil(points / most))
+
+
+def means(points: Points, most: int) -> Points:
     """At most so many points, which are means over as many neighbours each; the last of them over what is left."""
-    size = max(1, math.ceil(len(points) / most))
+    size = group_size(len(points), most)
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [tuple(sum(column) / len(group) for column in zip(*group, strict=True)) for group in groups]

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..models.predictions import CONV, PredictionKey
 from .fonts import Typeface, typeface
+from .html import COLOURS
 
 Colour = tuple[int, int, int]
 
@@ -25,7 +26,9 @@ PAGE_BOXES = 100  # on one page
 LONGEST_SIDE = 2400  # larger images are shrunk, so that a picture stays something one can open and mail
 QUESTION: Colour = (255, 214, 0)  # frame of the box in question
 CLUE: Colour = (64, 224, 255)  # of what gives its class away, in dashes
-MODULE_COLOURS: dict[str, Colour] = {"conv": (128, 128, 128), "local": (43, 122, 210), "global": (222, 116, 14)}
+MODULE_COLOURS: dict[str, Colour] = {
+    name: tuple(bytes.fromhex(COLOURS[name].removeprefix("#"))) for name in ("conv", "local", "global")
+}
 _PAPER, _INK, _FAINT, _WRONG = (255, 255, 255), (24, 26, 30), (112, 117, 125), (190, 30, 30)
 
 

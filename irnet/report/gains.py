@@ -5,14 +5,16 @@ Takes plain arrays; draws nothing.
 
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
+from ..metrics import confusions
 from ..models.predictions import CONV, FINAL, PredictionKey
 from .table import number, percent
 
+FEWEST = 10  # images from which on an interval is told
 PAIRS = 200  # of each list: nobody reads on, and with 3,000 classes there may be millions
 
 
@@ -23,6 +25,7 @@ class RunAnswers:
     classes  C names
     labels   int64 [R], the true classes
     image    int64 [R], the image of every region
+    images   how many were looked at, those without regions among them
     best     for every prediction of the run, the final one among them, its answers: int64 [R]
     metrics  for every prediction the metrics of results.json
     seeds    the same of runs with other seeds
@@ -31,6 +34,7 @@ class RunAnswers:
     classes: list[str]
     labels: np.ndarray
     image: np.ndarray
+    images: int
     best: dict[PredictionKey, np.ndarray]
     metrics: dict[str, dict[str, float]]
     seeds: list[dict[str, dict[str, float]]] = field(default_factory=list)
@@ -75,6 +79,22 @@ def mean_and_error(values: np.ndarray, image: np.ndarray, groups: np.ndarray | N
     return float(means[counts > 0].mean()), spread
 
 
+def mean_and_half(
+    values: np.ndarray, image: np.ndarray, groups: np.ndarray | None = None
+) -> tuple[float, float | None]:
+    """The mean of `mean_and_error`, and half of its 95% interval by Student's t; None for fewer than FEWEST images."""
+    mean, error = mean_and_error(values, image, groups)
+    images = len(np.unique(image))
+    return mean, None if images < FEWEST else t_quantile(images - 1) * error
+
+
+def t_quantile(degrees: int) -> float:
+    """The 97.5% quantile of Student's t, by the first terms of its expansion about the normal one: from 9 degrees of
+    freedom on within 0.2%."""
+    z = 1.959964
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
+
 @dataclass
 class Row:
     """The metrics of one prediction as text: percentages, with half the width of a 95% interval where it is known."""
@@ -95,22 +115,19 @@ def metric_rows(run: RunAnswers) -> list[Row]:
     rows = []
     for key in sorted(run.best):
         groups = {"instance_accuracy": None, "class_accuracy": run.labels}
-        found = {name: mean_and_error(run.right(key), run.image, g) for name, g in groups.items()}
-        rows.append(Row(str(key), [_cell(run.metrics[str(key)].get(name), found.get(name)) for name, _ in METRICS]))
+        halves = {name: mean_and_half(run.right(key), run.image, g)[1] for name, g in groups.items()}
+        values = [(number(run.metrics[str(key)].get(name)), halves.get(name)) for name, _ in METRICS]
+        rows.append(Row(str(key), [(percent(value), _points(half)) for value, half in values]))
     if len(run.best) > 2:  # the ConvNet's is not the final one
         change = run.right(FINAL).astype(np.float64) - run.right(CONV)
-        cells = [_signed(*mean_and_error(change, run.image, groups)) for groups in (None, run.labels)]
+        found = [mean_and_half(change, run.image, groups) for groups in (None, run.labels)]
         ap = run.metrics[str(FINAL)]["class_ap"] - run.metrics[str(CONV)]["class_ap"]
-        rows.append(Row("gain", [*cells, _signed(ap, math.nan)]))
+        rows.append(Row("gain", [(f"{100 * gain:+.1f}", _points(half)) for gain, half in [*found, (ap, None)]]))
     return rows
 
 
-def _cell(value: float | None, found: tuple[float, float] | None) -> tuple[str, str]:
-    return percent(number(value)), "" if found is None or math.isnan(found[1]) else f"{196 * found[1]:.1f}"
-
-
-def _signed(value: float, error: float) -> tuple[str, str]:
-    return f"{100 * value:+.1f}", "" if math.isnan(error) else f"{196 * error:.1f}"
+def _points(half: float | None) -> str:
+    return "" if half is None else f"{100 * half:.1f}"
 
 
 def seed_rows(run: RunAnswers) -> list[Row]:
@@ -136,46 +153,30 @@ def class_rows(run: RunAnswers) -> list[list[int]]:
 
 
 def pairs(run: RunAnswers) -> dict[str, list[list[int]]]:
-    """The confusions that reasoning resolved and made, as lists [true class, wrong answer, before, after].
+    """The confusions that reasoning resolved and made, as lists [true class, wrong answer, regions, of].
 
-    `before` and `after` are how many regions of the true class have this answer from the ConvNet and at the end. What
-    changed most stands first; of each list there are the first PAIRS.
+    "resolved": of the regions that the ConvNet takes for the wrong class, how many the final answer names rightly.
+    "made": of those that the final answer takes for it, how many the ConvNet names rightly. What occurs most stands
+    first; of each list there are the first PAIRS. `metrics.confusions` counts, as for confusion.csv.
     """
-    size = len(run.classes)
-    before, after = (_mistakes(run, key) for key in (CONV, FINAL))
-    change = {pair: after.get(pair, 0) - before.get(pair, 0) for pair in sorted(before | after)}
-    row = lambda pair: [*divmod(pair, size), before.get(pair, 0), after.get(pair, 0)]  # noqa: E731
-    ordered = sorted(change, key=lambda pair: abs(change[pair]), reverse=True)
-    resolved, made = ([row(pair) for pair in ordered if sign * change[pair] > 0] for sign in (-1, 1))
-    return {"resolved": resolved[:PAIRS], "made": made[:PAIRS]}
-
-
-def _mistakes(run: RunAnswers, key: PredictionKey) -> dict[int, int]:
-    """How often a prediction gives each wrong answer for each true class, by label x C + answer."""
-    wrong = ~run.right(key)
-    values, counts = np.unique(
-        run.labels[wrong].astype(np.int64) * len(run.classes) + run.best[key][wrong], return_counts=True
-    )
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+    labels, before, after = (torch.from_numpy(a) for a in (run.labels, run.best[CONV], run.best[FINAL]))
+    wrong = [row for row in confusions(labels, before, after) if row.true != row.predicted]
+    resolved = [[row.true, row.predicted, row.resolved, row.before] for row in wrong if row.resolved]
+    made = [[row.true, row.predicted, row.made, row.regions] for row in wrong if row.made]
+    order = lambda row: (-row[2], row[:2])  # noqa: E731
+    return {"resolved": sorted(resolved, key=order)[:PAIRS], "made": sorted(made, key=order)[:PAIRS]}
 
 
 def headline(run: RunAnswers) -> dict[str, str | int | bool]:
     """What reasoning did, in figures for a sentence."""
     before, after = (float(run.right(key).mean()) for key in (CONV, FINAL))
-    change, error = mean_and_error(run.right(FINAL).astype(np.float64) - run.right(CONV), run.image)
+    change, half = mean_and_half(run.right(FINAL).astype(np.float64) - run.right(CONV), run.image)
     return {
         "regions": len(run.labels),
-        "images": len(np.unique(run.image)),
+        "images": run.images,
         "before": percent(before),
         "after": percent(after),
         "gained": int(run.gained().sum()),
         "lost": int(run.lost().sum()),
-        "chance": math.isnan(error) or abs(change) <= 1.96 * error,
+        "chance": half is None or abs(change) <= half,
     }
-
-
-def smoothed(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
-    """At most `most` points, each the mean of some that follow each other."""
-    size = max(1, math.ceil(len(points) / most))
-    parts = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(statistics.fmean(x for x, _ in part), statistics.fmean(y for _, y in part)) for part in parts]

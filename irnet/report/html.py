@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
+# Of the modules, and of variants where several are drawn. Middle tones: at least 3 to 1 against the page's ground in
+# its light and in its dark scheme.
+COLOURS = {"conv": "#808080", "local": "#2b7ad2", "global": "#de740e", "full": "#1f9a5b"}
 INK = "#010203"  # stands for the text colour in a chart, which the page replaces by currentColor
 _STYLE = Path(__file__).parent / "templates/chart.mplstyle"
 

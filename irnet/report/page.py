@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from ..models.predictions import FINAL, PredictionKey
-from . import draw, html
+from . import curve, draw, html
 from .draw import Reasoning, chains
+from .html import COLOURS
 from .table import KIND_MEANINGS, comparison, final_figures, legend, metrics_of, number, percent
 
-# Middle tones: at least 3 to 1 against the page's ground in its light and in its dark scheme.
-COLOURS = {"conv": "#868c94", "local": "#2f80dc", "global": "#d4720f", "full": "#1f9a5b"}
+POINTS = 120  # of a loss's line
 _DASHES = {"conv": (0, (1, 1.4)), "local": (0, (5, 1.6)), "global": (0, (5, 1.4, 1, 1.4)), "full": "solid"}
 
 
@@ -142,11 +142,9 @@ def _losses(runs: list[dict]) -> dict[str, tuple[dict[str, list], int]]:
         for run in runs:
             rows = [r for r in run.get("history") or [] if "step" in r and number(r.get(name)) is not None]
             points = [(row["step"], row[name]) for row in rows]
-            size = max(1, math.ceil(len(points) / 120))
-            groups = [points[i : i + size] for i in range(0, len(points), size)]
             if points:
-                lines[run["variant"]] = [[sum(column) / len(g) for column in zip(*g, strict=True)] for g in groups]
-                binned = max(binned, size)
+                lines[run["variant"]] = curve.means(points, POINTS)
+                binned = max(binned, curve.group_size(len(points), POINTS))
         if lines:
             losses[name] = (lines, binned)
     return losses

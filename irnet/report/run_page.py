@@ -7,30 +7,29 @@ nothing may be fetched from file://; every picture is a file of its own.
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib import colormaps
 from PIL import Image
 
 from .. import files
 from ..models.predictions import CONV, FINAL
-from . import gains, html
-from .draw import MODULE_COLOURS, Reasoning
-from .table import number
+from . import curve, gains, html
+from .draw import Reasoning
 
 NAMES = ("index.html", "page.js", "data", "pictures", "memory")  # all that the folder holds
 CHUNK = 2**18  # bytes of data that the page takes at once for an image
 INDEX = 2**20  # bytes of one file of the index, all of which it takes as it opens
+# Files by which a page is known, and what stands at their beginning.
+MARKS = {"index.html": b'<meta name="generator" content="irnet page">', "page.js": b""}
 LONGEST = 1000  # pixels of a picture's longer side
 SCALE = 10_000  # scores and attention are written as whole numbers of it
 TOP = 5  # classes of a final answer
-POINTS = 300  # of a learning curve
 
 
 class Cause(NamedTuple):
@@ -57,7 +56,7 @@ class Shown:
     name        of its file
     reasoning   what the model made of it
     attributes  by name, a value for each region
-    causes      by region, the edges that changed its answer, the strongest first; regions may be absent
+    causes      by region, the edges that changed its answer, the strongest first; absent where none were measured
     """
 
     name: str
@@ -68,7 +67,7 @@ class Shown:
 
 def check(folder: str | Path) -> None:
     """InputError where a page cannot be written into a folder, for that holds something else."""
-    files.check_folder(folder, NAMES, "a page")
+    files.check_folder(folder, NAMES, MARKS, "a page")
 
 
 def write(
@@ -78,6 +77,8 @@ def write(
     images: Iterable[Shown],
     history: Sequence[dict] = (),
     facts: dict[str, Any] | None = None,
+    edge_kinds: Sequence[str] = (),
+    measured: int = 0,
 ) -> Path:
     """Write the folder, or put it in the place of an earlier one; returns the path of its index.html.
 
@@ -90,46 +91,63 @@ def write(
         images: Those that can be looked at.
         history: The lines of metrics.jsonl.
         facts: Further names and values, of which None is left out.
+        edge_kinds: The kinds of edges that the model has.
+        measured: For how many regions of an image edges were measured at most.
 
     Raises:
         InputError: The folder holds something else, or cannot be written.
     """
-    title = title.encode(errors="replace").decode()  # a file's name may be no text
     check(folder)
     with files.whole_folder(folder) as fresh:
-        for name in ("data", "pictures", "memory"):
-            (fresh / name).mkdir()
+        with files.writing(folder):
+            for name in ("data", "pictures", "memory"):
+                (fresh / name).mkdir()
         writer = _Writer(fresh)
-        for nth, shown in enumerate(images, 1):
-            writer.add(nth, shown)
-        writer.close()
-        keys = [str(key) for key in sorted(run.best) if key != FINAL]
-        colours = {name: f"#{bytes(rgb).hex()}" for name, rgb in MODULE_COLOURS.items()}
-        facts_of_run = {"classes": run.classes, "keys": keys, "colours": colours, "scale": SCALE}
-        facts_of_run |= {"perClass": gains.class_rows(run), "pairs": gains.pairs(run), "variant": _variant(keys)}
-        _script(fresh / "data/run.js", "run", facts_of_run)
-        text = html.render(
-            "run_page.html",
-            title=title,
-            head=gains.headline(run),
-            reasons=len(run.best) > 2,
-            shown=writer.images,
-            parts_of_index=writer.index.number,
-            metrics=gains.metric_rows(run),
-            columns=[name for _, name in gains.METRICS],
-            seeds=gains.seed_rows(run),
-            runs=1 + len(run.seeds),
-            curves=_curves(history),
-            facts={name: value for name, value in (facts or {}).items() if value is not None},
-        )
-        (fresh / "index.html").write_text(text, encoding="utf-8")
-        (fresh / "page.js").write_bytes(resources.files(__package__).joinpath("templates/run_page.js").read_bytes())
+        for nth, shown in enumerate(images, 1):  # an error of reading them is not one of writing
+            with files.writing(folder):
+                writer.add(nth, shown)
+        with files.writing(folder):
+            writer.close()
+            edges = {"kinds": list(edge_kinds), "measured": measured}
+            _script(fresh / "data/run.js", "run", _run_record(run) | {"edges": edges})
+            text = _index(title, run, writer, history, facts or {})
+            (fresh / "index.html").write_bytes(text.encode(errors="replace"))  # names of files may be no text
+            (fresh / "page.js").write_bytes(resources.files(__package__).joinpath("templates/run_page.js").read_bytes())
     return Path(folder) / "index.html"
 
 
-def _variant(keys: list[str]) -> dict[str, bool]:
-    """Which modules the model has, by their predictions."""
-    return {module: any(key.startswith(module) for key in keys) for module in ("local", "global")}
+def _run_record(run: gains.RunAnswers) -> dict[str, Any]:
+    """What page.js has to know of the whole run."""
+    keys = [str(key) for key in sorted(run.best) if key != FINAL]
+    return {
+        "classes": run.classes,
+        "keys": keys,
+        "colours": html.COLOURS,
+        "scale": SCALE,
+        "perClass": gains.class_rows(run),
+        "pairs": gains.pairs(run),
+        "variant": {module: any(key.startswith(module) for key in keys) for module in ("local", "global")},
+    }
+
+
+def _index(title: str, run: gains.RunAnswers, writer: "_Writer", history: Sequence[dict], facts: dict[str, Any]) -> str:
+    """The text of index.html."""
+    described = curve.description(list(history))
+    return html.render(
+        "run_page.html",
+        title=title,
+        head=gains.headline(run),
+        reasons=len(run.best) > 2,
+        shown=writer.images,
+        parts_of_index=writer.index.number,
+        metrics=gains.metric_rows(run),
+        columns=[name for _, name in gains.METRICS],
+        seeds=gains.seed_rows(run),
+        runs=1 + len(run.seeds),
+        curve=html.svg(curve.figure(list(history)), "curve", described) if described else "",
+        fewest=gains.FEWEST,
+        facts={name: value for name, value in facts.items() if value is not None},
+    )
 
 
 class _Parts:
@@ -280,60 +298,3 @@ def _save_pictures(folder: Path, nth: int, reasoning: Reasoning) -> dict[str, An
         picture.save(folder / writes[-1], transparency=opacity)
     height, width = memory.shape[1:]
     return {"picture": name, "memory": [writes, width, height, stride, float(f"{top:.3g}")]}
-
-
-_CURVES = {
-    "loss_conv": ("ConvNet", MODULE_COLOURS["conv"], (0, (1, 1.4))),
-    "loss_local": ("local module", MODULE_COLOURS["local"], (0, (5, 1.6))),
-    "loss_global": ("global module", MODULE_COLOURS["global"], (0, (5, 1.4, 1, 1.4))),
-    "loss_final": ("final answer", (31, 154, 91), "solid"),
-}
-
-
-def _curves(history: Sequence[dict]) -> list[tuple[Markup, str]]:
-    """The charts of the losses and of the held-out accuracies over the steps, each with a caption; what is not there
-    is left out."""
-    losses = {
-        label: (_points(history, lambda row, name=name: row.get(name)), colour, dashes)
-        for name, (label, colour, dashes) in _CURVES.items()
-    }
-    accuracies = {
-        _CURVES[name][0]: (_points(history, lambda row, key=key: _accuracy(row, key)), *_CURVES[name][1:])
-        for name, key in (("loss_conv", "conv"), ("loss_final", "final"))
-    }
-    charts = [
-        ("curve", "loss", "Losses of the predictions over training.", losses),
-        ("accuracy", "boxes named right, %", "Accuracy on held-out images over training.", accuracies),
-    ]
-    return [(_chart(name, axis, caption, lines), caption) for name, axis, caption, lines in charts if _any(lines)]
-
-
-def _points(history: Sequence[dict], value: Callable[[dict], float | None]) -> list[tuple[float, float]]:
-    """A value over the steps, where a line has it."""
-    points = [(row["step"], value(row)) for row in history if "step" in row and number(value(row)) is not None]
-    return gains.smoothed(points, POINTS)
-
-
-def _accuracy(row: dict, key: str) -> float | None:
-    """The accuracy, in per cent, of one prediction in a line that an evaluation has written."""
-    metrics = row.get("metrics")
-    found = metrics.get(key, {}).get("instance_accuracy") if isinstance(metrics, dict) else None
-    return None if found is None else 100 * found
-
-
-def _any(lines: dict[str, tuple]) -> bool:
-    return any(points for points, *_ in lines.values())
-
-
-def _chart(name: str, axis: str, caption: str, lines: dict[str, tuple]) -> Markup:
-    """A chart of lines by their label, each (points, colour, dashes)."""
-    figure, axes = html.chart()
-    for label, (points, colour, dashes) in lines.items():
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, color=np.array(colour) / 255, linestyle=dashes)
-    axes.set_xlabel("step")
-    axes.set_ylabel(axis)
-    axes.set_ylim(bottom=0)
-    html.legend_above(figure, axes)
-    told = ", ".join(f"{label} ends at {points[-1][1]:.3g}" for label, (points, *_) in lines.items() if points)
-    return html.svg(figure, name, f"{caption.removesuffix('.')}: {told}.")

@@ -34,12 +34,13 @@ def test_eval_gives_the_figures_of_training(trained, tmp_path, capsys):
     assert not (tmp_path / "vis").exists()
 
 
-def test_eval_writes_into_the_run_folder(trained, tmp_path):
+@pytest.mark.parametrize("source", [".", "checkpoints/last.safetensors"])
+def test_eval_writes_into_the_run_folder(source, trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     for name in ("results.json", "per_class.csv"):
         (run / name).unlink()
-    assert main(["eval", "--checkpoint", str(run), "-j", "0"]) == 0
+    assert main(["eval", "--checkpoint", str(run / source), "-j", "0"]) == 0
     assert (run / "results.json").read_bytes() == (trained / "results.json").read_bytes()
 
 
@@ -184,7 +185,7 @@ def test_collected_scores_are_those_in_memory(scores, trained):
     whole, labels = in_memory(model, evaluate.held_out(data, saved.config, CPU))
     assert found.metrics == {key: metrics.evaluate(values, labels) for key, values in whole.items()}  # every bit
     assert found.per_class == {key: metrics.per_class(whole[key], labels) for key in (FINAL, CONV)}
-    assert all(torch.equal(found.predicted[key], whole[key].argmax(1)) for key in (FINAL, CONV))
+    assert all(torch.equal(found.predicted[key], scores.argmax(1).int()) for key, scores in whole.items())
     assert torch.equal(found.right, whole[FINAL].argmax(1) == labels)
     summary = evaluate.summarise(found)
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,8 +28,8 @@ def run(trained):
     saved = checkpoint.find(trained)
     model = restore_model(saved.config.model, len(saved.classes), saved.model)
     data = open_dataset(saved.config.data, "val")
-    answers, images = run_page.answers(model, data, saved.config, next(model.parameters()).device)
-    assert images == len(data)
+    answers = run_page.answers(model, data, saved.config, next(model.parameters()).device)
+    assert answers.images == len(data)
     return model, data, saved.config, answers
 
 
@@ -51,14 +52,15 @@ def test_images_that_reasoning_changed_most_come_first():
     labels, image = [0] * 6, [0, 0, 1, 2, 2, 4]
     conv, final = [0, 0, 1, 1, 0, 0], [0, 1, 1, 0, 1, 0]  # image 0 changes one region, image 2 two
     run = of_answers(labels, conv, final, image)
-    assert run_page.most_changed(run, 1, 5) == [2] and run_page.most_changed(run, 2, 5) == [0, 2]
-    assert run_page.most_changed(run, 3, 5) == [0, 1, 2]
-    assert run_page.most_changed(run, 0, 5) == run_page.most_changed(run, 9, 5) == [0, 1, 2, 3, 4]
+    assert run_page.most_changed(run, 1) == [2] and run_page.most_changed(run, 2) == [0, 2]
+    assert run_page.most_changed(run, 3) == [0, 1, 2]
+    assert run_page.most_changed(run, 0) == run_page.most_changed(run, 9) == [0, 1, 2, 3, 4]
 
 
 def test_causes_are_the_decisive_edges_of_what_reasoning_changed(run):
     model, data, config, answers = run
-    found = list(run_page.shown(model, data, config.data, [1, 3], edges=2))
+    relations = run_page.relation_names(model, data, config.data)
+    found = list(run_page.shown(model, data, config.data, [1, 3], relations, edges=2))
     assert [one.name for one in found] == [data[i].name for i in (1, 3)]
     for i, one in zip((1, 3), found, strict=True):
         own = answers.image == i
@@ -72,7 +74,7 @@ def test_causes_are_the_decisive_edges_of_what_reasoning_changed(run):
             }
             assert all(cause.type in (types if cause.kind == "region" else relations) for cause in causes)
     assert any(one.causes for one in found)
-    assert not any(one.causes for one in run_page.shown(model, data, config.data, [1, 3], edges=0))
+    assert not any(one.causes for one in run_page.shown(model, data, config.data, [1, 3]))
 
 
 def test_of_many_changed_regions_those_that_were_corrected_or_broken_are_measured(monkeypatch):
@@ -105,6 +107,12 @@ def test_relations_without_their_file_have_the_names_of_a_derived_graph_or_numbe
     count = model.graph.num_types
     names = run_page.relation_names(model, data, config.data)
     assert len(names) == count and "belongs_together" in names
+    path = tmp_path / "other.json"
+    graph = json.loads((data.root / "class_graph.json").read_text())
+    graph["relations"][0]["edges"].pop()  # another graph, whose names may mean others
+    path.write_text(json.dumps(graph))
+    numbers = [f"relation {k + 1}" for k in range(count)]
+    assert run_page.relation_names(model, data, replace(config.data, class_graph=str(path))) == numbers
     model.graph.num_types, root = 2, data.root
     data.root = tmp_path
     try:
@@ -115,14 +123,15 @@ def test_relations_without_their_file_have_the_names_of_a_derived_graph_or_numbe
         model.graph.num_types, data.root = count, root
 
 
-def test_the_command_writes_a_page_beside_the_run(trained, tmp_path, capsys):
+@pytest.mark.parametrize("name", [".", "checkpoints/last.safetensors"])
+def test_the_command_writes_a_page_beside_the_run(name, trained, tmp_path, capsys):
     copy = shutil.copytree(trained, tmp_path / "run")
-    assert main(["page", str(copy), "--device", "cpu", "--other-seed", str(trained), "--edges", "1"]) == 0
+    assert main(["page", str(copy / name), "--device", "cpu", "--other-seed", str(trained), "--edges", "1"]) == 0
     index = copy / "page/index.html"
     assert capsys.readouterr().out.splitlines()[-1] == str(index)
     text = index.read_text()
     assert "run: scenes, val" in text and "Over 2 seeds" in text and 'id="curve"' not in text
-    assert "Losses of the predictions over training." in text and "step 4" in text
+    assert "Losses over training: loss ends at " in text and "step 4" in text
     data = open_dataset(checkpoint.find(trained).config.data, "val")
     assert [record["name"] for record in records(copy / "page")] == [data[i].name for i in range(len(data))]
     ((facts,),) = [calls(copy / "page/data/run.js")]
@@ -144,20 +153,42 @@ def test_images_without_boxes_are_shown_too(trained, copied, tmp_path):
     assert main(words) == 0
     found = records(tmp_path / "p")
     assert [bool(record["boxes"]) for record in found] == [True, True, True, False]
-    assert "in 3 images" in (tmp_path / "p/index.html").read_text()
+    text = (tmp_path / "p/index.html").read_text()
+    assert "in 4 images" in text and "that were measured are here" not in text  # all are
 
 
-def test_another_split_or_no_results_are_refused(trained, tmp_path, refused):
+def test_another_split_or_no_results_are_refused(trained, tmp_path, refused, monkeypatch):
+    monkeypatch.setattr(evaluate, "collect", None)  # before the evaluation
+    (tmp_path / "run").mkdir()
     other = shutil.copytree(trained, tmp_path / "other")
     words = ["page", trained, "--output-dir", tmp_path / "p", "--other-seed", other]
     results = json.loads((other / "results.json").read_text())
     (other / "results.json").write_text(json.dumps(results | {"split": "test"}))
-    refused(words, other / "results.json", "is of the split 'test', not 'val'")
+    refused(words, other / "results.json", "has other split: 'test', not 'val'")
+    (other / "results.json").write_text(json.dumps(results | {"regions": 7}))
+    refused(words, other / "results.json", "has other regions: 7, not ")
+    (other / "results.json").write_text(json.dumps(results | {"metrics": {"conv": {}, "final": {}}}))
+    refused(
+        words, other / "results.json", "has other predictions: ['conv', 'final'], not ['conv', 'final', 'global 1', "
+    )
+    for odd in ([], {}, None):
+        (other / "results.json").write_text(json.dumps(results | {"metrics": odd}))
+        refused(words, other / "results.json", "cannot be used" if odd != {} else "has other predictions: []")
     (other / "results.json").write_text("[]")
     refused(words, other / "results.json", "cannot be used")
     (other / "results.json").unlink()
     refused(words, other / "results.json", "cannot be used")
+    (other / "results.json").write_text(json.dumps(results))
+    refused([*words, "--other-seed", tmp_path / "run/../other"], "is given twice")
+    refused([*words[:-1], trained / "checkpoints/last.safetensors"], trained, "is the run of the page itself")
     assert not (tmp_path / "p").exists()
+
+
+def test_a_broken_class_graph_is_told_before_the_evaluation(trained, copied, tmp_path, refused, monkeypatch):
+    monkeypatch.setattr(evaluate, "collect", None)
+    (copied / "class_graph.json").write_text("{")
+    words = ["page", trained, "--data-root", copied, "--output-dir", tmp_path / "p"]
+    refused(words, copied / "class_graph.json", "not valid JSON")
 
 
 def test_a_folder_with_something_else_is_refused_before_the_evaluation(trained, tmp_path, refused, monkeypatch):
@@ -166,5 +197,6 @@ def test_a_folder_with_something_else_is_refused_before_the_evaluation(trained, 
     refused(["page", trained, "--output-dir", tmp_path], "is no folder of a page (thesis.tex is there)")
     refused(["page", trained, "--images", "-1"], "--images", "out of range")
     refused(["page", tmp_path], "holds no checkpoint")
+    refused(["page", trained, "--output-dir", "/proc"], "/proc", "is a mount point")
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused(["page", trained], "torchrun", "irnet page is one process")

@@ -60,12 +60,13 @@ def answers_of(images: list[Shown]) -> RunAnswers:
     metrics = {
         str(key): {"instance_accuracy": a, "class_accuracy": a, "class_ap": a / 2} for key, a in accuracy.items()
     }
-    return RunAnswers(reasonings[0].classes, labels, image, best, metrics)
+    return RunAnswers(reasonings[0].classes, labels, image, len(images), best, metrics)
 
 
 def of_answers(labels: list[int], conv: list[int], final: list[int], image: list[int], classes: int = 3) -> RunAnswers:
-    """Two predictions given outright."""
+    """Two predictions given outright; of images as many as the last one says."""
+    images = 1 + max(image)
     arrays = [np.array(values) for values in (labels, conv, final, image)]
     metrics = {name: {"instance_accuracy": 0.5, "class_accuracy": 0.5, "class_ap": 0.5} for name in ("conv", "final")}
     names = [f"class {c}" for c in range(classes)]
-    return RunAnswers(names, arrays[0], arrays[3], {CONV: arrays[1], FINAL: arrays[2]}, metrics)
+    return RunAnswers(names, arrays[0], arrays[3], images, {CONV: arrays[1], FINAL: arrays[2]}, metrics)

@@ -63,6 +63,34 @@ def test_a_run_without_steps(drawn):
     assert metrics.get_xlim() == (0, 1) and all(tick % 1 == 0 for tick in metrics.get_xticks())
 
 
+def test_what_is_missing_or_not_finite_is_left_out(drawn):
+    odd = [
+        {"step": 1, "loss": 3.0, "loss_conv": None, "loss_final": float("nan")},
+        {"step": 2, "loss": float("inf"), "loss_local": 0.5},
+        {"loss": 7.0},
+        {"step": 3, "metrics": {"final": {"class_ap": 0.25, "class_accuracy": None}}},
+        {"step": 4, "metrics": None},
+    ]
+    curve.learning_curve(odd)
+    _, (losses, metrics) = drawn[0]
+    assert {line.get_label(): line.get_xydata().tolist() for line in losses.get_lines()} == {
+        "loss": [[1, 3]],
+        "local": [[2, 0.5]],
+    }
+    assert metrics.get_lines()[0].get_xydata().tolist() == [[3, 25]] and metrics.get_xlim() == (0, 3)
+    assert curve.description(odd) == (
+        "Losses over training: loss ends at 3, local ends at 0.5. "
+        "Metrics of held-out images: class AP of the final answer ends at 25 %."
+    )
+    assert curve.description([{"step": 1}, {"loss": 1.0}]) == ""
+
+
+def test_means():
+    points = [(float(i), 2.0 * i) for i in range(10)]
+    assert curve.means(points, 10) == points and curve.means([], 5) == []
+    assert curve.means(points, 4) == [(1.0, 2.0), (4.0, 8.0), (7.0, 14.0), (9.0, 18.0)]
+
+
 def test_a_run_draws_its_curve(train_arguments, drawn, tmp_path):
     arguments = train_arguments(tmp_path / "run", "train.curve=true", "train.eval_every=2", steps=3)
     assert main(arguments) == 0

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from irnet.models.predictions import CONV, FINAL
+from irnet.models.predictions import CONV, FINAL, PredictionKey
 from irnet.report import gains
 from tests.report.made_up_run import answers_of, made_up_images, of_answers
 
@@ -58,21 +58,19 @@ def test_counts_by_class_and_by_pair_are_those_of_a_loop():
         gained, lost = own.count((False, True)), own.count((True, False))
         assert row == [len(own), sum(b for b, _ in own), gained, lost]
     found = gains.pairs(run)
-    seen = {}
-    for name, sign in (("resolved", 1), ("made", -1)):
-        changes = []
-        for t, wrong, first, last in found[name]:
-            assert t != wrong and sign * (first - last) > 0
-            assert first == sum((x, y) == (t, wrong) for x, y, _ in rows)
-            assert last == sum((x, z) == (t, wrong) for x, _, z in rows)
-            changes.append(abs(first - last))
-            seen[t, wrong] = first - last
-        assert changes == sorted(changes, reverse=True)
     size = len(run.classes)
+    expected = {"resolved": [], "made": []}
     for t in range(size):
         for wrong in set(range(size)) - {t}:
-            change = sum((x, y) == (t, wrong) for x, y, _ in rows) - sum((x, z) == (t, wrong) for x, _, z in rows)
-            assert seen.get((t, wrong), 0) == change
+            first, last = ([pair for pair in rows if pair[0] == t and pair[at] == wrong] for at in (1, 2))
+            resolved, made = sum(z == t for _, _, z in first), sum(y == t for _, y, _ in last)
+            expected["resolved"] += [[t, wrong, resolved, len(first)]] * (resolved > 0)
+            expected["made"] += [[t, wrong, made, len(last)]] * (made > 0)
+    assert found["resolved"] and found["made"]
+    for name, pairs in found.items():
+        assert sorted(pairs) == sorted(expected[name])
+        counts = [changed for _, _, changed, _ in pairs]
+        assert counts == sorted(counts, reverse=True)
 
 
 def test_the_lists_of_pairs_are_cut():
@@ -94,7 +92,7 @@ def test_rows_say_every_prediction_and_the_gain():
     assert [row.cells[2][1] for row in rows] == [""] * 7  # nothing says how sure an AP is
     words = gains.headline(run)
     assert words["gained"] > words["lost"] and not words["chance"]
-    assert (words["regions"], words["images"]) == (29 * 4, 29)
+    assert (words["regions"], words["images"]) == (29 * 4, 30)
 
 
 def test_the_convnet_alone_gains_nothing():
@@ -113,7 +111,24 @@ def test_seeds_give_mean_and_sample_deviation():
     assert conv.cells[2] == ("50.0", "")
 
 
-def test_smoothed_points_are_means():
-    points = [(float(i), 2.0 * i) for i in range(10)]
-    assert gains.smoothed(points, 10) == points and gains.smoothed([], 5) == []
-    assert gains.smoothed(points, 4) == [(1.0, 2.0), (4.0, 8.0), (7.0, 14.0), (9.0, 18.0)]
+@pytest.mark.parametrize(("degrees", "expected"), [(9, 2.26216), (19, 2.09302), (99, 1.98422), (10**6, 1.95996)])
+def test_the_quantile_is_that_of_the_tables(degrees, expected):
+    assert gains.t_quantile(degrees) == pytest.approx(expected, rel=2e-3)
+
+
+def test_few_images_have_no_interval_and_no_clear_difference():
+    for images, told in ((9, False), (10, True)):
+        labels = [0] * images
+        run = of_answers(labels, [1] * (images - 1) + [0], labels, list(range(images)))
+        run.best[PredictionKey("local", 1)] = run.best[FINAL]
+        run.metrics["local 1"] = run.metrics["final"]
+        assert gains.headline(run)["chance"] == (not told)
+        assert [bool(row.cells[0][1]) for row in gains.metric_rows(run)] == [told] * 4
+    mean, error = gains.mean_and_error(run.right(CONV), run.image)
+    assert gains.mean_and_half(run.right(CONV), run.image) == (mean, pytest.approx(2.262 * error, rel=2e-3))
+
+
+def test_images_without_boxes_count_as_images():
+    run = of_answers([0, 1], [0, 0], [0, 1], [0, 1])
+    run.images = 6
+    assert gains.headline(run)["images"] == 6

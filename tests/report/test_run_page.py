@@ -1,5 +1,6 @@
 """The folder of a run's page as files: their sizes, what they hold, and what becomes of an earlier folder."""
 
+import errno
 import json
 import re
 import tracemalloc
@@ -134,7 +135,7 @@ def test_text_from_data_is_escaped(tmp_path):
     images = list(made_up_images(4, NASTY))
     images[0].name, images[1].name = "<img src=x onerror=alert(1)>.jpg", "\udcff.jpg"
     images[0].attributes = {"<i>k</i>": ["</script>"] * 4}
-    facts = {"data": "<u>root</u>", "model": "</script>"}
+    facts = {"data": "<u>root</u>", "model": "</script>", "root": "/data/\udcff"}
     title = "<i>\udcff</i>"
     reader = Reader(run_page.write(tmp_path / "page", title, answers_of(images), images, (), facts).read_text())
     assert not {"b", "i", "u"} & {tag for tag, _ in reader.tags}
@@ -148,16 +149,15 @@ def test_text_from_data_is_escaped(tmp_path):
 def test_the_curves_are_of_what_the_lines_tell(tmp_path):
     images = list(made_up_images(2))
     steps = [{"step": s, "loss": 3.0, "loss_conv": 2.5, "loss_final": 1 / s} for s in (1, 2)]
-    metrics = {"conv": {"instance_accuracy": 0.25}, "final": {"instance_accuracy": 0.5}}
-    held_out = [{"step": 2, "metrics": metrics}, {"step": 3, "metrics": {"final": {"instance_accuracy": 0.75}}}]
+    held_out = [{"step": s, "metrics": {"final": {"instance_accuracy": s / 4}}} for s in (2, 3)]
     odd = [
         {"step": 4, "loss_conv": None, "metrics": None},
         {"loss_final": 1.0},
         {"step": 5, "loss_final": float("nan")},
     ]
-    losses = "Losses of the predictions over training: ConvNet ends at 2.5, final answer ends at 0.5."
-    accuracy = "Accuracy on held-out images over training: ConvNet ends at 25, final answer ends at 75."
-    for history, expected in ((steps + held_out + odd, [losses, accuracy]), (steps, [losses]), (odd, [])):
+    losses = "Losses over training: loss ends at 3, conv ends at 2.5, final ends at 0.5."
+    both = f"{losses} Metrics of held-out images: instance accuracy of the final answer ends at 75 %."
+    for history, expected in ((steps + held_out + odd[::2], [both]), (steps, [losses]), (odd, [])):
         page = run_page.write(tmp_path / "page", "t", answers_of(images), images, history)
         tags = Reader(page.read_text()).tags
         assert [attributes["aria-label"] for tag, attributes in tags if tag == "svg"] == expected
@@ -166,6 +166,7 @@ def test_the_curves_are_of_what_the_lines_tell(tmp_path):
 def test_an_earlier_page_is_replaced_and_nothing_else(tmp_path):
     images = list(made_up_images(4))
     path = tmp_path / "page"
+    path.mkdir()
     for count in (4, 2):
         run_page.write(path, "t", answers_of(images), images[:count])
         assert len(list(path.glob("pictures/*"))) == count
@@ -175,20 +176,34 @@ def test_an_earlier_page_is_replaced_and_nothing_else(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match=r"is no folder of a page \(file is there\)"):
         run_page.write(tmp_path / "file", "t", answers_of(images), images)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "page"] and (path / "notes.txt").exists()
+    (tmp_path / "mine/data").mkdir(parents=True)
+    (tmp_path / "mine/data/thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match=r"is no folder of a page \(data is there\)"):
+        run_page.write(tmp_path / "mine", "t", answers_of(images), images)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "mine", "page"] and (path / "notes.txt").exists()
+    assert (tmp_path / "mine/data/thesis.tex").exists()
 
 
-def test_a_failure_leaves_the_earlier_page(tmp_path):
+def test_a_failure_leaves_the_earlier_page(tmp_path, monkeypatch):
     images = list(made_up_images(4))
     path = tmp_path / "page"
     run_page.write(path, "first", answers_of(images), images)
 
-    def ending():
+    def ending(error):
         yield images[0]
-        raise InputError("image", "cannot be read", "mend it")
+        raise error
 
-    with pytest.raises(InputError, match="cannot be read"):
-        run_page.write(path, "second", answers_of(images), ending())
+    for error in (InputError("image", "cannot be read", "mend it"), OSError(errno.EIO, "of reading")):
+        with pytest.raises(type(error), match=r"reading|cannot be read") as caught:
+            run_page.write(path, "second", answers_of(images), ending(error))
+        assert caught.value is error  # and none of writing
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_page._Parts, "flush", full)
+    with pytest.raises(InputError, match=r"page: cannot be written \(No space left on device\)"):
+        run_page.write(path, "second", answers_of(images), images)
     assert "first" in (path / "index.html").read_text() and [p.name for p in tmp_path.iterdir()] == ["page"]
 
 

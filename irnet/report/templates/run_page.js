@@ -111,7 +111,7 @@ const irnetPage = (() => {
     if (shown.length) return show(Math.max(0, shown.indexOf(first)));
     current = null;
     $("position").textContent = "No image";
-    $("previous").disabled = $("next").disabled = true;
+    for (const id of ["previous", "next"]) $(id).setAttribute("aria-disabled", "true");
   }
 
   /** Fill the lists of what can be chosen; each counts the boxes that the other two leave. */
@@ -150,7 +150,7 @@ const irnetPage = (() => {
     }
     choose();
     $("viewer-heading").scrollIntoView();
-    $("next").focus({ preventScroll: true });
+    $("viewer-heading").focus({ preventScroll: true });
   }
 
   // ------------------------------------------------------------------------------------------------- one image
@@ -161,8 +161,9 @@ const irnetPage = (() => {
     const tell = image.name + (image.outcomes.length ? ": " + summary(image) : ": no boxes");
     $("position").replaceChildren(make("strong", {}, `Image ${(at + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`),
       make("span", { class: "soft" }, ` · ${tell}`));
-    $("previous").disabled = at === 0;
-    $("next").disabled = at === shown.length - 1;
+    // A button that is disabled would lose the focus.
+    $("previous").setAttribute("aria-disabled", String(at === 0));
+    $("next").setAttribute("aria-disabled", String(at === shown.length - 1));
     strip();
     let found;
     try {
@@ -191,7 +192,7 @@ const irnetPage = (() => {
   }
 
   function strip() {
-    const start = PER_STRIP * Math.floor(at / PER_STRIP);
+    const start = PER_STRIP * Math.floor(at / PER_STRIP), focused = $("strip").contains(document.activeElement);
     $("strip").replaceChildren(...shown.slice(start, start + PER_STRIP).map((image, k) => {
       const n = (name) => image.outcomes.filter((one) => one === name).length;
       const text = run.reasons ? `+${n("gained")} −${n("lost")}` : `${n("both")} wrong`;
@@ -201,6 +202,7 @@ const irnetPage = (() => {
       return make("li", {}, button);
     }));
     const item = $("strip").children[at - start];
+    if (focused) focusOn("strip", at - start);
     $("strip").scrollLeft = item.offsetLeft - $("strip").offsetLeft - ($("strip").clientWidth - item.clientWidth) / 2;
   }
 
@@ -224,7 +226,8 @@ const irnetPage = (() => {
     $("caption").replaceChildren(make("p", { class: "frames" }, ...frames), ...told);
   }
 
-  const focusOn = (id, k) => $(id).children[k].focus({ preventScroll: true });
+  /** Focus the k-th button of a list, or of the items of one. */
+  const focusOn = (id, k) => $(id).querySelectorAll("button")[k].focus({ preventScroll: true });
   /** The edges that changed the chosen box's answer, with the score that it would have without each: those that cost
       half a point, or the strongest alone where none does. */
   function causes() {
@@ -333,13 +336,21 @@ const irnetPage = (() => {
       make("td", {}, percent(score)), tick(c === label));
   }
 
+  /** Why no edge is shown for a box. */
+  function without(r) {
+    const { image } = current, { kinds, measured } = run.edges;
+    if (image.before[r] === image.after[r]) return "The ConvNet and reasoning give the same answer.";
+    if (!kinds.length) return "This model has no edges between regions or classes that could be shown.";
+    if (current.causes[r]) return "No edge that was removed by itself lowers this answer: many say the same, or it comes from elsewhere in the model.";
+    if (!measured) return "No edges were measured for this page (irnet page --edges).";
+    return `The edges of this box were not measured: they are for at most ${measured} changed boxes of an image, those corrected or broken first.`;
+  }
+
   /** The edges without which the answer would be less sure, in words. */
   function why(r) {
     const found = causes(), { image } = current;
     if (!found.length) {
-      const text = image.before[r] === image.after[r] ? "The ConvNet and reasoning give the same answer." :
-        run.variant.global ? "The edges of this box were not measured: they are for the first twelve changed boxes of an image, and not with --edges 0." : "This variant has no graph whose edges could be shown.";
-      return [make("h4", {}, "Why"), make("p", {}, text)];
+      return [make("h4", {}, "Why"), make("p", {}, without(r))];
     }
     const here = current.topScores[r][0], single = here - found[0].left < run.scale / 200;
     const digits = single ? 2 : 0;
@@ -397,14 +408,18 @@ const irnetPage = (() => {
     if (from < list.scrollTop || from + button.offsetHeight > list.scrollTop + list.clientHeight) list.scrollTop = from - list.clientHeight / 2;
   }
 
+  /** Show the next image, or the previous one; whether there is one. */
+  function step(by) {
+    if (!shown[at + by]) return false;
+    show(at + by);
+    return true;
+  }
+
   function keys(event) {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || !current) return;
     if (event.target.closest("select, input, .scroll")) return;
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (step && shown[at + step]) {
-      event.preventDefault();
-      show(at + step);
-    }
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (by && step(by)) event.preventDefault();
     const down = { ArrowUp: -1, ArrowDown: 1 }[event.key];
     if (down && event.target.closest("#list")) {
       event.preventDefault();
@@ -428,6 +443,9 @@ const irnetPage = (() => {
     draw();
   }
 
+  /** A button that shows the boxes of a choice; plain text where the page has no images. */
+  const link = (asked, ...text) => images.length ? make("button", { type: "button", onclick: () => see(asked) }, ...text) : make("span", {}, ...text);
+
   const CLASS_ORDERS = {
     net: (a, b) => (b.gained - b.lost) - (a.gained - a.lost) || b.gained - a.gained,
     loss: (a, b) => b.lost - a.lost || a.gained - b.gained,
@@ -445,18 +463,18 @@ const irnetPage = (() => {
     listed("classes", found, (row) => {
       const side = (n, style, sign) => n ? make("span", { class: style }, make("i", { style: { width: `${78 * n / most}%` } }), sign + n.toLocaleString("en")) : make("span", {});
       const points = (n) => `${Math.round(1000 * n / row.regions) / 10}\u00a0%`;
-      return make("li", {}, make("button", { type: "button", onclick: () => see({ class: String(row.c) }) }, row.name),
+      return make("li", {}, link({ class: String(row.c) }, row.name),
         make("span", { class: "bar" }, side(row.lost, "down", "−"), side(row.gained, "up", "+")),
         make("span", { class: "soft" }, `${points(row.right)} → ${points(row.right + row.gained - row.lost)} of ${count(row.regions, "box")}`));
     });
   }
 
   function pairs() {
-    for (const [id, order, style] of [["resolved", "gain", "up"], ["made", "loss", "down"]]) {
-      listed(id, run.pairs[id], ([label, mistake, before, after]) => make("li", {},
-        make("button", { type: "button", onclick: () => see({ class: String(label), mistake: String(mistake), order }) },
+    for (const [id, outcome, order, style] of [["resolved", "gained", "gain", "up"], ["made", "lost", "loss", "down"]]) {
+      listed(id, run.pairs[id], ([label, mistake, changed, of]) => make("li", {},
+        link({ outcome, class: String(label), mistake: String(mistake), order },
           make("strong", {}, plain(label)), " taken for ", make("strong", {}, plain(mistake))),
-        make("span", { class: style }, `${before.toLocaleString("en")} → ${count(after, "box")}`)));
+        make("span", { class: style }, `${changed.toLocaleString("en")} of ${count(of, "box")}`)));
     }
   }
 
@@ -472,8 +490,8 @@ const irnetPage = (() => {
     }
     if (!images.length) return;
     for (const id of ["outcome", "class", "mistake", "order"]) $(id).addEventListener("change", () => choose());
-    $("previous").addEventListener("click", () => show(at - 1));
-    $("next").addEventListener("click", () => show(at + 1));
+    $("previous").addEventListener("click", () => step(-1));
+    $("next").addEventListener("click", () => step(1));
     document.addEventListener("keydown", keys);
     $("viewer").hidden = false;
     choose();
