@@ -4,9 +4,6 @@ torch.optim.swa_utils.AveragedModel would copy the whole model, with frozen and 
 keeps the learned weights alone.
 """
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -18,7 +15,7 @@ class Average:
     """The average of the weights that are learned, of which a frozen weight and a buffer are none.
 
     Attributes:
-        weights: The average of each, by name; while `applied` lasts, the weights themselves.
+        weights: The average of each, by name; between two calls of `exchange`, the weights themselves.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -41,17 +38,12 @@ class Average:
         averages, weights = ([own_rows(w) for w in each.values()] for each in (self.weights, self.learned))
         get_ema_multi_avg_fn(warmed(self.decay, step))(averages, weights, None)
 
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """Within it the model has the average for its weights. No more memory is taken than the largest weight's."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
     @torch.no_grad()
-    def _swap(self) -> None:
+    def exchange(self) -> None:
+        """Give the model the average for its weights, or these back. No more memory is taken than the largest weight's.
+
+        Where that is not there, some are exchanged and others are not.
+        """
         for name, weight in self.learned.items():
             own, average = own_rows(weight), own_rows(self.weights[name])
             kept = own.clone()

@@ -5,6 +5,7 @@ is imported within functions: torch.distributed.tensor alone takes seconds.
 """
 
 import dataclasses
+import functools
 import itertools
 import warnings
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils._pytree import register_dataclass
 
 from ..errors import InputError
 from ..models.irnet import IRNet
+from ..models.predictions import Predictions
 from . import distributed
 from .distributed import is_sharded
 from .step import AMP_DTYPES
@@ -40,6 +43,7 @@ def shard(model: IRNet, amp: str) -> None:
         if parameter.dim() == 0:
             trouble = f"cannot split a weight that is one number ({name})"
             raise InputError("--parallel fsdp", trouble, "use --parallel ddp, or model.learn_geometry=false")
+    _show_outputs()
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         dist.broadcast(tensor.detach(), src=0)
     dtype = AMP_DTYPES.get(amp)
@@ -51,6 +55,15 @@ def shard(model: IRNet, amp: str) -> None:
     # Each loss is a part of that of the whole batch. gloo knows no reduction that divides.
     sharded.set_gradient_divide_factor(1.0)
     sharded.set_force_sum_reduction_for_comms(True)
+
+
+@functools.cache
+def _show_outputs() -> None:
+    """Let FSDP2 find the tensors of `Predictions`, behind whose gradients it reduces those of the weights.
+
+    Up to torch 2.11 it looks with `tree_flatten`, which takes a dataclass that nobody has registered for one leaf.
+    """
+    register_dataclass(Predictions)
 
 
 def spans(tensor: Tensor) -> list[tuple[int, int]]:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ class RunState:
         evaluated: Step of the last evaluation; None before the first.
         at_once: Images that an evaluation lets through the model together.
         saved: Step of the checkpoint `last`; None before there is one.
-        updating: Whether the optimiser is changing the weights, which are no step's then.
+        updating: Whether weights are being changed, by the optimiser or `evaluating`; they are no step's then.
     """
 
     def __init__(
@@ -170,9 +171,21 @@ class RunState:
             raise InputError("training", f"after step {self.step} the weights are not finite ({name})", LOWER)
         return Checkpoint(self.step, self.config, self.data.classes, weights, moments, extra, trained=trained)
 
-    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
         """Within it the model has the weights to be evaluated: their average, where there is one."""
-        return contextlib.nullcontext() if self.average is None else self.average.applied()
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        """Exchange weights and average. Where that fails midway, the weights are no step's, and nothing is saved."""
+        if self.average is not None:
+            self.updating = True
+            self.average.exchange()
+            self.updating = False
 
     def save(self, output: Path) -> None:
         """Write the checkpoint `last` of the run folder `output`; the one before stays as `previous`.

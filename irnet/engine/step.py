@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..models import losses
 from ..models.irnet import IRNet
 from ..models.shared_linear import taken_by
-from .distributed import clip, is_parallel, reducing
+from .distributed import clip, is_parallel, is_sharded, reducing
 from .optim import into_momentum
 
 LOWER = "lower train.lr or set train.clip_norm"
@@ -103,7 +103,8 @@ def gradients(
         if it is clipped.
 
     Raises:
-        InputError: The loss of a part is not finite; its gradients were not made.
+        InputError: The loss of a part is not finite; its gradients were not made. Or processes that each hold some rows
+            of the weights have exchanged no gradients.
     """
     optimizer.zero_grad(set_to_none=True)
     device = next(model.parameters()).device
@@ -121,6 +122,9 @@ def gradients(
         parts |= {f"loss_{module}": value for module, value in loss.modules.items()}
         for name, value in parts.items():
             metrics[name] = metrics.get(name, 0) + value.detach() * weight
+    if is_sharded(model) and any(p.grad is None for group in optimizer.param_groups for p in group["params"]):
+        trouble = f"torch {torch.__version__} has exchanged no gradients of some weights"
+        raise InputError("--parallel fsdp", trouble, "use --parallel ddp")
     if config.train.clip_norm:
         scaler.unscale_(optimizer)
         metrics["grad_norm"] = clip(model, config.train.clip_norm)

@@ -1,5 +1,6 @@
 """The average of the weights: its formula, what is evaluated and saved, and runs that go on to the same bits."""
 
+import itertools
 import json
 import signal
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from irnet.cli import main
-from irnet.engine import checkpoint, train
+from irnet.engine import checkpoint, ema, evaluate, train
 from irnet.engine.ema import Average, warmed
 from irnet.engine.memory import Scene, measured, planned, planned_evaluation
 from tests.engine.groups import Group
@@ -55,12 +56,48 @@ def test_average_takes_the_place_of_the_weights_and_goes_again():
         model[0].weight.add_(1)
     before = {name: t.clone() for name, t in model.state_dict().items()}
     held = model[0].weight.data_ptr()
-    with pytest.raises(KeyboardInterrupt), average.applied():
-        torch.testing.assert_close(model[0].weight, before["0.weight"] - 1)
-        assert model[0].weight.data_ptr() == held
-        raise KeyboardInterrupt
+    average.exchange()
+    torch.testing.assert_close(model[0].weight, before["0.weight"] - 1)
+    assert model[0].weight.data_ptr() == held
+    average.exchange()
     assert_same_tensors(model.state_dict(), before)
     assert torch.equal(average.weights["0.weight"], drawn(torch.float32)[0].weight)
+
+
+@pytest.mark.parametrize("failing", [0, 1], ids=["before", "after"])
+def test_exchange_that_fails_midway_is_not_saved(failing, train_arguments, refused, monkeypatch, tmp_path):
+    """At the eleventh weight memory ends, before an evaluation or after it: the checkpoint of the step before stays."""
+    exchanges, real = itertools.count(), Average.exchange
+
+    def exchange(self):
+        with monkeypatch.context() as within:
+            if next(exchanges) == failing:
+                weights = itertools.count()
+                within.setattr(ema, "own_rows", lambda t: t if next(weights) < 20 else end_memory())
+            real(self)
+
+    def end_memory():
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Average, "exchange", exchange)
+    words = train_arguments(tmp_path / "run", *EMA, "train.checkpoint_every=2", steps=7, batch=2)
+    assert "(step 3 is lost: its weights were being changed)" in refused(words)
+    assert checkpoint.find(tmp_path / "run").step == 2
+
+
+def test_evaluation_that_fails_leaves_the_weights_as_they_were(train_arguments, refused, monkeypatch, tmp_path):
+    def collect(*_):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(evaluate, "collect", collect)
+    words = ("train.ema=0.9", "train.cosine=false")
+    stopped = refused(train_arguments(tmp_path / "run", *words, "train.eval_every=3", steps=7, batch=2))
+    assert "step 3 is saved" in stopped
+    monkeypatch.undo()
+    assert main(train_arguments(tmp_path / "whole", *words, steps=3, batch=2)) == 0
+    run, whole = (checkpoint.find(tmp_path / name) for name in ("run", "whole"))
+    assert_same_tensors(run.model, whole.model)
+    assert_same_tensors(run.trained, whole.trained)
 
 
 @pytest.fixture(scope="module")

@@ -189,6 +189,43 @@ def test_weight_of_one_number_is_refused(group, train_arguments, tmp_path):
     assert "--parallel fsdp: cannot split a weight that is one number (graph.layers.0.log_bandwidth)" in line
 
 
+def test_tensors_of_predictions_are_found_by_every_torch(group, tmp_path):
+    """Up to torch 2.11 FSDP2 sees the leaves of what a model gives, and behind no others reduces any gradient."""
+    look = """
+import torch
+from torch.utils._pytree import tree_leaves
+from irnet.data.loader import blank
+from irnet.engine import distributed, sharded
+from tests.engine import shared_steps
+with distributed.joined("cpu"):
+    for _ in range(2):
+        model = shared_steps.model_of(shared_steps.settings("local"))
+        sharded.shard(model, "off")
+    batch = blank()
+    batch.images = [image.double() for image in batch.images]
+    leaves = tree_leaves(model(batch))
+    assert len(leaves) > 3 and all(isinstance(leaf, torch.Tensor) for leaf in leaves), leaves
+raise SystemExit
+"""
+    group([], 1, look).end()
+
+
+def test_gradients_that_are_not_exchanged_end_the_run(group, train_arguments, tmp_path):
+    """As where FSDP2 finds no tensor in what a model gives."""
+    hide = """
+import types
+from irnet.models.irnet import IRNet
+real = IRNet.forward
+IRNet.forward = lambda self, batch: types.SimpleNamespace(**vars(real(self, batch)))
+"""
+    started = group(train_arguments(tmp_path / "run", *FSDP, steps=2, batch=3), 2, hide)
+    started.end(2)
+    (line,) = started.said
+    assert "--parallel fsdp: torch " in line
+    assert "has exchanged no gradients of some weights; use --parallel ddp" in line
+    assert not list((tmp_path / "run/checkpoints").glob("*"))
+
+
 # ---------------------------------------------------------------------------------------------- averages of the weights
 
 
