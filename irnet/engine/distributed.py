@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .. import progress
 from ..data.loader import blank
 from ..errors import InputError, explain
-from ..interrupts import SIGNALS, Request, Stopped
+from ..interrupts import GRACE, SIGNALS, Request, Stopped
 from .build import choose_device
 
 FAILED = "failed"  # key of the group's store: the rank that failed first
@@ -214,7 +214,14 @@ def gathered(items: Iterable[T], stop: Request | None = None) -> Iterator[T]:
     """
     stream = iter(items)
     while True:
-        item = next(stream, None)
+        try:
+            item = next(stream, None)
+        except Exception as error:
+            if stop is not None:
+                _wait_for_a_signal(error, stop)
+                highest([False])  # the others are there
+                obey(stop)
+            raise
         (more,) = highest([item is not None])
         if stop is not None:
             obey(stop)
@@ -231,6 +238,29 @@ def obey(stop: Request, text: str = "ended before it was done") -> None:
     """Raise `Stopped` in all processes if a signal has asked one of them to end; to be called by all alike."""
     stop.number = highest([stop.number or 0])[0] or None
     stop.obey(text)
+
+
+def taken(stream: Iterator[T], stop: Request) -> T:
+    """The next item of a stream, whose end is not reached; `obey`, also where none comes.
+
+    What signals every process of a job ends loader processes, too, and the signal is what the run ends by then.
+    """
+    try:
+        item = next(stream)
+    except Exception as error:
+        _wait_for_a_signal(error, stop)
+        obey(stop)
+        raise
+    obey(stop)
+    return item
+
+
+def _wait_for_a_signal(error: Exception, stop: Request) -> None:
+    """Where a loader process has died, wait a little: what signals every process may come to the loaders first."""
+    known, end = explain(error), time.monotonic() + GRACE
+    if isinstance(error, RuntimeError) and known is not None and known.where == "--workers":
+        while stop.number is None and time.monotonic() < end:
+            time.sleep(0.02)
 
 
 # ---------------------------------------------------------------------------------------------------------- the model

@@ -125,8 +125,7 @@ def _take_steps(
         while state.step < config.steps:
             if distributed.count() == 1:
                 stop.obey()
-            batch, position = next(stream)
-            distributed.obey(stop)
+            batch, position = distributed.taken(stream, stop)
             rate, metrics = _take_step(state, batch, position)
             progress.update()
             meter.add(state.step, rate, metrics, batch, progress)

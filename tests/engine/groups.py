@@ -5,11 +5,13 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed as dist
+
+from irnet.engine.checkpoint import LAST
+from tests.engine.tools import DIE_RENAMING, DIE_WRITING
 
 ROOT = Path(__file__).resolve().parents[2]
 EVALS = ("train.eval_every=3",)  # of the run `undisturbed`
@@ -64,24 +66,57 @@ train.train_step = train_step
 """
 
 
+def dying(rank: int, step: int, place: str) -> str:
+    """Python statements after which that rank is killed in that step.
+
+    Args:
+        rank: Its number.
+        step: Number of the step.
+        place: "begin" of the step, "update" of the weights, "writing" or "renaming" of the checkpoint behind it.
+    """
+    hook = {"writing": DIE_WRITING, "renaming": DIE_RENAMING}.get(place, "").format(name=LAST, at=1)
+    return f"""
+import os, signal
+from irnet.engine import train
+real = train.train_step
+def train_step(*arguments):
+    die, here = lambda *_: os.kill(os.getpid(), signal.SIGKILL), arguments[-1] == {step}
+    if os.environ["RANK"] != "{rank}" or not here:
+        return real(*arguments)
+    if {place!r} == "begin":
+        die()
+    if {place!r} == "update":
+        arguments[2].register_step_post_hook(die)
+    result = real(*arguments)
+    exec({hook!r}, {{}})
+    return result
+train.train_step = train_step
+"""
+
+
 def kill_at_random(start: Callable[..., Group], words: list, record: Path) -> None:
-    """Start two processes ten times, kill both at a moment of their first two seconds, and let them come to their end.
+    """Start two processes ten times, kill one at a place of a step, then the other, and let them come to their end.
+
+    The steps and places are drawn, and do not depend on the machine. A kill leaves the step before, and the next comes
+    in the same step or a later one, so that every one hits training.
 
     Args:
         start: The fixture `group`.
-        words: The command line, which goes on with what is there.
+        words: The command line, which goes on with what is there; it saves every step.
         record: File of the images of every step.
     """
     draw = random.Random(0)
-    for attempt in range(10):
-        end = time.monotonic() + draw.uniform(0.2, 2)
-        started = start(words, 2, recording(record), restarts=attempt)
-        while time.monotonic() < end:
-            time.sleep(0.01)
-        for process in started.ranks:  # one that is done waits for its parent, so the signal hits nobody else
-            os.kill(process.pid, signal.SIGKILL)
-        assert all(process.wait() in (0, 2, -signal.SIGKILL) for process in started.ranks), started.err
-    start(words, 2, recording(record), restarts=10).end()
+    steps = sorted([*range(1, 7), *draw.choices(range(1, 7), k=4)])
+    places = ["begin", "update", "writing", "renaming", "begin"] * 2
+    draw.shuffle(places)
+    for attempt, (step, place) in enumerate(zip(steps, places, strict=True)):
+        rank = draw.randrange(2) if place == "begin" else 0  # which alone writes, if not all do
+        started = start(words, 2, recording(record) + dying(rank, step, place), restarts=attempt)
+        killed, other = started.ranks[rank], started.ranks[1 - rank]
+        assert killed.wait() == -signal.SIGKILL, f"{place} of step {step}\n{started.err}"
+        os.kill(other.pid, signal.SIGKILL)  # one that is done waits for its parent, so the signal hits nobody else
+        assert other.wait() in (2, -signal.SIGKILL), started.err
+    start(words, 2, recording(record), restarts=len(steps)).end()
 
 
 def torchrun(words: list, processes: int, restarts: int = 0) -> subprocess.CompletedProcess:

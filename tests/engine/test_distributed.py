@@ -1,6 +1,8 @@
 """Several processes train as one: the same steps, the same images, checkpoints for any number, and one end for all."""
 
+import contextlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -131,6 +133,24 @@ def test_three_processes_go_on_to_the_same_bits(group, train_arguments, tmp_path
 
 # ------------------------------------------------------------------------------------------------------------- the end
 
+SLOW_IMAGES = """
+import time
+from irnet.data import loader
+real = loader.prepare
+def prepare(*arguments):
+    time.sleep(0.1)
+    return real(*arguments)
+loader.prepare = prepare
+"""
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def pids(started) -> list[int]:
+    return [process.pid for process in started.ranks]
+
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_failure_ends_all_and_is_told_once(rank, group, train_arguments, tmp_path):
@@ -159,6 +179,45 @@ def test_signal_to_one_process_ends_all_after_the_same_step(undisturbed, group, 
     assert line.startswith("irnet: SIGTERM: ended after step 3; step 3 is saved")
     group(train_arguments(output, *EVALS, "--resume", steps=7, batch=3), 2).end()
     assert_same_run(output, undisturbed / "run")
+
+
+@pytest.mark.parametrize("first", ["ranks", "loaders"])
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_signal_to_every_process_of_a_job_saves_the_step(parallel, first, group, train_arguments, tmp_path):
+    """To the loaders, too, of which a step waits for batches; and to them a moment before it reaches the ranks."""
+    output = tmp_path / "run"
+    more = ("--parallel", parallel, "train.workers=1", "train.checkpoint_every=100000")
+    started = group(train_arguments(output, *more, steps=100_000, batch=3), 2, SLOW_IMAGES)
+    started.ranks[0].signal_when(lambda: len(lines(output)) >= 2 and all(map(children, pids(started))), 0)
+    loaders = [loader for pid in pids(started) for loader in children(pid)]
+    ranks = pids(started)
+    for pid in ranks + loaders if first == "ranks" else loaders + ranks:
+        with contextlib.suppress(ProcessLookupError):  # a loader of an epoch that has ended meanwhile
+            os.kill(pid, signal.SIGTERM)
+    started.end(128 + signal.SIGTERM)
+    (line,) = started.said
+    step = checkpoint.find(output).step
+    assert line.startswith(f"irnet: SIGTERM: ended after step {step}; step {step} is saved")
+    assert step == lines(output)[-1]["step"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_signal_to_every_process_within_an_evaluation(rank, group, train_arguments, tmp_path):
+    """One rank's loader has died and the other's has not."""
+    first = f"""
+import os, signal
+from irnet.engine import evaluate
+def held_out(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    if os.environ["RANK"] == "{rank}":
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+    yield from real(*arguments)
+real, evaluate.held_out = evaluate.held_out, held_out
+"""
+    started = group(train_arguments(tmp_path / "run", *EVALS, "--parallel", "fsdp"), 2, first)
+    started.end(128 + signal.SIGTERM)
+    (line,) = started.said
+    assert line.startswith("irnet: SIGTERM: ended after step 3; step 3 is saved")
 
 
 def test_rank_with_other_data_is_refused(group, train_arguments, scenes_root, tmp_path):
