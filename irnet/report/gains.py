@@ -26,7 +26,7 @@ class RunAnswers:
     labels   int64 [R], the true classes
     image    int64 [R], the image of every region
     images   how many were looked at, those without regions among them
-    best     for every prediction of the run, the final one among them, its answers: int64 [R]
+    best     for every prediction of the run, the final one among them, its answers: int [R]
     metrics  for every prediction the metrics of results.json
     seeds    the same of runs with other seeds
     """

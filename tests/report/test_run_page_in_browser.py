@@ -126,6 +126,11 @@ def position(page) -> str:
     return page.locator("#position strong").inner_text()
 
 
+def drawn(page) -> None:
+    """Wait until the image that was asked for is there, whose data may have to be read first."""
+    page.locator("#image[aria-busy=false]").wait_for()
+
+
 def chunks_of(page) -> int:
     """How many scripts of images the page has asked for."""
     return sum("data/chunk" in url for url in page.requested)
@@ -226,6 +231,7 @@ def walk(page, count: int) -> list[str]:
         page.keyboard.press("ArrowRight")
         page.get_by_text(f"Image {k} of", exact=False).first.wait_for()
         names.append(name_on(page))
+    drawn(page)
     return names
 
 
@@ -262,6 +268,7 @@ def test_outcome_and_mistake_filter_together(opened, images):
     page = opened()
     page.get_by_role("combobox", name="Boxes").select_option("gained")
     page.get_by_label("Mistaken for").select_option("1")
+    drawn(page)
     kept = [s for s in images for k, c in enumerate(s.reasoning.scores[0].argmax(1)) if gained(s, k) == 1 and c == 1]
     assert position(page) == f"Image 1 of {len({s.name for s in kept})}"
     count = page.get_by_role("combobox", name="Boxes").locator("option:checked").inner_text()
@@ -291,6 +298,7 @@ def test_arrow_keys_step_through_images_and_boxes(opened):
     page.keyboard.press("ArrowLeft")  # before the first there is none
     page.get_by_text("Image 1 of 60").wait_for()
     assert page.get_by_role("button", name="Previous image").is_disabled()
+    drawn(page)
     boxes = page.locator("#list button")
     boxes.first.focus()
     for k in range(1, 4):
@@ -316,6 +324,7 @@ def test_a_click_on_a_box_or_a_small_picture_chooses_it(opened):
     page = opened()
     page.locator("#strip button").nth(4).click()
     page.get_by_text("Image 5 of 60").wait_for()
+    drawn(page)
     assert page.locator("#strip button[aria-current=true]").count() == 1
     region = page.locator("#list button").last.get_attribute("data-region")
     page.locator("#stage g", has=page.locator(f"title:text-matches('^Box {int(region) + 1}:')")).dispatch_event("click")

@@ -165,10 +165,12 @@ const irnetPage = (() => {
     $("previous").setAttribute("aria-disabled", String(at === 0));
     $("next").setAttribute("aria-disabled", String(at === shown.length - 1));
     strip();
+    $("image").setAttribute("aria-busy", "true");
     let found;
     try {
       found = await record(image);
     } catch (error) {
+      $("image").setAttribute("aria-busy", "false");
       $("position").textContent = `${error.message}: the folder is not complete.`;
       return;
     }
@@ -182,6 +184,7 @@ const irnetPage = (() => {
     region = chosen === undefined ? current.order[0] : chosen;
     if (layer >= (current.memory ? current.memory[0].length : 0)) layer = -1;
     draw();
+    $("image").setAttribute("aria-busy", "false");
   }
 
   function summary(image) {
