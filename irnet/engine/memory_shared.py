@@ -42,7 +42,7 @@ def held_meanwhile(config: Config, footprint: Footprint, model: nn.Module, proce
         weights = sum(4 * math.prod(_rows(p, processes)) for p in model.parameters())
     else:
         weights = sum(p.nbytes for p in model.parameters() if p.requires_grad)  # the gradients' place
-    return weights + footprint.bytes["optimizer"]
+    return weights + footprint.bytes["optimizer"] + footprint.bytes.get("average", 0)
 
 
 def share_of(config: Config, scene: Scene, processes: int) -> Config:
