@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from irnet_kernels import EdgeSet, counts, flops
 from irnet_kernels.workspace import workspace
 
-from ..config import Config, TrainConfig
+from ..config import Config
+from ..data.loader import batch_images
 from ..data.sample import Batch
 from ..models.irnet import CHUNK, IRNet, nodes_of, together
 from .ema import Average
@@ -148,12 +149,6 @@ def _heaviest(config: Config, scene: Scene) -> list[Scene]:
         regions = [*scene.of(images(size) - group(size)), min(few, scene.regions[0])]
         found.append(dataclasses.replace(scene, height=height, width=width, regions=tuple(regions)))
     return found
-
-
-def batch_images(train: TrainConfig, height: int, width: int) -> int:
-    """The images of this size that a batch has at the most."""
-    pixels = height * width * train.batch_size
-    return max(1, min(pixels, train.max_batch_pixels or pixels) // (height * width))
 
 
 def planned_evaluation(

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config
-from .memory import Footprint, Scene, Step, batch_images, planned, with_train
+from ..data.loader import batch_images
+from .memory import Footprint, Scene, Step, planned, with_train
 from .step import AMP_DTYPES, gradients, update
 
 
