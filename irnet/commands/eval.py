@@ -49,7 +49,7 @@ def evaluate_on(options: argparse.Namespace, device_name: str) -> None:
     same_classes(data.classes, saved.classes, data.path)
     some_regions(data)
     model = restore_model(saved.config.model, len(saved.classes), saved.model, saved.source).to(device)
-    at_once = evaluate.images_at_once(config)
+    at_once = evaluate.images_at_once(data, config)
     if memory is not None:
         scene = fit.scene_of(data, config, model)
         at_once = fit.evaluated_at_once(config, scene, memory, device.type == "cuda")

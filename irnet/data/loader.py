@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..config import Config, DataConfig
+from ..config import Config, DataConfig, TrainConfig
 from ..errors import InputError
 from .dataset import RegionDataset
 from .sample import Batch, Sample, collate
@@ -80,6 +80,19 @@ def batches(
         generator=generator,  # or DataLoader would draw its workers' seeds from the global random state
     )
     return _unpacked(loader, [len(batch) for batch in whole])
+
+
+def batch_images(train: TrainConfig, height: int, width: int) -> int:
+    """The images of this size that a batch of training has at the most, by its number of images and of pixels."""
+    pixels = height * width * train.batch_size
+    return max(1, min(pixels, train.max_batch_pixels or pixels) // (height * width))
+
+
+def images_of_any_size(dataset: RegionDataset, config: Config) -> int:
+    """The images that a batch of training may have if all are as large as the data set's largest."""
+    if not config.train.max_batch_pixels:  # sizes may have to be read
+        return config.train.batch_size
+    return min(batch_images(config.train, *size) for size in set(_sizes(dataset, config)))
 
 
 def batches_within(dataset: RegionDataset, config: Config, epoch: int, images: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import files, metrics
 from ..config import Config
 from ..data.dataset import RegionDataset
-from ..data.loader import batches
+from ..data.loader import batches, images_of_any_size
 from ..data.sample import Batch
 from ..errors import InputError, is_out_of_memory
 from ..interrupts import Request
@@ -63,12 +63,13 @@ class NotFinite(InputError):
     """A model's scores are infinite or NaN."""
 
 
-def images_at_once(config: Config) -> int:
-    """How many images an evaluation lets through the model together where no plan says.
+def images_at_once(dataset: RegionDataset, config: Config) -> int:
+    """How many images of a data set an evaluation lets through the model together where no plan says.
 
-    As many as a step of one process does, whatever the number of processes, so that the results have the same bits.
+    As many of the largest as a step of one process does, whatever the number of processes, so that the results have the
+    same bits.
     """
-    return config.train.batch_size // config.train.grad_accum_steps
+    return max(1, images_of_any_size(dataset, config) // config.train.grad_accum_steps)
 
 
 def held_out(
@@ -76,7 +77,7 @@ def held_out(
 ) -> Iterable[Batch]:
     """The data set's images in order, in batches of `at_once`, those of this process in a group; None: of
     `images_at_once`."""
-    size = at_once or images_at_once(config)
+    size = at_once or images_at_once(dataset, config)
     pinned = device.type == "cuda"
     return batches(dataset, config, train=False, size=size, pin_memory=pinned, share=distributed.share())
 

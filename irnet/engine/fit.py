@@ -15,8 +15,9 @@ from ..errors import InputError
 from ..models.irnet import IRNet
 from ..progress import Progress
 from .build import class_graph, read_word_vectors
-from .memory import Footprint, Scene, planned, planned_evaluation, with_train
+from .memory import Footprint, Scene, model_of, planned, planned_evaluation, with_train
 from .memory_shared import planned_share
+from .sharded import one_number
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 _UNITS |= {f"{letter}i": 1024**power for power, letter in enumerate("KMGT", 1)}
@@ -160,12 +161,16 @@ def fitted(config: Config, scene: Scene, memory: int, gpu: bool, processes: int 
         scene: What its images look like.
         memory: Bytes.
         gpu: See `memory.planned`.
-        processes: See `largest`. Where they leave open how they share the training, they share weights if need be.
+        processes: See `largest`. Where they leave open how they share the training, they share weights if
+            need be and every weight can be split.
 
     Raises:
         InputError: No number of parts fits. It says with which settings a step would.
     """
-    ways = ("ddp", "fsdp") if processes > 1 and config.train.parallel == "auto" else (config.train.parallel,)
+    ways = (config.train.parallel,)
+    if processes > 1 and ways == ("auto",):
+        with torch.device("meta"):
+            ways = ("ddp",) if one_number(model_of(config, scene)) else ("ddp", "fsdp")
     for way in ways:
         found = search(with_train(config, parallel=way), scene, memory, gpu, every=False, processes=processes)
         if found[0].footprint.total <= memory:

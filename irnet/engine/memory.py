@@ -23,9 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from irnet_kernels import EdgeSet, counts, flops
 from irnet_kernels.workspace import workspace
 
-from ..config import Config, TrainConfig
+from ..config import Config
+from ..data.loader import batch_images
 from ..data.sample import Batch
-from ..models.irnet import CHUNK, IRNet, together
+from ..models.irnet import CHUNK, IRNet, nodes_of, together
 from .ema import Average
 from .optim import make_optimizer
 from .segments import Segments
@@ -128,8 +129,8 @@ def _heaviest(config: Config, scene: Scene) -> list[Scene]:
     """
     if not scene.sizes:
         return [scene]
-    train, model = config.train, config.model
-    nodes = scene.classes if model.variant in ("global", "full") and model.class_path else 0
+    train = config.train
+    nodes = nodes_of(config.model, scene.classes)
 
     def images(size: tuple[int, int]) -> int:
         return -(-batch_images(train, *size) // train.grad_accum_steps)
@@ -148,12 +149,6 @@ def _heaviest(config: Config, scene: Scene) -> list[Scene]:
         regions = [*scene.of(images(size) - group(size)), min(few, scene.regions[0])]
         found.append(dataclasses.replace(scene, height=height, width=width, regions=tuple(regions)))
     return found
-
-
-def batch_images(train: TrainConfig, height: int, width: int) -> int:
-    """The images of this size that a batch has at the most."""
-    pixels = height * width * train.batch_size
-    return max(1, min(pixels, train.max_batch_pixels or pixels) // (height * width))
 
 
 def planned_evaluation(
@@ -273,6 +268,12 @@ def plain_path(config: Config) -> Iterator[Config]:
             os.environ["IRNET_IMPL"] = before
 
 
+def model_of(config: Config, scene: Scene) -> IRNet:
+    """A model as a run with these settings trains it, but for the numbers in it."""
+    vectors = torch.zeros(scene.classes, scene.vector_size) if scene.vector_size else None
+    return IRNet(dataclasses.replace(config.model, backbone_weights=""), scene.classes, scene.edges, vectors)
+
+
 class Step:
     """A model, an optimiser and a batch with nothing in them, and the step that they make when called.
 
@@ -294,8 +295,7 @@ class Step:
         # On a GPU there is the part alone that is worked on, on a CPU the rest of the batch as well.
         self.gpu = gpu
         self.waiting_bytes = 0 if gpu else max(0, images - self.micro * parts) * scene.image_bytes
-        vectors = torch.zeros(scene.classes, scene.vector_size) if scene.vector_size else None
-        self.model = IRNet(dataclasses.replace(config.model, backbone_weights=""), scene.classes, scene.edges, vectors)
+        self.model = model_of(config, scene)
         if device is not None:
             self.model.to(device)
         self.model.train().set_grad_checkpointing(train.grad_checkpointing)

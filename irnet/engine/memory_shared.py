@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config
-from .memory import Footprint, Scene, Step, batch_images, planned, with_train
+from ..data.loader import batch_images
+from .memory import Footprint, Scene, Step, planned, with_train
 from .step import AMP_DTYPES, gradients, update
 
 
@@ -42,7 +43,7 @@ def held_meanwhile(config: Config, footprint: Footprint, model: nn.Module, proce
         weights = sum(4 * math.prod(_rows(p, processes)) for p in model.parameters())
     else:
         weights = sum(p.nbytes for p in model.parameters() if p.requires_grad)  # the gradients' place
-    return weights + footprint.bytes["optimizer"]
+    return weights + footprint.bytes["optimizer"] + footprint.bytes.get("average", 0)
 
 
 def share_of(config: Config, scene: Scene, processes: int) -> Config:

@@ -39,10 +39,9 @@ def shard(model: IRNet, amp: str) -> None:
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 0:
-            trouble = f"cannot split a weight that is one number ({name})"
-            raise InputError("--parallel fsdp", trouble, "use --parallel ddp, or model.learn_geometry=false")
+    if name := one_number(model):
+        trouble = f"cannot split a weight that is one number ({name})"
+        raise InputError("--parallel fsdp", trouble, "use --parallel ddp, or model.learn_geometry=false")
     _show_outputs()
     for tensor in itertools.chain(model.parameters(), model.buffers()):
         dist.broadcast(tensor.detach(), src=0)
@@ -55,6 +54,11 @@ def shard(model: IRNet, amp: str) -> None:
     # Each loss is a part of that of the whole batch. gloo knows no reduction that divides.
     sharded.set_gradient_divide_factor(1.0)
     sharded.set_force_sum_reduction_for_comms(True)
+
+
+def one_number(model: IRNet) -> str:
+    """The name of a weight that is one number, of which nobody can hold some rows; "" where there is none."""
+    return next((name for name, parameter in model.named_parameters() if parameter.dim() == 0), "")
 
 
 @functools.cache

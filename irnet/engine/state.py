@@ -68,7 +68,7 @@ class RunState:
         self.device, self.begin = device, time.perf_counter()
         self.data, self.held_out = open_splits(config.data)
         model = make_model(config, self.data, resume)
-        self.config, self.at_once = config, images_at_once(config)
+        self.config, self.at_once = config, images_at_once(self.held_out, config)
         if memory is not None:
             self._plan(model, memory, device.type == "cuda")
         config = self.config

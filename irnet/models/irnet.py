@@ -97,12 +97,7 @@ class IRNet(nn.Module):
         if not self._makes_again:
             return [[b for b, other in enumerate(shapes) if other == shape] for shape in dict.fromkeys(shapes)]
         regions = [after - before for before, after in itertools.pairwise(ptr)]
-        return together(shapes, regions, self.nodes)
-
-    @property
-    def nodes(self) -> int:
-        """Classes that have a state of their own for every image: those of a global module with a class path."""
-        return self.graph.num_nodes if self.graph is not None and self.graph.class_path else 0
+        return together(shapes, regions, nodes_of(self.config, self.classifier.out_features))
 
     def shared_weights(self) -> dict[str, Any]:
         """By module, the weights that all roll-outs of a batch share."""
@@ -187,6 +182,11 @@ class IRNet(nn.Module):
     def _in_parts(self, module: nn.Module, regions: Regions) -> bool:
         """Whether the module works on patches, and they are so many that not all are made again together."""
         return module is self.local and self._makes_again and len(regions.boxes) > CHUNK
+
+
+def nodes_of(config: ModelConfig, classes: int) -> int:
+    """How many classes have a state of their own for every image: those of a global module with a class path."""
+    return classes if config.variant in ("global", "full") and config.class_path else 0
 
 
 def together(shapes: list[tuple[int, ...]], regions: list[int], nodes: int) -> list[list[int]]:

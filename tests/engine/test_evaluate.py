@@ -11,9 +11,10 @@ from PIL import Image
 from irnet import metrics
 from irnet.cli import main
 from irnet.data.registry import open_dataset
-from irnet.engine import checkpoint, evaluate
+from irnet.engine import checkpoint, distributed, evaluate
 from irnet.engine.build import restore_model
 from irnet.models.predictions import CONV, FINAL
+from tests.engine import shared_steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -139,6 +140,29 @@ def test_an_image_has_the_same_scores_in_any_batch(trained):
 
     for at_once in (2, 3, 4):
         torch.testing.assert_close(logits(at_once), logits(1), rtol=1e-12, atol=1e-12)
+
+
+LARGEST = 64 * 96  # pixels of an image of `Ragged`
+
+
+@pytest.mark.parametrize(
+    ("budget", "parts", "images"),
+    [(0, 1, 8), (0, 2, 4), (2 * LARGEST, 1, 2), (3 * LARGEST - 1, 1, 2), (5 * LARGEST, 2, 2), (1, 2, 1)],
+)
+def test_evaluation_keeps_within_the_pixels_of_a_batch(budget, parts, images, monkeypatch):
+    """Whatever the order of images of several sizes; several processes have the batches that one has."""
+    config = shared_steps.settings("conv", max_batch_pixels=budget, grad_accum_steps=parts)
+    held_out = lambda: evaluate.held_out(shared_steps.Ragged(), config, CPU)  # noqa: E731
+    whole = list(held_out())
+    assert max(len(batch.images) for batch in whole) == images
+    for batch in whole:
+        pixels = sum(image[0].numel() for image in batch.images)
+        assert len(batch.images) == 1 or not budget or pixels <= budget / parts
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "share", lambda rank=rank: (rank, 3))
+        shares.append([batch.names for batch in held_out()])
+    assert [shares[i % 3][i // 3] for i in range(len(whole))] == [batch.names for batch in whole]
 
 
 def test_eval_plans_for_its_memory(trained, tmp_path, capsys, caplog, refused):

@@ -1,5 +1,7 @@
 """Processes that each hold some rows of the model: what they hold, the file that they write together, and its ends."""
 
+import contextlib
+import dataclasses
 import json
 import shutil
 import signal
@@ -11,8 +13,11 @@ import torch
 from irnet.cli import main
 from irnet.config import Config, ModelConfig, TrainConfig
 from irnet.engine import checkpoint
-from irnet.engine.fit import fit_of, fitted
+from irnet.engine.fit import fit_of, fitted, made_up_edges
 from irnet.engine.memory import Scene, with_train
+from irnet.engine.memory_shared import held_meanwhile, planned_share
+from irnet.errors import InputError
+from tests.engine import shared_steps
 from tests.engine.groups import EVALS, failing, kill_at_random, recording, torchrun
 from tests.engine.recorded import images_of
 from tests.engine.tools import DIE_WRITING, LIMIT, assert_same_run, assert_same_tensors, lines
@@ -293,6 +298,33 @@ def test_weights_are_shared_where_they_do_not_fit():
     for memory, way in ((whole, "ddp"), (whole - 1, "fsdp"), (rows, "fsdp")):
         found = fitted(settings, scene, memory, False, 4)
         assert (found.config.train.parallel, found.micro_batch) == (way, 1) and found.footprint.total <= memory
+
+
+def test_weights_that_cannot_be_split_are_not_shared():
+    """Where no number of parts fits with ddp, that is said, though a plan with fsdp would take less."""
+    model = ModelConfig(variant="global", backbone="small", backbone_channels=96, graph_channels=8, hidden=8)
+    scene, refusal = (
+        Scene(32, 32, (2,), 4, made_up_edges(4)),
+        "fits into .* with these settings|fits into .*; the least",
+    )
+    for learned in (False, True):
+        model = dataclasses.replace(model, learn_geometry=learned)
+        settings = Config(model, train=TrainConfig(batch_size=4, optimizer="adamw"))
+        memory = fit_of(with_train(settings, parallel="ddp"), scene, False, 4).footprint.total - 1
+        with pytest.raises(InputError, match=refusal) if learned else contextlib.nullcontext():
+            assert fitted(settings, scene, memory, False, 4).config.train.parallel == "fsdp"
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_an_evaluation_leaves_room_for_the_average(parallel):
+    settings = shared_steps.settings("conv", parallel=parallel)
+    model, scene = shared_steps.model_of(settings).float(), Scene(64, 64, (2,), 3)
+    without, within = (
+        held_meanwhile(config, planned_share(config, scene, 4), model, 4)
+        for config in (settings, with_train(settings, ema=0.9))
+    )
+    each = [p.nbytes // len(p) * (-(-len(p) // 4) if parallel == "fsdp" else len(p)) for p in model.parameters()]
+    assert within - without == sum(each)
 
 
 def test_plan_of_one_of_several_processes_is_printed(capsys, refused):

@@ -11,7 +11,7 @@ from irnet.data.sample import Batch
 from irnet.models import losses
 from irnet.models.backbone import STRIDE, ResNet
 from irnet.models.global_module import GlobalState
-from irnet.models.irnet import CHUNK, NODES, PIXELS, IRNet, together
+from irnet.models.irnet import CHUNK, NODES, PIXELS, IRNet, nodes_of, together
 from irnet.models.local_module import LocalState, resize_legacy
 from irnet.models.predictions import CONV, PredictionKey, Predictions
 from irnet.models.regions import Regions
@@ -390,7 +390,7 @@ def test_small_images_are_made_again_together(variant, monkeypatch):
             assert (gradient is None) == (expected[name] is None), name
             if gradient is not None:
                 torch.testing.assert_close(gradient, expected[name], rtol=1e-12, atol=1e-14, msg=name)
-    assert model.nodes == (CLASSES if variant in ("global", "full") else 0)
+    assert nodes_of(model.config, CLASSES) == (CLASSES if variant in ("global", "full") else 0)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
