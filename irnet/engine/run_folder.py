@@ -22,7 +22,7 @@ from ..data.sample import Batch
 from ..errors import InputError
 from ..progress import Progress, speed
 from . import distributed
-from .events import Follower, followers, scalars_of
+from .events import Follower, following, scalars_of
 
 log = logging.getLogger("irnet")
 _locks: set[int] = set()  # file descriptors
@@ -191,10 +191,8 @@ def recording(folder: Path, config: Config, first: int) -> Iterator[Record]:
         first: First step that the followers may not know; they are told of the lines that are there of it.
     """
     path = folder / "metrics.jsonl"
-    with contextlib.ExitStack() as stack:
-        record = Record(path, followers(config, folder, first) if distributed.rank() == 0 else ())
-        for follower in record.followers:
-            stack.callback(follower.close)
+    with following(config, folder, first) as followers:
+        record = Record(path, followers)
         for line in read_lines(path) if record.followers else ():
             if line["step"] >= first:
                 record.tell(line)
