@@ -26,6 +26,7 @@ from ..interrupts import GRACE, SIGNALS, Request, Stopped
 from .build import choose_device
 
 FAILED = "failed"  # key of the group's store: the rank that failed first
+TROUBLE = "trouble"  # and what the first to leave an exchange could not do
 PATIENCE = 600.0  # seconds in which all processes have to come
 T = TypeVar("T")
 log = logging.getLogger("irnet")
@@ -157,6 +158,15 @@ def _first_to_fail(own: str, failed: bool) -> str:
                 return store.compare_set(FAILED, "", own).decode()
             return store.get(FAILED).decode() if store.check([FAILED]) else ""
     return own if failed else ""
+
+
+def said_first(trouble: str) -> str:
+    """Of the processes that leave an exchange and call this, what the first has said; the others only lose a peer."""
+    if count() > 1:
+        store = dist.distributed_c10d._get_default_store()
+        with contextlib.suppress(dist.DistError):  # it has gone with the process that held it
+            return store.compare_set(TROUBLE, "", trouble).decode()
+    return trouble
 
 
 # ------------------------------------------------------------------------------------------------------- exchanges

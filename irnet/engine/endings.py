@@ -32,14 +32,14 @@ def ending(error: BaseException, state: RunState, output: Path, stop: Request) -
     diverged = isinstance(error, NotFinite)
     if diverged:
         known.trouble = f"after step {state.step} {known.trouble}"
-    together = not state.sharded or isinstance(error, Stopped)  # a signal ends all processes behind the same step
+    stopped = isinstance(error, Stopped)  # a signal ends all processes behind the same step
+    together = not state.sharded or stopped
     if distributed.rank():
         if state.sharded and together:
             _keep(state, output, diverged, together)
         return error if known is None else known
     kept = _keep(state, output, diverged, together)
-    # A signal to the whole group also ends the loader processes.
-    if isinstance(error, Stopped) or (stop.number is not None and known is not None and known.where == "--workers"):
+    if stopped:
         return Stopped(stop.number, f"ended after step {state.step}; {kept}")
     return error if known is None else InputError(known.where, known.trouble, f"{known.cure}; {kept}")
 
@@ -59,10 +59,12 @@ def _keep(state: RunState, output: Path, diverged: bool, together: bool) -> str:
     elif state.step and state.step != state.saved and not state.updating and not diverged:
         try:
             state.save(output)
-        except InputError as error:
-            if distributed.rank():
+        except (InputError, RuntimeError) as error:
+            known = explain(error)
+            if known is None:
                 raise
-            trouble = f" (step {state.step} could not be saved: {error.trouble})"
+            said = distributed.said_first(f"{known.where}: {known.trouble}") if state.sharded else known.trouble
+            trouble = f" (step {state.step} could not be saved: {said})"
     elif state.step and state.step != state.saved and state.updating:
         trouble = f" (step {state.step} is lost: its weights were being changed)"
     if state.saved is None:

@@ -3,6 +3,8 @@ Each is a package of its own, imported where a setting asks for it. Computes not
 
 import contextlib
 import dataclasses
+import functools
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from PIL.Image import Image
 from .. import files
 from ..config import Config, TrainConfig
 from ..errors import InputError
+from . import distributed
 
 
 class Follower(Protocol):
@@ -26,8 +29,8 @@ class Follower(Protocol):
     def picture(self, step: int, name: str, image: Image) -> None:
         """Take a picture of what the model made of an image after a step."""
 
-    def close(self) -> None:
-        """Write what is left."""
+    def close(self, failed: bool) -> None:
+        """Write what is left; `failed` says whether the run ends before its time."""
 
 
 class TensorBoard:
@@ -52,7 +55,7 @@ class TensorBoard:
             self.writer.add_image(f"pictures/{name}", np.asarray(image), step, dataformats="HWC")
             self.writer.flush()
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         threading.excepthook = self.hook
         with files.writing(self.folder):
             self.writer.close()
@@ -76,19 +79,33 @@ class WeightsAndBiases:
     run goes on, there is one more, of the same name."""
 
     def __init__(self, config: Config, output: Path, first: int):
-        self.output, self.wandb = output, _wandb()
-        with files.writing(output):
+        self.folder, self.wandb = output / "wandb", _wandb()
+        with self._writing():
             settings = dataclasses.asdict(config)
             self.run = self.wandb.init(mode="offline", dir=str(output), name=output.name, config=settings)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        self.run.log(values, step=step)
+        with self._writing():
+            self.run.log(values, step=step)
 
     def picture(self, step: int, name: str, image: Image) -> None:
-        self.run.log({f"pictures/{name}": self.wandb.Image(image)}, step=step)
+        with self._writing():
+            self.run.log({f"pictures/{name}": self.wandb.Image(image)}, step=step)
 
-    def close(self) -> None:
-        self.run.finish()
+    def close(self, failed: bool) -> None:
+        with self._writing():
+            self.run.finish(exit_code=int(failed))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """InputError where something cannot be written, which the package tells by errors of many kinds of its own."""
+        with files.writing(self.folder):
+            try:
+                yield
+            except OSError:
+                raise
+            except Exception as error:
+                raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def _summary_writer() -> Any:
@@ -98,6 +115,7 @@ def _summary_writer() -> Any:
 
 
 def _wandb() -> Any:
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or its own crashes are sent, offline, too
     with _wanted("wandb", "pip install wandb"):
         import wandb
     return wandb
@@ -115,15 +133,19 @@ def _wanted(package: str, cure: str) -> Iterator[None]:
 
 
 def check(config: TrainConfig) -> None:
-    """InputError where a package is not installed that the settings ask for; to be called before a run begins."""
-    if config.tensorboard:
+    """InputError where a package is not installed that the settings ask for; to be called before a run begins.
+
+    Of several processes rank 0 alone needs it.
+    """
+    if config.tensorboard and not distributed.rank():
         _summary_writer()
-    if config.wandb:
+    if config.wandb and not distributed.rank():
         _wandb()
 
 
-def followers(config: Config, output: Path, first: int) -> list[Follower]:
-    """Make those that the settings ask for.
+@contextlib.contextmanager
+def following(config: Config, output: Path, first: int) -> Iterator[list[Follower]]:
+    """Those that the settings ask for, on rank 0; at the end they are closed, where one cannot be made the others.
 
     Args:
         config: Settings of the run.
@@ -131,7 +153,19 @@ def followers(config: Config, output: Path, first: int) -> list[Follower]:
         first: First step that they will be told of; what they know of it and of later ones does not hold.
     """
     wanted = {TensorBoard: config.train.tensorboard, WeightsAndBiases: config.train.wandb}
-    return [follower(config, output, first) for follower, asked in wanted.items() if asked]
+    made: list[Follower] = []
+    with contextlib.ExitStack() as stack:
+        for make, asked in wanted.items():
+            if asked and not distributed.rank():
+                made.append(make(config, output, first))
+                stack.push(functools.partial(_close, made[-1]))
+        yield made
+
+
+def _close(follower: Follower, kind: type[BaseException] | None, *_: object) -> None:
+    """Close a follower as a context's `__exit__` does. A trouble of its own does not hide that which ends the run."""
+    with contextlib.suppress(*[InputError] * (kind is not None)):
+        follower.close(failed=kind is not None)
 
 
 def scalars_of(line: dict) -> dict[str, float]:

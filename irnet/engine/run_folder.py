@@ -22,7 +22,7 @@ from ..data.sample import Batch
 from ..errors import InputError
 from ..progress import Progress, speed
 from . import distributed
-from .events import Follower, followers, scalars_of
+from .events import Follower, following, scalars_of
 
 log = logging.getLogger("irnet")
 _locks: set[int] = set()  # file descriptors
@@ -110,8 +110,13 @@ def keep_lines(path: Path, step: int, evaluated: bool) -> None:
         step: Number of the last step that counts.
         evaluated: Whether an evaluation at this step counts, too; else it comes again.
     """
-    kept = [line for line in read_lines(path) if line["step"] < step + (evaluated or not is_evaluation(line))]
-    files.write(path, "".join(json.dumps(line) + "\n" for line in kept))
+    _write_lines(
+        path, [line for line in read_lines(path) if line["step"] < step + (evaluated or not is_evaluation(line))]
+    )
+
+
+def _write_lines(path: Path, lines: list[dict]) -> None:
+    files.write(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -164,9 +169,18 @@ class Record:
         self.path, self.followers = path, followers
 
     def write(self, line: dict) -> None:
-        """Add a line. InputError where it cannot be written."""
-        with files.writing(self.path), open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        """Add a line, that of an evaluation in the place of an earlier one after the same step.
+
+        Raises:
+            InputError: It cannot be written.
+        """
+        before = read_lines(self.path) if is_evaluation(line) else []
+        others = [each for each in before if not (is_evaluation(each) and each["step"] == line["step"])]
+        if len(others) < len(before):
+            _write_lines(self.path, [*others, line])
+        else:
+            with files.writing(self.path), open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
         self.tell(line)
 
     def tell(self, line: dict) -> None:
@@ -188,15 +202,14 @@ def recording(folder: Path, config: Config, first: int) -> Iterator[Record]:
     Args:
         folder: Folder of the run.
         config: Its settings.
-        first: First step that the followers may not know; they are told of the lines that are there of it.
+        first: First step that the followers may not know; they are told of the lines that are there of it. An
+            evaluation after it comes again.
     """
     path = folder / "metrics.jsonl"
-    with contextlib.ExitStack() as stack:
-        record = Record(path, followers(config, folder, first) if distributed.rank() == 0 else ())
-        for follower in record.followers:
-            stack.callback(follower.close)
+    with following(config, folder, first) as followers:
+        record = Record(path, followers)
         for line in read_lines(path) if record.followers else ():
-            if line["step"] >= first:
+            if line["step"] >= first and not is_evaluation(line):
                 record.tell(line)
         yield record
 

@@ -69,7 +69,7 @@ def train(
         same_run = distributed.from_first(lambda: check_folder(output, resume))
         state = RunState(config, device, resume, same_run, memory)
         if distributed.rank() == 0:
-            write_settings(output, state.config, device, state.step, _is_evaluated(state))
+            write_settings(output, state.config, device, state.step, state.evaluated == state.step)
         log.info("%s%s", describe(state.model, state.data), distributed.described())
         log.info("results go to %s: log.txt, metrics.jsonl, results.json, checkpoints/, vis/", output)
         with deferred() as stop:

@@ -1,9 +1,12 @@
 """Those that follow a run: what TensorBoard reads back is metrics.jsonl, no step is there twice, and pictures."""
 
+import builtins
 import io
+import os
 import shutil
 import signal
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -121,27 +124,95 @@ def test_a_name_is_later_than_all_others(tmp_path, monkeypatch):
 
 
 class Wandb:
-    """Stands in for Weights & Biases: keeps what it is told."""
+    """Stands in for Weights & Biases: keeps what it is told, and fails in the function named `fails`."""
 
-    def __init__(self):
-        self.runs = []
+    def __init__(self, fails: str = ""):
+        self.runs, self.fails = [], fails
         self.Image = lambda image: ("image", image.size)
 
     def init(self, **options):
-        run = SimpleNamespace(options=options, told=[], finished=False)
-        run.log = lambda values, step: run.told.append((step, values))
-        run.finish = lambda: setattr(run, "finished", True)
+        self._fail("init")
+        run = SimpleNamespace(options=options, told=[], code=None)
+        run.log = lambda values, step: (self._fail("log"), run.told.append((step, values)))
+        run.finish = lambda exit_code: (setattr(run, "code", exit_code), self._fail("finish"))
         self.runs.append(run)
         return run
 
+    def _fail(self, name: str) -> None:
+        if name == self.fails:
+            raise RuntimeError(f"the service\nhas gone in {name}")
 
-def test_weights_and_biases(train_arguments, monkeypatch, tmp_path):
-    stand_in = Wandb()
-    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """Puts a stand-in in the place of Weights & Biases."""
+
+    def make(fails: str = "") -> Wandb:
+        stand_in = Wandb(fails)
+        monkeypatch.setitem(sys.modules, "wandb", stand_in)
+        return stand_in
+
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "")  # so that it is put back
+    monkeypatch.delenv("WANDB_ERROR_REPORTING")
+    return make
+
+
+@pytest.mark.parametrize("fails", ["init", "log", "finish"])
+def test_a_trouble_of_weights_and_biases_is_one_line(fails, wandb, train_arguments, refused, tmp_path):
+    """TensorBoard, made before it, is closed, and what it has put in place is gone."""
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    stand_in, hook, output = wandb(fails), threading.excepthook, tmp_path / "run"
+    refused(
+        train_arguments(output, "--tensorboard", "--wandb"),
+        f"{output / 'wandb'}: cannot be written (the service has gone in {fails})",
+    )
+    assert threading.excepthook == hook
+    assert [run.code for run in stand_in.runs] == {"init": [], "log": [1], "finish": [0]}[fails]
+
+
+def test_a_run_that_fails_is_no_success(wandb, train_arguments, refused, tmp_path):
+    """And its own trouble is told, not that of Weights & Biases with its end."""
+    stand_in = wandb("finish")
+    diverges = ("train.optimizer=sgd", "train.clip_norm=0", "train.cosine=false", "train.lr=1e20")
+    refused(train_arguments(tmp_path / "run", "--wandb", *diverges), "training: the loss at step 2 is nan")
+    assert [run.code for run in stand_in.runs] == [1]
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "false"), ("true", "true")])
+def test_reports_of_crashes_are_off_before_the_package_is_there(given, found, wandb, monkeypatch):
+    """Unless the user wants them: the package would send them, offline, too."""
+    if given is not None:
+        monkeypatch.setenv("WANDB_ERROR_REPORTING", given)
+    seen, stand_in = [], wandb()
+    real = builtins.__import__
+
+    def note(name, *more):
+        seen.extend([os.environ.get("WANDB_ERROR_REPORTING")] * (name == "wandb"))
+        return real(name, *more)
+
+    monkeypatch.setattr(builtins, "__import__", note)
+    assert events._wandb() is stand_in and seen == [found]
+
+
+def test_of_several_processes_the_first_alone_needs_the_packages(group, train_arguments, tmp_path):
+    """The other follows nothing."""
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    absent = """
+import os, sys
+if os.environ["RANK"] == "1":
+    sys.modules["tensorboard"] = None
+    sys.modules.pop("torch.utils.tensorboard", None)
+"""
+    group(train_arguments(tmp_path / "run", "--tensorboard", steps=1), 2, absent).end()
+    assert len(list((tmp_path / "run/tensorboard").iterdir())) == 1
+
+
+def test_weights_and_biases(wandb, train_arguments, tmp_path):
+    stand_in = wandb()
     output = tmp_path / "run"
     assert main(train_arguments(output, "--wandb", "train.vis=1", steps=2)) == 0
     (run,) = stand_in.runs
-    assert run.options.pop("config")["train"]["steps"] == 2 and run.finished
+    assert run.options.pop("config")["train"]["steps"] == 2 and run.code == 0
     assert run.options == {"mode": "offline", "dir": str(output), "name": "run"}
     figures = [(line["step"], scalars_of(line)) for line in logged(output)]
     (picture,) = [told for told in run.told if told not in figures]

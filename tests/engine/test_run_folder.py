@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,6 +87,20 @@ def test_metrics_of_every_evaluation(train_arguments, tmp_path):
     assert evaluations("--resume", steps=3) == found
     more = evaluations("--resume", steps=5)
     assert [line["step"] for line in more] == [2, 3, 4, 5] and more[:2] == found
+
+
+def test_the_evaluation_of_a_finished_run_stays_until_it_is_replaced(trained, train_arguments, irnet, tmp_path):
+    """Ended while it is evaluated again, it goes on with more steps, and the evaluation between them is there."""
+    output, before = shutil.copytree(trained, tmp_path / "run"), logged(trained)
+    die = "import os, signal; from irnet.engine import evaluate\n"
+    die += "evaluate.held_out = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+    irnet.run(train_arguments(output, "--resume"), die, code=-signal.SIGKILL)
+    assert logged(output) == before and "metrics" in before[-1]
+    irnet.run(train_arguments(output, "--resume", "train.limit_batches=1", batch=2))
+    assert logged(output)[:-1] == before[:-1]
+    assert (logged(output)[-1]["step"], logged(output)[-1]["images"], before[-1]["images"]) == (4, 2, 4)
+    irnet.run(train_arguments(output, "--resume", steps=5))
+    assert [line["step"] for line in logged(output) if "metrics" in line] == [4, 5]
 
 
 @pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl"])

@@ -187,6 +187,35 @@ def test_full_disk_of_one_process_is_one_line(group, train_arguments, tmp_path):
     assert not list((tmp_path / "run/checkpoints").glob("*"))
 
 
+@pytest.mark.parametrize("full", [0, 1])
+def test_signal_while_the_disk_of_one_process_is_full(full, group, train_arguments, tmp_path):
+    """Told by rank 0, with the reason, whoever could not write; the checkpoint before stays."""
+    output = tmp_path / "run"
+    first = (
+        failing(0, 3, "os.kill(os.getpid(), signal.SIGTERM)")
+        + f"""
+import resource
+from irnet.engine import checkpoint
+save = checkpoint.save
+def save_third(path, state):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if state.step == 3 and os.environ["RANK"] == "{full}":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        save(path, state)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+checkpoint.save = save_third
+"""
+    )
+    started = group(train_arguments(output, *FSDP, steps=7), 2, first)
+    started.end(128 + signal.SIGTERM)
+    (line,) = started.said
+    assert line.startswith(f"irnet: SIGTERM: ended after step 3; step 2 is saved in {output}/checkpoints/last")
+    assert "(step 3 could not be saved: " in line and "last.safetensors: cannot be written (File too large))" in line
+    assert last(output).step == 2
+
+
 def test_weight_of_one_number_is_refused(group, train_arguments, tmp_path):
     started = group(train_arguments(tmp_path / "run", *FSDP, "model.learn_geometry=true"), 2)
     started.end(2)
