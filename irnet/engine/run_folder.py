@@ -110,9 +110,8 @@ def keep_lines(path: Path, step: int, evaluated: bool) -> None:
         step: Number of the last step that counts.
         evaluated: Whether an evaluation at this step counts, too; else it comes again.
     """
-    _write_lines(
-        path, [line for line in read_lines(path) if line["step"] < step + (evaluated or not is_evaluation(line))]
-    )
+    kept = [line for line in read_lines(path) if line["step"] < step + (evaluated or not is_evaluation(line))]
+    _write_lines(path, kept)
 
 
 def _write_lines(path: Path, lines: list[dict]) -> None:
