@@ -62,13 +62,13 @@ def check_folder(path: str | os.PathLike, names: Collection[str], marks: Mapping
             raise InputError(path, "is a mount point, whose content cannot be replaced", "name a folder within it")
         found = sorted(os.listdir(path)) if path.is_dir() else [path.name]
         strange = [name for name in found if name not in names or not path.is_dir()]
-        if not all(_starts_with(path / name, mark) for name, mark in marks.items()):
+        if not all(_is_marked(path / name, mark) for name, mark in marks.items()):
             strange += found
     if strange:
         raise InputError(path, f"is no folder of {what} ({strange[0]} is there)", "name another --output-dir")
 
 
-def _starts_with(path: Path, mark: bytes) -> bool:
+def _is_marked(path: Path, mark: bytes) -> bool:
     """Whether a file is there, with a mark in its first KiB."""
     if not path.is_file():
         return False

@@ -89,8 +89,8 @@ def confusions(labels: Tensor, before: Tensor, after: Tensor) -> list[Confusion]
 
     Args:
         labels: int64 [R], the true classes.
-        before: int64 [R], what the earlier prediction takes them for.
-        after: int64 [R], the same of the later one.
+        before: Of any integers [R], what the earlier prediction takes them for.
+        after: Of any integers [R], the same of the later one.
 
     Returns:
         A row for each pair that occurs, by falling number of regions, then by the classes.

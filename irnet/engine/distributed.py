@@ -250,7 +250,7 @@ def obey(stop: Request, text: str = "ended before it was done") -> None:
     stop.obey(text)
 
 
-def taken(stream: Iterator[T], stop: Request) -> T:
+def next_batch(stream: Iterator[T], stop: Request) -> T:
     """The next item of a stream, whose end is not reached; `obey`, also where none comes.
 
     What signals every process of a job ends loader processes, too, and the signal is what the run ends by then.

@@ -101,12 +101,12 @@ def _run(state: RunState, output: Path, stop: Request, hidden: bool) -> dict:
         assess = functools.partial(_assess, state, output, record, stop, hidden)
         _take_steps(state, output, record, assess, stop, hidden)
         results, scores = assess()
-    state.save(output)
-    with state.evaluating():
-        model = state.whole()
-        if scores is not None:
-            evaluate.write(output, results, scores, state.data.classes)
-            predict.draw(output / "vis", model, state.held_out, state.config.data, state.config.train.vis)
+        state.save(output)
+        with state.evaluating():
+            model = state.whole()
+            if scores is not None:
+                evaluate.write(output, results, scores, state.data.classes)
+                predict.draw(output / "vis", model, state.held_out, state.config.data, state.config.train.vis)
     return results
 
 
@@ -125,7 +125,7 @@ def _take_steps(
         while state.step < config.steps:
             if distributed.count() == 1:
                 stop.obey()
-            batch, position = distributed.taken(stream, stop)
+            batch, position = distributed.next_batch(stream, stop)
             rate, metrics = _take_step(state, batch, position)
             progress.update()
             meter.add(state.step, rate, metrics, batch, progress)

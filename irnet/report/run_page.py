@@ -25,7 +25,7 @@ from .draw import Reasoning
 NAMES = ("index.html", "page.js", "data", "pictures", "memory")  # all that the folder holds
 CHUNK = 2**18  # bytes of data that the page takes at once for an image
 INDEX = 2**20  # bytes of one file of the index, all of which it takes as it opens
-# Files by which a page is known, and what stands at their beginning.
+# Files by which a page is known, and what stands in their first KiB.
 MARKS = {"index.html": b'<meta name="generator" content="irnet page">', "page.js": b""}
 LONGEST = 1000  # pixels of a picture's longer side
 SCALE = 10_000  # scores and attention are written as whole numbers of it

@@ -108,6 +108,7 @@ const irnetPage = (() => {
     shown = found.map(([image]) => image);
     $("nothing").hidden = shown.length > 0;
     for (const id of ["image", "strip", "strip-heading"]) $(id).hidden = shown.length === 0;
+    if (shown.length === 0) $("image").setAttribute("aria-busy", "false");
     if (shown.length) return show(Math.max(0, shown.indexOf(first)));
     current = null;
     $("position").textContent = "No image";
@@ -170,6 +171,7 @@ const irnetPage = (() => {
     try {
       found = await record(image);
     } catch (error) {
+      if (image !== shown[at]) return;
       $("image").setAttribute("aria-busy", "false");
       $("position").textContent = `${error.message}: the folder is not complete.`;
       return;
