@@ -302,7 +302,6 @@ def test_mixed_precision_trains_as_one_process_does(amp, group, train_arguments,
 @pytest.mark.parametrize(
     "train",
     [
-        {"parallel": "ddp", "batch_size": 8},
         {"parallel": "fsdp", "batch_size": 8},
         {"parallel": "fsdp", "batch_size": 16, "grad_accum_steps": 2, "optimizer": "adamw", "clip_norm": 1.0},
         {"parallel": "fsdp", "batch_size": 12, "ema": 0.9, "max_batch_pixels": 8 * 96 * 96},

@@ -25,6 +25,7 @@ from irnet.engine.evaluate import Scores
 from irnet.engine.fit import made_up_edges
 from irnet.engine.memory import Scene
 from irnet.experiments.ablations import ablations, accuracies, missing, parameters, table_text
+from irnet.models.predictions import FINAL
 from irnet.options import read_settings
 from irnet.report.table import WIDTH
 from tests.conftest import TINY
@@ -288,7 +289,7 @@ def test_without_a_missing_box_a_batch_is_as_it_was():
 def test_only_what_is_asked_counts():
     right = torch.tensor([True, False, True, True, False])
     attributes = {"asked": ["yes", "yes", "no", "yes", "no"], "kind": ["a", "a", "a", "b", "b"]}
-    scores = Scores({}, {}, right, torch.zeros(5, dtype=torch.int64), attributes, 2)
+    scores = Scores({}, {}, {}, {FINAL: (~right).int()}, torch.zeros(5, dtype=torch.int64), attributes, 2)
     assert accuracies(scores) == {"all": pytest.approx(2 / 3), "a": 0.5, "b": 1.0}
     del attributes["kind"]
     assert accuracies(scores) == {"all": pytest.approx(2 / 3)}
