@@ -167,12 +167,12 @@ def fitted(config: Config, scene: Scene, memory: int, gpu: bool, processes: int 
     Raises:
         InputError: No number of parts fits. It says with which settings a step would.
     """
-    ways = (config.train.parallel,)
-    if processes > 1 and ways == ("auto",):
+    choices = (config.train.parallel,)
+    if processes > 1 and choices == ("auto",):
         with torch.device("meta"):
-            ways = ("ddp",) if one_number(model_of(config, scene)) else ("ddp", "fsdp")
-    for way in ways:
-        found = search(with_train(config, parallel=way), scene, memory, gpu, every=False, processes=processes)
+            choices = ("ddp",) if one_number(model_of(config, scene)) else ("ddp", "fsdp")
+    for parallel in choices:
+        found = search(with_train(config, parallel=parallel), scene, memory, gpu, every=False, processes=processes)
         if found[0].footprint.total <= memory:
             return found[0]
     raise too_little(memory, scene, found)
