@@ -100,12 +100,11 @@ def decisive_edges(
     types = _names("relations", relations, 0 if model.graph is None else model.graph.num_types, "relation {}")
     answers = study.final.argmax(1).tolist()
     found = []
-    for index, effect in zip(*study.strongest(region, count), strict=True):
-        edge = study.edges.row(int(index))
+    for edge, effect in study.strongest_rows(region, count):
         of_region = edge.kind == "region"
         source, target = (names[answers[end] if of_region else end] for end in (edge.source, edge.target))
         edge_type = (REGION_TYPES if of_region else types)[edge.type]
-        found.append(Edge(edge.kind, edge_type, edge.source, edge.target, source, target, float(effect)))
+        found.append(Edge(edge.kind, edge_type, edge.source, edge.target, source, target, effect))
     return found
 
 
@@ -169,6 +168,11 @@ class EdgeStudy:
         effects, order = self.effects(region, list(candidates[:, None])).sort(descending=True, stable=True)
         kept = slice(min(count, int((effects > 0).sum())))
         return candidates[order[kept]], effects[kept]
+
+    def strongest_rows(self, region: int, count: int) -> list[tuple[EdgeRow, float]]:
+        """What `strongest` gives, each edge with its effect as plain values."""
+        indices, effects = self.strongest(region, count)
+        return [(self.edges.row(i), effect) for i, effect in zip(indices.tolist(), effects.tolist(), strict=True)]
 
     def first_order(self, region: int) -> Tensor:
         """The gradient of the answer's log-probability to each edge's weight, times the weight: float64 [E].

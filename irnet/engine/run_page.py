@@ -179,14 +179,14 @@ def _causes(
     changed = sorted(np.flatnonzero(before != after).tolist(), key=lambda region: not right[region])
     if not changed:
         return {}
-    study, causes = EdgeStudy(model, sample.image, sample.boxes), {}
-    for region in changed[:MEASURED]:
-        found = [
-            (study.edges.row(int(i)), float(effect)) for i, effect in zip(*study.strongest(region, count), strict=True)
+    study, names = EdgeStudy(model, sample.image, sample.boxes), {"region": REGION_TYPES, "class": relations}
+    return {
+        region: [
+            Cause(e.kind, names[e.kind][e.type], e.source, e.target, effect)
+            for e, effect in study.strongest_rows(region, count)
         ]
-        names = {"region": REGION_TYPES, "class": relations}
-        causes[region] = [Cause(e.kind, names[e.kind][e.type], e.source, e.target, effect) for e, effect in found]
-    return causes
+        for region in changed[:MEASURED]
+    }
 
 
 def relation_names(model: IRNet, data: RegionDataset, config: DataConfig) -> list[str]:

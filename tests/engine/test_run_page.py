@@ -3,11 +3,9 @@
 import json
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from irnet.cli import main
 from irnet.data.registry import open_dataset
@@ -86,13 +84,11 @@ def test_of_many_changed_regions_those_that_were_corrected_or_broken_are_measure
     assert not right[expected[-1]] and expected != sorted(expected)
 
     class Study:
-        edges = SimpleNamespace(row=lambda i: [EdgeRow("region", 1, 3, 4), EdgeRow("class", 0, 2, 1)][i])
-
         def __init__(self, *given):
             pass
 
-        def strongest(self, region, count):
-            return torch.tensor([1, 0]), torch.tensor([0.5, 0.25])
+        def strongest_rows(self, region, count):
+            return [(EdgeRow("class", 0, 2, 1), 0.5), (EdgeRow("region", 1, 3, 4), 0.25)]
 
     monkeypatch.setattr(run_page, "EdgeStudy", Study)
     for most in (1, 12, len(expected) - 1):
