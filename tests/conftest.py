@@ -156,7 +156,7 @@ def scenes_root(tmp_path_factory) -> Path:
     from irnet.scenes import generator as scenes
 
     root = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.generate(root, 8, 4, size=160, progress=False)
+    scenes.generate(root, 8, 4, world=scenes.World(160), progress=False)
     return root
 
 

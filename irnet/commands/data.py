@@ -19,7 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sub = command("scenes", generate_scenes, "generate a set of scenes")
     sub.add_argument("--output-dir", default="data/scenes", help="the folder that scenes are written into")
     shared.add_scene_counts(sub)
-    sub.add_argument("--size", type=int, default=192, help="pixels of a scene's side")
+    sub.add_argument("--size", type=int, help="pixels of a scene's side; 192, and 256 with --apart, if not given")
+    sub.add_argument(
+        "--apart",
+        action="store_true",
+        help="scenes in which what settles one kind of region tells little of the others",
+    )
     sub.add_argument("--seed", type=int, default=0, help="another seed gives other scenes")
     shared.tell_defaults(sub)
 
@@ -42,9 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def generate_scenes(options: argparse.Namespace) -> None:
     """Write a set of scenes."""
-    from ..scenes.generator import generate
+    from ..scenes.generator import World, generate
 
-    facts = generate(Path(options.output_dir), options.train_scenes, options.val_scenes, options.size, options.seed)
+    world = World(options.size or (256 if options.apart else 192), apart=options.apart)
+    facts = generate(Path(options.output_dir), options.train_scenes, options.val_scenes, options.seed, world)
     for split in ("train", "val"):
         bounds = facts[split]["bounds"]
         print(

@@ -343,6 +343,14 @@ def background(size: int, horizon: float, rng: Generator) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(image.convert("RGB")) + grain, 0, 255).astype(np.uint8))
 
 
+def paper(size: int, rng: Generator) -> Image.Image:
+    """Grained paper of one colour, size x size RGB: no part of it tells where on the sheet it is."""
+    palette = PALETTES[rng.integers(len(PALETTES))]
+    colour = np.array(palette[rng.integers(len(palette))], np.float32)
+    grain = 2.2 * rng.standard_normal((size, size, 1), np.float32)
+    return Image.fromarray(np.clip(colour + grain, 0, 255).astype(np.uint8))
+
+
 def _clouds(sky: np.ndarray, size: int, horizon: float, rng: Generator) -> Image.Image:
     layer = Image.new("RGBA", (size, size), (*WHITE, 0))
     draw = ImageDraw.Draw(layer)

@@ -10,17 +10,22 @@ far it can get at all.
     far       a flower (morning_flower, evening_flower): whether the sun stands far to the left or far to the right.
     presence  a ball (beach_ball, snow_ball): whether beach things or snow things are anywhere in the picture.
     plain     everything else: its looks tell.
+
+In these several paths of a model carry the same clue. apart.py has scenes with other rules, in which they do not.
 """
 
+import dataclasses
 import json
 import os
 import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from math import fsum
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
@@ -28,19 +33,14 @@ from PIL import Image
 from .. import files
 from ..errors import InputError
 from ..progress import Progress
-from .art import background
+from . import apart, layout
 from .layout import (
-    HORIZON,
     KINDS,
     LOOKALIKES,
     THEMES,
     Layout,
     NoRoom,
     Slot,
-    far_distance,
-    lay_out,
-    make_slots,
-    near_margin,
     visible_region,
 )
 
@@ -110,26 +110,52 @@ def _best(groups: dict[bytes, Counter]) -> int:
     return sum(max(members.values()) for members in groups.values())
 
 
-def _make_pair(size: int, stride: int, receptive_field: int, seeds: list[int]) -> tuple[list[Image.Image], list[Slot]]:
+@dataclass(frozen=True)
+class World:
+    """How scenes are made.
+
+    size             pixels of their height and width
+    stride           pixels, of the ConvNet from which the ambiguous classes are hidden
+    receptive_field  pixels, of the same
+    apart            whether they hold the paths apart, as apart.py has it; else as layout.py has it
+    """
+
+    size: int = 192
+    stride: int = 16
+    receptive_field: int = 31
+    apart: bool = False
+
+    @property
+    def rules(self) -> ModuleType:
+        return apart if self.apart else layout
+
+    def facts(self) -> dict:
+        """What scenes.json says of it."""
+        facts = dataclasses.asdict(self)
+        return facts if self.apart else {key: value for key, value in facts.items() if key != "apart"}
+
+
+def _make_pair(world: World, seeds: list[int]) -> tuple[list[Image.Image], list[Slot]]:
     """The pictures of two twins and their objects, in the order of the annotations."""
+    size = world.size
     rng = np.random.default_rng(seeds)
     kinds: set[str] = set()
     while not kinds:
         kinds = {kind for kind in KINDS if rng.random() < 0.66}
     for attempt in range(1000):
         if attempt % 200 == 0:
-            slots = make_slots(kinds, size, stride, rng)
+            slots = world.rules.make_slots(kinds, size, world.stride, rng)
         try:
-            lay_out(slots, Layout(size, stride, receptive_field, rng))
+            world.rules.lay_out(slots, Layout(size, world.stride, world.receptive_field, rng))
             break
         except NoRoom:
             continue
     else:
-        trouble = f"{size} pixels have no room for all objects outside a receptive field of {receptive_field}"
+        trouble = f"{size} pixels have no room for all objects outside a receptive field of {world.receptive_field}"
         raise InputError("size", trouble, "give a larger size, or a smaller receptive field or stride")
     objects = [slot for members in slots.values() for slot in members]
     objects = [objects[k] for k in rng.permutation(len(objects))]
-    canvas = background(size, HORIZON, rng).convert("RGBA")
+    canvas = world.rules.canvas(size, rng).convert("RGBA")
     pictures = []
     for twin in range(2):
         picture = canvas.copy()
@@ -156,18 +182,16 @@ def class_graph() -> dict:
     return {"classes": NAMES, "relations": relations}
 
 
-def _write_split(
-    root: Path, split: str, pairs: int, size: int, seeds: list[int], stride: int, rf: int, progress: Progress
-) -> dict:
+def _write_split(root: Path, split: str, pairs: int, world: World, seeds: list[int], progress: Progress) -> dict:
     """Writes the images and annotations of one split and gives its facts, bounds included, read back from the files."""
     folder = root / "images" / split
     folder.mkdir(parents=True)
     images, annotations = [], []
     for pair in range(pairs):
-        pictures, objects = _make_pair(size, stride, rf, [*seeds, pair])
+        pictures, objects = _make_pair(world, [*seeds, pair])
         for twin, picture in enumerate(pictures):
             number = 2 * pair + twin + 1
-            images.append({"id": number, "file_name": f"{number:06d}.png", "width": size, "height": size})
+            images.append({"id": number, "file_name": f"{number:06d}.png", "width": world.size, "height": world.size})
             picture.save(folder / images[-1]["file_name"], compress_level=1)
             for slot in objects:
                 x1, y1, x2, y2 = (float(v) for v in slot.boxes[twin])
@@ -203,7 +227,7 @@ def _write_split(
         "objects": len(annotations),
         "kinds": dict(sorted(Counter(k for row in kinds for k in row).items())),
         "classes": {name: counts[name] for name in NAMES},
-        "bounds": bounds(pixels, corners, labels, kinds, stride, rf),
+        "bounds": bounds(pixels, corners, labels, kinds, world.stride, world.receptive_field),
     }
 
 
@@ -212,11 +236,16 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=None if len(content.get("annotations", ())) else 1) + "\n")
 
 
-def _check(train: int, val: int, size: int, seed: int, stride: int, receptive_field: int) -> None:
+def _check(train: int, val: int, seed: int, world: World) -> None:
+    stride, receptive_field = world.stride, world.receptive_field
     for name, count in (("train", train), ("val", val)):
         if count < 2 or count % 2:
             raise InputError(name, f"{count} images: scenes come in pairs of twins", "give an even number from 2 up")
-    for name, value, low, high in (("size", size, 160, 1024), ("seed", seed, 0, 2**32 - 1), ("stride", stride, 4, 32)):
+    for name, value, low, high in (
+        ("size", world.size, 256 if world.apart else 160, 1024),
+        ("seed", seed, 0, 2**32 - 1),
+        ("stride", stride, 4, 32),
+    ):
         if not low <= value <= high:
             raise InputError(name, f"{value} is out of range", f"give {low} to {high}")
     if not 1 <= receptive_field <= 4 * stride + 1:
@@ -236,7 +265,7 @@ def _earlier(out: Path, wanted: dict) -> dict | None:
         return None
     try:
         facts = json.loads((out / "scenes.json").read_text())
-        same = {key: facts[key] for key in wanted if key not in ("train", "val")}
+        same = {key: ({"apart": False} | facts)[key] for key in wanted if key not in ("train", "val")}
         same |= {split: {"images": facts[split]["images"]} for split in ("train", "val")}
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(out, "is not empty and holds no scenes", "name a new or an empty folder") from None
@@ -249,29 +278,25 @@ def generate(
     out: Path,
     train: int = 1500,
     val: int = 300,
-    size: int = 192,
     seed: int = 0,
-    stride: int = 16,
-    receptive_field: int = 31,
+    world: World = World(),
     progress: bool = True,
 ) -> dict:
     """Writes a data set of scenes in COCO's layout to the folder `out` and returns its facts, as in scenes.json.
 
-    train and val are numbers of images (even, a pair of twins is two), `size` their height and width in pixels.
-    `stride` and `receptive_field` (pixels) describe the ConvNet from which the ambiguous classes are hidden. The same
-    parameters give the same bytes. Everything is written beside `out` and moved there in one step at the end. A folder
-    that holds the same result already is left as it is; any other that is not empty, and parameters out of range,
-    raise InputError.
+    train and val are numbers of images (even, a pair of twins is two). The same parameters give the same bytes.
+    Everything is written beside `out` and moved there in one step at the end. A folder that holds the same result
+    already is left as it is; any other that is not empty, and parameters out of range, raise InputError.
     """
     out = Path(out)
-    _check(train, val, size, seed, stride, receptive_field)
-    facts = {"version": VERSION, "seed": seed, "size": size, "stride": stride, "receptive_field": receptive_field}
-    earlier = _earlier(out, facts | {"train": {"images": train}, "val": {"images": val}})
+    _check(train, val, seed, world)
+    facts = {"version": VERSION, "seed": seed, **world.facts()}
+    earlier = _earlier(out, facts | {"apart": world.apart, "train": {"images": train}, "val": {"images": val}})
     if earlier is not None:
         if progress:
             print(f"{out}: these scenes are here already, nothing to do", file=sys.stderr)
         return earlier
-    facts |= {"near_gap": 3 * stride, "near_margin": near_margin(size), "far_distance": far_distance(size)}
+    facts |= world.rules.distances(world.size, world.stride)
     target = out.resolve()
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
     try:
@@ -286,7 +311,7 @@ def generate(
             Progress("scenes", train + val, "image", leave=True, hidden=not progress) as shown,
         ):
             for k, (split, count) in enumerate((("train", train), ("val", val))):
-                facts[split] = _write_split(partial, split, count // 2, size, [seed, k], stride, receptive_field, shown)
+                facts[split] = _write_split(partial, split, count // 2, world, [seed, k], shown)
         _write_json(partial / "class_graph.json", class_graph())
         _write_json(partial / "scenes.json", facts)
         partial.replace(target)

@@ -4,6 +4,7 @@ Throws the coins and finds the room; writes no file, draws no background.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from .art import sprite
+from .art import background, sprite
 
 LOOKALIKES = [("hen_egg", "turtle_egg"), ("morning_flower", "evening_flower"), ("beach_ball", "snow_ball")]
 THEMES = (("parasol", "bucket", "starfish"), ("snowman", "sled", "mitten"))  # of beach_ball, of snow_ball
@@ -90,12 +91,17 @@ class Layout:
     views: list[Box] = field(default_factory=list)
 
     def put(
-        self, extent: tuple[int, int], role: str, x: tuple[float, float] | None = None, y: tuple | None = None
+        self,
+        extent: tuple[int, int],
+        role: str,
+        x: tuple[float, float] | None = None,
+        y: tuple | None = None,
+        away: Iterable[tuple[Box, int]] = (),
     ) -> Box:
         """A place chosen evenly among all that are free, with the upper left corner in the inclusive ranges x and y.
 
         role is "seen" (ambiguous: its view may show nothing that changes), "changing" (must stay out of every view) or
-        "plain".
+        "plain"; away are boxes to which it must keep a gap of so many pixels.
         """
         w, h = extent
         x, y = x or (0, self.size), y or (HORIZON * self.size - 0.5 * h, self.size)
@@ -103,7 +109,7 @@ class Layout:
         ys = np.arange(max(BORDER, np.ceil(y[0])), min(self.size - BORDER - h, np.floor(y[1])) + 1, dtype=np.int64)
         free = np.ones((len(ys), len(xs)), bool)
         box = xs, ys, xs + w, ys + h
-        conflicts = [(box, SPACE, self.taken)]
+        conflicts = [(box, SPACE, self.taken), *((box, gap, [other]) for other, gap in away)]
         if role == "changing":
             conflicts.append((box, 0, self.views))
         if role == "seen":
@@ -143,21 +149,36 @@ def far_distance(size: int) -> int:
     return min(80 * size // 192, size // 2 - 16)
 
 
+def distances(size: int, stride: int) -> dict[str, float]:
+    """What scenes.json says of them, in pixels: near_gap is the most between the boxes of an egg and its partner."""
+    return {"near_gap": 3 * stride, "near_margin": near_margin(size), "far_distance": far_distance(size)}
+
+
 def _distance(a: Box, b: Box) -> float:
     return float(np.hypot(a[0] + a[2] - b[0] - b[2], a[1] + a[3] - b[1] - b[3])) / 2
+
+
+@dataclass
+class Painter:
+    """Draws objects of a random size, given in pixels of a scene of 192 that is `scale` times as large."""
+
+    scale: float
+    rng: Generator
+
+    def __call__(self, look: str, low: int, high: int, least: int = LEAST) -> Image.Image:
+        low, high = max(least, round(low * self.scale)), max(least, round(high * self.scale))
+        return sprite(look, int(self.rng.integers(low, high + 1)), least, self.rng)
+
+
+def pair(kind: str, names: tuple[str, str], images: tuple[Image.Image, Image.Image], coin: bool) -> Slot:
+    """One object of a pair of twins; the coin decides which of the two comes first."""
+    return Slot(kind, names[::-1], images[::-1], True) if coin else Slot(kind, names, images)
 
 
 def make_slots(kinds: set[str], size: int, stride: int, rng: Generator) -> dict[str, list[Slot]]:
     """Draws the objects of a pair, by role, and throws the coins."""
     scale = size / 192
-
-    def draw(look: str, low: int, high: int, least: int = LEAST) -> Image.Image:
-        low, high = max(least, round(low * scale)), max(least, round(high * scale))
-        return sprite(look, int(rng.integers(low, high + 1)), least, rng)
-
-    def pair(kind: str, names: tuple[str, str], images: tuple[Image.Image, Image.Image], coin: bool) -> Slot:
-        return Slot(kind, names[::-1], images[::-1], True) if coin else Slot(kind, names, images)
-
+    draw = Painter(scale, rng)
     slots: dict[str, list[Slot]] = defaultdict(list)
     if "far" in kinds:
         coin, flower, sun = bool(rng.integers(2)), draw("flower", 25, 29), draw("sun", 20, 23)
@@ -180,6 +201,11 @@ def make_slots(kinds: set[str], size: int, stride: int, rng: Generator) -> dict[
         picture = draw(name, 27, 36)
         slots["distractor"].append(pair("plain", (name, name), (picture, picture), False))
     return slots
+
+
+def canvas(size: int, rng: Generator) -> Image.Image:
+    """What the objects stand on."""
+    return background(size, HORIZON, rng)
 
 
 def lay_out(slots: dict[str, list[Slot]], layout: Layout) -> None:

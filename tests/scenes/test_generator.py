@@ -4,60 +4,19 @@ import contextlib
 import io
 import json
 from itertools import combinations
-from math import hypot
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.mask import area as mask_area
 
 from irnet.errors import InputError
 from irnet.scenes import generator
-from irnet.scenes.generator import bounds, class_graph, generate
+from irnet.scenes.generator import World, bounds, class_graph, generate
 from irnet.scenes.layout import LOOKALIKES, THEMES, far_distance, near_margin, visible_region
-
-STRIDE, FIELD = 16, 31
-AMBIGUOUS = ("near", "far", "presence")
-OTHER = {a: b for pair in LOOKALIKES for a, b in (pair, pair[::-1])}
-
-
-def read(root: Path, split: str) -> list[dict]:
-    """Per image: its pixels, and its objects as (name, kind, box) in the order of the annotations."""
-    content = json.loads((root / "annotations" / f"instances_{split}.json").read_text())
-    names = {c["id"]: c["name"] for c in content["categories"]}
-    found = []
-    for image in content["images"]:
-        rows = [a for a in content["annotations"] if a["image_id"] == image["id"]]
-        objects = []
-        for a in rows:
-            x, y, w, h = a["bbox"]
-            objects.append((names[a["category_id"]], a["kind"], (x, y, x + w, y + h)))
-        pixels = np.array(Image.open(root / "images" / split / image["file_name"]))
-        assert pixels.shape == (image["height"], image["width"], 3) and pixels.dtype == np.uint8
-        found.append({"pixels": pixels, "objects": objects})
-    return found
-
-
-def rebound(images: list[dict]) -> dict:
-    labels = [[generator.NAMES.index(name) for name, _, _ in image["objects"]] for image in images]
-    kinds = [[kind for _, kind, _ in image["objects"]] for image in images]
-    boxes = [np.array([box for _, _, box in image["objects"]]) for image in images]
-    return bounds([image["pixels"] for image in images], boxes, labels, kinds, STRIDE, FIELD)
-
-
-def view(box: tuple, pixels: np.ndarray) -> tuple[int, ...]:
-    return tuple(visible_region(np.array([box]), pixels.shape[:2], STRIDE, FIELD)[0].tolist())
-
-
-def distance(a: tuple, b: tuple) -> float:
-    return hypot(a[0] + a[2] - b[0] - b[2], a[1] + a[3] - b[1] - b[3]) / 2
-
-
-def apart(a: tuple, b: tuple, space: float = 0) -> bool:
-    return a[2] + space <= b[0] or b[2] + space <= a[0] or a[3] + space <= b[1] or b[3] + space <= a[1]
+from tests.scenes.tools import AMBIGUOUS, FIELD, OTHER, STRIDE, apart, distance, read, rebound, view
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +222,7 @@ def test_class_graph(made):
 
 @pytest.mark.parametrize("size", [160, 257])
 def test_other_sizes(tmp_path, size):
-    facts = generate(tmp_path / "set", train=6, val=2, size=size, progress=False)
+    facts = generate(tmp_path / "set", train=6, val=2, world=World(size), progress=False)
     assert facts["train"]["bounds"]["by_kind"] == {k: 1.0 if k == "plain" else 0.5 for k in facts["train"]["kinds"]}
     for image in read(tmp_path / "set", "train"):
         assert image["pixels"].shape == (size, size, 3)
@@ -275,11 +234,12 @@ def test_other_sizes(tmp_path, size):
     [
         ({"train": 3}, "pairs"),
         ({"val": 0}, "pairs"),
-        ({"size": 159}, "160 to 1024"),
-        ({"stride": 2}, "4 to 32"),
+        ({"world": World(159)}, "160 to 1024"),
+        ({"world": World(255, apart=True)}, "256 to 1024"),
+        ({"world": World(stride=2)}, "4 to 32"),
         ({"seed": -1}, "out of range"),
-        ({"receptive_field": 66}, "1 to 65"),
-        ({"size": 160, "stride": 32, "receptive_field": 129}, "no room"),
+        ({"world": World(receptive_field=66)}, "1 to 65"),
+        ({"world": World(160, stride=32, receptive_field=129)}, "no room"),
     ],
 )
 def test_bad_parameters_are_refused(tmp_path, wrong, says):

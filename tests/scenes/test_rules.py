@@ -2,7 +2,7 @@
 
 import pytest
 
-from irnet.scenes import generator
+from irnet.scenes import generator, layout
 from irnet.scenes.layout import KINDS, LOOKALIKES
 from irnet.scenes.rules import RULES, clue
 
@@ -11,14 +11,14 @@ DECIDES = {"flower": "sun", "ball": "theme"}  # role of an object -> role of wha
 
 def made(number: int, monkeypatch) -> tuple[dict, list]:
     """The objects of a pair of twins by role, as the generator keeps them, and in the order of the annotations."""
-    real, kept = generator.make_slots, []
+    real, kept = layout.make_slots, []
 
     def make_slots(*arguments):
         kept.append(real(*arguments))
         return kept[-1]
 
-    monkeypatch.setattr(generator, "make_slots", make_slots)
-    _, objects = generator._make_pair(192, 16, 31, [3, number])
+    monkeypatch.setattr(layout, "make_slots", make_slots)
+    _, objects = generator._make_pair(generator.World(), [3, number])
     monkeypatch.undo()
     return kept[-1], objects
 

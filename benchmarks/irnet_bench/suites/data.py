@@ -15,7 +15,7 @@ from irnet.config import Config, DataConfig, TrainConfig
 from irnet.data.loader import batches
 from irnet.data.registry import open_dataset
 from irnet.data.sample import Batch
-from irnet.scenes.generator import generate
+from irnet.scenes.generator import World, generate
 
 from ..case import Implementation, Setup, Work, case
 
@@ -34,7 +34,7 @@ def load_batches(setup: Setup) -> Work:
     workers = {f"workers={count}": count for count in (0, 2)}
     folder = tempfile.TemporaryDirectory(prefix="irnet-bench-")
     root = Path(folder.name) / "scenes"
-    generate(root, train=setup.images, val=2, size=setup.size, seed=setup.seed, progress=False)
+    generate(root, train=setup.images, val=2, seed=setup.seed, world=World(setup.size), progress=False)
     dataset = open_dataset(DataConfig(name="scenes", root=str(root)), "train")
 
     def loader(count: int) -> Implementation:
@@ -55,7 +55,7 @@ def scene_generation(setup: Setup) -> Work:
     def write() -> Tensor:
         with tempfile.TemporaryDirectory(prefix="irnet-bench-") as folder:
             root = Path(folder) / "scenes"
-            generate(root, train=setup.images, val=2, size=setup.size, seed=setup.seed, progress=False)
+            generate(root, train=setup.images, val=2, seed=setup.seed, world=World(setup.size), progress=False)
             return torch.tensor([zlib.crc32(path.read_bytes()) for path in sorted(root.rglob("*.*"))])
 
     return Work([], {"irnet": Implementation(write)}, items=setup.images + 2, unit="images", reference="irnet")
