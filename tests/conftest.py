@@ -62,6 +62,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--failures", type=Path, metavar="FILE", help="print failures, and write their ids, as they come")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test begins first: at the end the other worker would wait for it."""
+    items.sort(key=lambda item: item.path.name != "test_real_images.py")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     file = config.getoption("--failures")
     if file and not hasattr(config, "workerinput"):  # pytest-xdist's workers report to the one process that writes

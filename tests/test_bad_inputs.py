@@ -290,6 +290,8 @@ def test_settings_files(case, refused, tmp_path):
         ["graph", "build", "--data-root", "none", "--show", "-1"],
         ["data", "scenes", "--output-dir", "none", "--train-scenes", "-2"],
         ["data", "scenes", "--output-dir", "none", "--size", "5"],
+        ["data", "scenes", "--output-dir", "none", "--size", "0"],
+        ["data", "scenes", "--output-dir", "none", "--apart", "--size", "192"],
         ["data", "scenes", "--output-dir", "none", "--seed", "-1"],
         ["data", "check", "--data-root", "none", "-j", "-1"],
         ["train", "--output-dir", "none", "--device", "gpu"],

@@ -171,6 +171,9 @@ def test_data_scenes(tmp_path, capsys):
     run("data", "scenes", "--output-dir", tmp_path / "s", "--train-scenes", "2", "--val-scenes", "2", "--size", "160")
     assert "train: 2 images; seeing only a box's own view" in capsys.readouterr().out
     run("data", "check", "--data", "scenes", "--data-root", tmp_path / "s")
+    run("data", "scenes", "--output-dir", tmp_path / "apart", "--train-scenes", "2", "--val-scenes", "2", "--apart")
+    facts = json.loads((tmp_path / "apart" / "scenes.json").read_text())
+    assert facts["apart"] is True and facts["size"] == 256
 
 
 def test_graph(scenes_root, tmp_path, capsys):

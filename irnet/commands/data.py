@@ -49,7 +49,8 @@ def generate_scenes(options: argparse.Namespace) -> None:
     """Write a set of scenes."""
     from ..scenes.generator import World, generate
 
-    world = World(options.size or (256 if options.apart else 192), apart=options.apart)
+    size = (256 if options.apart else 192) if options.size is None else options.size
+    world = World(size, apart=options.apart)
     facts = generate(Path(options.output_dir), options.train_scenes, options.val_scenes, options.seed, world)
     for split in ("train", "val"):
         bounds = facts[split]["bounds"]

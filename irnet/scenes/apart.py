@@ -18,7 +18,7 @@ from numpy.random import Generator
 from PIL import Image
 
 from .art import paper
-from .layout import DISTRACTORS, LOOKALIKES, THEMES, Box, Layout, NoRoom, Painter, Slot, pair
+from .layout import DISTRACTORS, LEAST, LOOKALIKES, THEMES, Box, Layout, NoRoom, Painter, Slot, pair
 
 Range = tuple[float, float]
 
@@ -64,7 +64,7 @@ def make_slots(kinds: set[str], size: int, stride: int, rng: Generator) -> dict[
     return slots
 
 
-def _even(paint: Painter, look: str, low: int, high: int, least: int = 20) -> Image.Image:
+def _even(paint: Painter, look: str, low: int, high: int, least: int = LEAST) -> Image.Image:
     """A picture of even sides: its centre falls between two pixels, as those of all such pictures do."""
     while True:
         image = paint(look, low, high, least)
