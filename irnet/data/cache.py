@@ -84,7 +84,7 @@ def kept(sources: Sources, setting: str, read: Callable[[], Table]) -> Table:
         state, latest, size = sources.state()
         if setting == "off" or size < LEAST:
             return read()
-        paths = _places(sources, setting)
+        paths = _table_paths(sources, setting)
         for path in paths:
             table = _load(path, sources, (state, latest))
             if table is not None:
@@ -100,7 +100,7 @@ def kept(sources: Sources, setting: str, read: Callable[[], Table]) -> Table:
     return table
 
 
-def _places(sources: Sources, setting: str) -> list[Path]:
+def _table_paths(sources: Sources, setting: str) -> list[Path]:
     """Where the table may lie, the best place first."""
     key = hashlib.sha256(sources.key.encode()).hexdigest()[:8]
     name = f"{sources.name}-{key}.safetensors"
