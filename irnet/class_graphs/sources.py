@@ -32,8 +32,8 @@ class BuildOptions:
     """What builders need beside the classes.
 
     data            name of the data set, "ade20k" or another; "": none
-    root            its folder, for sources that are part of one; "": none
-    train           its training part, or None
+    root            folder of that data set, which a source without a path is read from; "": none
+    train           training part of that data set, or None
     predicates      how many predicates of Visual Genome to take
     min_count       edges of ADE20K's parts and of predicates that were seen fewer times are left out
     neighbours      similar classes to each class, at most

@@ -58,7 +58,7 @@ def relate_by_wordnet(nouns: Nouns, senses: Senses) -> Relations:
 
 
 def _nearest(nouns: Nouns, offset: int, of: Mapping[int, object]) -> list[int]:
-    """The synsets of classes above one, on each way up only the first."""
+    """Return the hypernyms of a synset that are senses of classes, on each path upwards only the nearest."""
     nearest, seen, waiting = [], {offset}, [offset]
     while waiting:
         for symbol, above in nouns.synset(waiting.pop()).pointers:

@@ -312,7 +312,7 @@ def _object(path: Path, i: int, given: object) -> Row:
 
 
 def _numbers(values: object) -> list[float]:
-    """A list of numbers; one alone stands without brackets."""
+    """Return `values` as a list of floats; the files write a single number without brackets."""
     values = values if isinstance(values, list) else [values]
     if not all(type(value) in (int, float) for value in values):
         raise TypeError("not numbers")
@@ -320,7 +320,7 @@ def _numbers(values: object) -> list[float]:
 
 
 def _text(path: Path) -> str:
-    """UTF-8, or as some of the files are Latin-1."""
+    """Read a text file, which is in UTF-8 or, as some of ADE20K's are, in Latin-1."""
     try:
         content = path.read_bytes()
     except OSError as error:

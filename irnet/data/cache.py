@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from ..errors import InputError
 from .table import Column, Table
 
-FORMAT = "1"  # of what `_pack` writes and of how the readers judge annotations; another one is read anew
+FORMAT = "1"  # version of what `_pack` writes and of how readers judge annotations; a table of another is not used
 FOLDER = ".irnet"  # within the folder of the data set
 LEAST = 4 * 2**20  # bytes of sources; smaller ones are read as fast as they are opened
 SETTLED = 2_000_000_000  # ns; a file may change twice within one tick of its clock

@@ -24,9 +24,9 @@ _INT64 = 2**63
 class Columns:
     """The tables as columns, in the file's order.
 
-    images           of `images`; LVIS's names come from coco_url
-    ids              int64 [A], of `annotations`
-    annotations      theirs: `image` holds image ids, `label` category ids; "iscrowd" is a reason to be left out
+    images           the images; LVIS's names come from coco_url
+    ids              int64 [A], the ids of the annotations
+    annotations      `image` holds image ids, `label` category ids; "iscrowd" is a reason to be left out
     category_ids     int64 [C], of `categories`
     classes          their names
     supercategories  as they stand in the file

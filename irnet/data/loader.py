@@ -186,8 +186,8 @@ def shared(work: Sequence[int], processes: int) -> list[list[int]]:
     """Share items among processes, so that all have about the same work.
 
     Args:
-        work: Of every item.
-        processes: Their number.
+        work: How much work each item is.
+        processes: How many processes there are.
 
     Returns:
         The positions of every process's items, in rising order. The item with most work is given away first, each to
