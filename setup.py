@@ -115,9 +115,9 @@ def extension() -> dict:
         import torch
         from torch.utils import cpp_extension
 
-    found = sorted(path.relative_to(HERE) for path in (HERE / "csrc").rglob("*.c*"))
-    sources = [str(path) for path in found if path.suffix == ".cpp" and path.parent.name != "cuda"]
-    cuda_sources = [str(path) for path in found if path.suffix in (".cpp", ".cu") and path.parent.name == "cuda"]
+    files = sorted(path.relative_to(HERE) for path in (HERE / "csrc").rglob("*.c*"))
+    sources = [str(path) for path in files if path.suffix == ".cpp" and path.parent.name != "cuda"]
+    cuda_sources = [str(path) for path in files if path.suffix in (".cpp", ".cu") and path.parent.name == "cuda"]
     compiler, toolkit, cuda_home = find_compiler(os.environ), None, None
     if torch and cpp_extension.CUDA_HOME:
         cuda_home = Path(cpp_extension.CUDA_HOME)

@@ -199,11 +199,11 @@ def test_a_plan_beside_what_was_measured(capsys):
 
 
 def test_a_plan_with_a_budget_of_pixels(capsys):
-    found = []
+    outputs = []
     for words in (["-b", "2"], ["-b", "8", "train.max_batch_pixels=12000"]):  # 64 x 64 pixels are 4,096
         assert cli.main([*PLAN, "--variant", "conv", *words]) == 0
-        found.append(capsys.readouterr().out.splitlines())
-    two, budget = found
+        outputs.append(capsys.readouterr().out.splitlines())
+    two, budget = outputs
     assert budget[2].startswith("peak of a step, at most 8 images at a time, float32")
     assert "at most 8 images of 64 x 64 pixels" in budget[0] and "2 images of 64 x 64 pixels" in two[0]
     assert [line.split() for line in two[3:10]] == [line.split() for line in budget[3:10]]

@@ -92,8 +92,8 @@ def test_pins_are_exact_and_cover_every_requirement():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     peers = set(extras.pop("peers"))  # they need a PyTorch of their own
-    wanted = {re.split(r"[^\w-]", line)[0] for line in sum(extras.values(), project["dependencies"])} - {"irnet"}
-    assert wanted == set(pins("constraints.txt"))
+    packages = {re.split(r"[^\w-]", line)[0] for line in sum(extras.values(), project["dependencies"])} - {"irnet"}
+    assert packages == set(pins("constraints.txt"))
     assert peers | {"torch"} == set(pins("constraints-peers.txt"))
     for name in ("constraints-oldest.txt", "constraints-gpu.txt"):  # a line without == would not be read
         assert {"torch", "triton", "numpy", "pytest", "pytest-xdist", "hypothesis"} <= set(pins(name))

@@ -90,9 +90,9 @@ def _kinds(chains: dict[int, tuple[str, ...]], index: dict[str, int]) -> Iterato
     for i, chain in chains.items():
         for above in chain[1:]:
             unseen = index.get(spoken(above.partition(",")[0]), i)
-            found = of.get(above, [] if unseen in chains else [unseen])
-            if found:
-                yield from ((i, j) for j in found)
+            nearest = of.get(above, [] if unseen in chains else [unseen])
+            if nearest:
+                yield from ((i, j) for j in nearest)
                 break
 
 
@@ -112,14 +112,14 @@ def read_annotations(root: Path, images: Collection[str] | None = None) -> Itera
     Raises:
         InputError: There is no annotation, or one that cannot be read.
     """
-    found = _annotations(root)
+    annotations = _annotations(root)
     if images is None:
-        kept = [path for _, path in found if "validation" not in path.relative_to(root).parts]
+        kept = [path for _, path in annotations if "validation" not in path.relative_to(root).parts]
     else:
-        kept = [path for name, path in found if name in images or _below(root, name, path) in images]
-    if found and not kept:
-        raise InputError(root, f"none of its {len(found)} annotated images is one to learn from", CURE)
-    if not found:
+        kept = [path for name, path in annotations if name in images or _below(root, name, path) in images]
+    if annotations and not kept:
+        raise InputError(root, f"none of its {len(annotations)} annotated images is one to learn from", CURE)
+    if not annotations:
         trouble = "holds neither ADE_*.json (2021) nor ADE_*_atr.txt (2016), nor an image with such a file beside it"
         raise InputError(root, trouble, CURE)
     for path in tracked(kept, "annotations of ADE20K", "image"):
@@ -135,17 +135,17 @@ def _annotations(root: Path) -> list[tuple[str, Path]]:
 
     They are those that the data set reads, and those without a picture whose names begin as the releases' do.
     """
-    found = []
+    annotations = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         pictured = {Path(name).stem for name in names if Path(name).suffix.lower() in SUFFIXES}
         own: dict[str, str] = {}
         for ending in "_atr.txt", ".json":  # where both are there, the latter
             own |= {name.removesuffix(ending): name for name in names if name.endswith(ending)}
-        found += [
+        annotations += [
             (stem, Path(folder) / name) for stem, name in own.items() if stem.startswith("ADE_") or stem in pictured
         ]
-    return sorted(found, key=lambda item: item[1])
+    return sorted(annotations, key=lambda item: item[1])
 
 
 def _read_2021(path: Path) -> list[AnnotatedObject]:

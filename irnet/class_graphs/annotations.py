@@ -24,7 +24,7 @@ def derive_class_graph(dataset: RegionDataset, refuse: bool = True) -> ClassGrap
     groups = np.array(dataset.supercategories, dtype=object)
     for group in set(dataset.supercategories):
         # Ties of all to all say nothing. Roboflow names its project so, as every class's group and as one more class.
-        if all(found == group or name == group for name, found in zip(dataset.classes, groups, strict=True)):
+        if all(own_group == group or name == group for name, own_group in zip(dataset.classes, groups, strict=True)):
             groups[groups == group] = ""
     same = (groups[:, None] == groups[None, :]) & (groups != "")[:, None]
     together = np.zeros((count, count), dtype=np.int64)  # images that have both; the diagonal, images that have one

@@ -23,7 +23,7 @@ Relations = dict[str, dict[tuple[int, int], float]]  # by name: the weight of ev
 
 @functools.lru_cache(maxsize=1 << 17)
 def spoken(name: str) -> str:
-    """A name as sources that differ in capitals, underscores and spaces agree on it."""
+    """Normalise a name, so that sources that write it with other capitals, underscores or spaces agree on it."""
     return " ".join(name.replace("_", " ").casefold().split())
 
 

@@ -34,19 +34,19 @@ def load_class_graph(path: str | os.PathLike, classes: Sequence[str]) -> ClassGr
     InputError where the file cannot be read, is not of the format, names other classes, has an index out of range,
     a weight that is negative or not finite, two relations of one name, or no edge at all.
     """
-    found, relations = _read(path)
-    _check_classes(path, found, list(classes))
+    names, relations = _read(path)
+    _check_classes(path, names, list(classes))
     return _graph(path, list(classes), relations)
 
 
 def read_class_graph(path: str | os.PathLike) -> ClassGraph:
     """The graph in the JSON file `path`, of whatever classes it names. InputError as of `load_class_graph`."""
-    found, relations = _read(path)
-    for i, name in enumerate(found):
-        if not isinstance(name, str) or name in found[:i]:
-            trouble = f"class {i} is {str(name)[:80]!r}, " + ("which stands twice" if name in found[:i] else "no text")
+    names, relations = _read(path)
+    for i, name in enumerate(names):
+        if not isinstance(name, str) or name in names[:i]:
+            trouble = f"class {i} is {str(name)[:80]!r}, " + ("which stands twice" if name in names[:i] else "no text")
             raise InputError(path, trouble, "give every class a name of its own")
-    return _graph(path, found, relations)
+    return _graph(path, names, relations)
 
 
 def _read(path: str | os.PathLike) -> tuple[list, list]:
@@ -62,9 +62,9 @@ def _read(path: str | os.PathLike) -> tuple[list, list]:
     return data["classes"], data["relations"]
 
 
-def _graph(path: str | os.PathLike, classes: list[str], found: list) -> ClassGraph:
+def _graph(path: str | os.PathLike, classes: list[str], entries: list) -> ClassGraph:
     relations = {}
-    for relation in found:
+    for relation in entries:
         if not isinstance(relation, dict) or not isinstance(relation.get("name"), str):
             raise InputError(path, f"a relation has no name: {str(relation)[:80]}", _FORMAT)
         if relation["name"] in relations:
@@ -75,11 +75,11 @@ def _graph(path: str | os.PathLike, classes: list[str], found: list) -> ClassGra
     return ClassGraph(classes, relations)
 
 
-def _check_classes(path: str | os.PathLike, found: list, wanted: list[str]) -> None:
+def _check_classes(path: str | os.PathLike, names: list, classes: list[str]) -> None:
     cure = "use the class graph made for this data set, or derive one from its annotations"
-    names, known = {str(name) for name in found}, set(wanted)
-    unknown = [str(name) for name in found if str(name) not in known]
-    missing = [name for name in wanted if name not in names]
+    texts, known = {str(name) for name in names}, set(classes)
+    unknown = [str(name) for name in names if str(name) not in known]
+    missing = [name for name in classes if name not in texts]
     parts = [
         f"{what}: {', '.join(some[:5])}{', ...' if len(some) > 5 else ''} ({len(some)})"
         for what, some in (("not in the data", unknown), ("not in the graph", missing))
@@ -87,9 +87,9 @@ def _check_classes(path: str | os.PathLike, found: list, wanted: list[str]) -> N
     ]
     if parts:
         raise InputError(path, f"its classes are not the data's ({'; '.join(parts)})", cure)
-    if len(found) != len(wanted):
-        raise InputError(path, f"lists {len(found)} classes, the data {len(wanted)}: some name stands twice", cure)
-    for i, (name, own) in enumerate(zip(found, wanted, strict=True)):
+    if len(names) != len(classes):
+        raise InputError(path, f"lists {len(names)} classes, the data {len(classes)}: some name stands twice", cure)
+    for i, (name, own) in enumerate(zip(names, classes, strict=True)):
         if name != own:
             raise InputError(
                 path, f"its classes are in another order: class {i} is {name!r}, in the data {own!r}", cure

@@ -60,7 +60,7 @@ def from_networkx(network: networkx.Graph, classes: Sequence[str] | None = None)
     if unknown:
         trouble = f"the node {str(unknown[0])!r} is none of the {len(classes)} classes"
         raise InputError("networkx graph", trouble, "name its nodes as the classes are named")
-    found: dict[str, list[tuple[int, int, float]]] = {}
+    edges_of: dict[str, list[tuple[int, int, float]]] = {}
     order: dict[str, float] = {}
     for a, b, key, data in _edges(network):
         relation = str(data.get("relation", key if isinstance(key, str) else "edge"))
@@ -69,15 +69,15 @@ def from_networkx(network: networkx.Graph, classes: Sequence[str] | None = None)
             cure = "weights are finite and not negative"
             raise InputError("networkx graph", f"the edge from {a!r} to {b!r} has the weight {weight!r}", cure)
         order.setdefault(relation, data.get("order", math.inf))
-        edges = found.setdefault(relation, [])
+        edges = edges_of.setdefault(relation, [])
         edges.append((index[str(a)], index[str(b)], float(weight)))
         if not network.is_directed() and a != b:
             edges.append((index[str(b)], index[str(a)], float(weight)))
-    if not found:
+    if not edges_of:
         raise InputError("networkx graph", "has no edge", "add edges, or run a variant without the global module")
     relations = {}
-    for name in sorted(found, key=lambda name: order[name]):
-        src, dst, weight = zip(*sorted(found[name]), strict=True)
+    for name in sorted(edges_of, key=lambda name: order[name]):
+        src, dst, weight = zip(*sorted(edges_of[name]), strict=True)
         relations[name] = (torch.tensor(src), torch.tensor(dst), torch.tensor(weight, dtype=torch.float32))
     return ClassGraph(list(classes), relations)
 

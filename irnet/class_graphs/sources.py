@@ -32,8 +32,8 @@ class BuildOptions:
     """What builders need beside the classes.
 
     data            name of the data set, "ade20k" or another; "": none
-    root            its folder, for sources that are part of one; "": none
-    train           its training part, or None
+    root            folder of that data set, which a source without a path is read from; "": none
+    train           training part of that data set, or None
     predicates      how many predicates of Visual Genome to take
     min_count       edges of ADE20K's parts and of predicates that were seen fewer times are left out
     neighbours      similar classes to each class, at most
@@ -71,14 +71,14 @@ def build_class_graph(sources: Sequence[str], classes: Sequence[str], options: B
     for source in sources:
         if source.partition("=")[0] not in SOURCES:
             raise InputError("--from", f"no source is named {source!r}", f"give one of {', '.join(SOURCES)}")
-    found = []
+    all_relations = []
     for source in sources:
         name, _, path = source.partition("=")
         with Progress(f"class graph from {name}"):
             relations = SOURCES[name](classes, path, options)
-        found.append(relations)
+        all_relations.append(relations)
         log.info("%s: %s", name, ", ".join(f"{key} {len(edges)}" for key, edges in relations.items()))
-    return combine(classes, found)
+    return combine(classes, all_relations)
 
 
 def _from_annotations(classes: Sequence[str], path: str, options: BuildOptions) -> Relations:
@@ -130,10 +130,10 @@ def _from_names(classes: Sequence[str], path: str, options: BuildOptions) -> Rel
 
 def _from_word_vectors(classes: Sequence[str], path: str, options: BuildOptions) -> Relations:
     file = _path("word-vectors", path, "a file of word vectors, --from word-vectors=FILE")
-    found = name_vectors(file, classes)
-    if found.missing:
-        log.info("%s: %s", file, found.report())
-    return relate_by_similarity(found.vectors, options.neighbours)
+    embeddings = name_vectors(file, classes)
+    if embeddings.missing:
+        log.info("%s: %s", file, embeddings.report())
+    return relate_by_similarity(embeddings.vectors, options.neighbours)
 
 
 def _path(name: str, path: str, what: str) -> Path:

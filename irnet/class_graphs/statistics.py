@@ -42,16 +42,16 @@ class Neighbour:
 
 def statistics(graph: ClassGraph) -> list[RelationStatistics]:
     """Every relation of a class graph in numbers, in the order of types."""
-    found = []
+    rows = []
     for name, (src, dst, weight) in graph.relations.items():
         arriving = torch.bincount(dst, minlength=1)
         weights = (weight.min().item(), weight.median().item(), weight.max().item()) if len(weight) else None
-        found.append(
+        rows.append(
             RelationStatistics(
                 name, len(src), len(src.unique()), len(dst.unique()), int(arriving.max()) if len(dst) else 0, weights
             )
         )
-    return found
+    return rows
 
 
 def isolated(graph: ClassGraph) -> list[str]:
@@ -74,13 +74,13 @@ def neighbours(graph: ClassGraph, name: str) -> list[Neighbour]:
         InputError: No class is named so.
     """
     i = index_of(graph, name)
-    found = []
+    edges = []
     for relation, (src, dst, weight) in graph.relations.items():
         for outgoing, own, other in (True, src, dst), (False, dst, src):
             at = (own == i).nonzero().flatten().tolist()
             for edge in sorted(at, key=lambda edge: (-weight[edge].item(), graph.classes[other[edge]])):
-                found.append(Neighbour(relation, graph.classes[other[edge]], weight[edge].item(), outgoing))
-    return found
+                edges.append(Neighbour(relation, graph.classes[other[edge]], weight[edge].item(), outgoing))
+    return edges
 
 
 def index_of(graph: ClassGraph, name: str) -> int:

@@ -68,8 +68,8 @@ def relate_by_predicates(
 def _class_of(end: dict[str, Any], index: dict[str, int]) -> int | None:
     names = end["names"] if "names" in end else [end["name"]]
     for name in (*names, *end.get("synsets", ())):
-        if (found := index.get(spoken(name))) is not None:
-            return found
+        if (i := index.get(spoken(name))) is not None:
+            return i
     return None
 
 
@@ -125,18 +125,18 @@ def read_relationships(
         InputError: The file cannot be read or is not of the format.
     """
     if path.is_dir():
-        there = [path / name for name in ("relationships.json", "relationships.json.zip", "relationships.json.gz")]
-        path = next((file for file in there if file.exists()), there[0])
+        candidates = [path / name for name in ("relationships.json", "relationships.json.zip", "relationships.json.gz")]
+        path = next((file for file in candidates if file.exists()), candidates[0])
     for number, image in enumerate(_images(path)):
-        found, where = None, f"entry {number}"
+        relationships, where = None, f"entry {number}"
         if isinstance(image, dict):
             own = image.get("image_id", image.get("id", number))  # version 1.0 has `id`
             if images is not None and str(own) not in images:
                 continue
-            found, where = image.get("relationships"), f"image {own}"
-        if not isinstance(found, list):
+            relationships, where = image.get("relationships"), f"image {own}"
+        if not isinstance(relationships, list):
             raise InputError(path, f"{where} has no list of relationships", CURE)
-        for i, one in enumerate(found):
+        for i, one in enumerate(relationships):
             ends = [one.get("subject"), one.get("object")] if isinstance(one, dict) else []
             if not ends or not isinstance(one.get("predicate"), str) or not all(map(_is_end, ends)):
                 trouble = f"relationship {i} of {where} has no predicate, or an end without a name"

@@ -103,7 +103,7 @@ class Nouns:
             raise InputError(self.path, f"data.noun: no synset begins at byte {offset}", CURE) from None
 
     def lemma(self, name: str) -> str | None:
-        """The lemma of a class's name, or None: as it is, joined ("wine glass": wineglass), or its singular."""
+        """A class's name as WordNet has it: as it is, joined ("wine glass": wineglass) or singular; else None."""
         words = re.findall(r"[^\s_]+", name.casefold())
         for joined in ("_".join(words), "-".join(words), "".join(words)):
             for form in (joined, *self._exceptions.get(joined, ()), *_singulars(joined)):
@@ -116,7 +116,7 @@ class Nouns:
         return f"{lemma}.n.{self.senses(lemma)[0].index(offset) + 1:02d}"
 
     def ancestors(self, offset: int) -> Iterator[int]:
-        """The synsets above one, nearest first, without itself."""
+        """Yield all synsets above the given one, the nearest first, without the given one itself."""
         seen, level = {offset}, [offset]
         while level:
             above = [target for o in level for symbol, target in self.synset(o).pointers if symbol in ("@", "@i")]

@@ -62,19 +62,21 @@ def name_vectors(path: Path, names: Sequence[str]) -> NameVectors:
         InputError: The file cannot be read or is malformed, or holds no word of any name.
     """
     words = {name: WORD.findall(synset_lemma(name) or name) for name in names}
-    rows = read_rows(path, {form for found in words.values() for word in found for form in (word, word.lower())})
+    rows = read_rows(
+        path, {form for own_words in words.values() for word in own_words for form in (word, word.lower())}
+    )
     if not rows:
         raise InputError(path, f"holds no word of the {len(names)} names", CURE)
     result = NameVectors(np.zeros((len(names), len(next(iter(rows.values())))), dtype=np.float32))
     for i, name in enumerate(names):
-        found = [rows.get(word, rows.get(word.lower())) for word in words[name]]
-        known = [row for row in found if row is not None]
+        own_rows = [rows.get(word, rows.get(word.lower())) for word in words[name]]
+        known = [row for row in own_rows if row is not None]
         if known:
             result.vectors[i] = np.mean(known, axis=0, dtype=np.float64)
         else:
             result.unknown.append(name)
-        if len(known) < len(found) or not found:
-            result.missing[name] = [word for word, row in zip(words[name], found, strict=True) if row is None]
+        if len(known) < len(own_rows) or not own_rows:
+            result.missing[name] = [word for word, row in zip(words[name], own_rows, strict=True) if row is None]
     return result
 
 
@@ -103,15 +105,15 @@ def relate_by_similarity(vectors: np.ndarray, neighbours: int = 5) -> Relations:
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
-def read_rows(path: Path, wanted: Collection[str]) -> dict[str, np.ndarray]:
+def read_rows(path: Path, words: Collection[str]) -> dict[str, np.ndarray]:
     """The vectors of some words.
 
-    Every line of a text is held to the number of columns; numbers are read in the lines of wanted words alone. Of a
+    Every line of a text is held to the number of columns; numbers are read in the lines of these words alone. Of a
     word that occurs twice the first row counts.
 
     Args:
         path: As of `name_vectors`.
-        wanted: The words.
+        words: The words to look up.
 
     Returns:
         float32 [V] by word; words that are not in the file are not in it.
@@ -119,7 +121,7 @@ def read_rows(path: Path, wanted: Collection[str]) -> dict[str, np.ndarray]:
     Raises:
         InputError: The file cannot be read or is malformed; the line is named.
     """
-    coded = {word.encode() for word in wanted}
+    coded = {word.encode() for word in words}
     try:
         with path.open("rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
@@ -143,7 +145,7 @@ def _line(path: Path, file: BinaryIO, number: int) -> bytes:
     return line
 
 
-def _read_counted(path: Path, file: BinaryIO, wanted: set[bytes], count: int, size: int) -> dict[bytes, np.ndarray]:
+def _read_counted(path: Path, file: BinaryIO, words: set[bytes], count: int, size: int) -> dict[bytes, np.ndarray]:
     """What follows a header `count size`: text, or word2vec's binary."""
     if not 0 < size <= LONGEST // 4 or not count:
         raise InputError(path, f"its header names {count} words of {size} numbers", CURE)
@@ -151,14 +153,14 @@ def _read_counted(path: Path, file: BinaryIO, wanted: set[bytes], count: int, si
     text = not any(byte < 9 or 13 < byte < 32 for byte in file.read(4096))  # control characters are in no text
     file.seek(begin)
     if text:
-        return _read_text(path, file, wanted, _line(path, file, 2), 2, size, count)
-    return _read_binary(path, file, wanted, count, size)
+        return _read_text(path, file, words, _line(path, file, 2), 2, size, count)
+    return _read_binary(path, file, words, count, size)
 
 
 def _read_text(
-    path: Path, file: BinaryIO, wanted: set[bytes], line: bytes, number: int, size: int = 0, count: int = 0
+    path: Path, file: BinaryIO, words: set[bytes], line: bytes, number: int, size: int = 0, count: int = 0
 ) -> dict[bytes, np.ndarray]:
-    """The wanted rows of a text from `line` on, which is line `number`; size 0: that of the first line."""
+    """The rows of `words` in a text from `line` on, which is line `number`; size 0: that of the first line."""
     rows: dict[bytes, np.ndarray] = {}
     begin = number
     size = size or len(line.split()) - 1
@@ -173,7 +175,7 @@ def _read_text(
                 word, *columns = line.rsplit(None, size)
                 if len(columns) < size:
                     raise InputError(path, f"line {number} has {len(columns)} numbers, not {size}", CURE)
-            if word in wanted and word not in rows:
+            if word in words and word not in rows:
                 rows[word] = _numbers(path, number, line.rsplit(None, size)[1:])
         number += 1
         line = _line(path, file, number)
@@ -192,8 +194,8 @@ def _numbers(path: Path, number: int, fields: list[bytes]) -> np.ndarray:
     return row.astype(np.float32)
 
 
-def _read_binary(path: Path, file: BinaryIO, wanted: set[bytes], count: int, size: int) -> dict[bytes, np.ndarray]:
-    """The wanted rows of word2vec's binary: a word, a space, `size` float32, and in some files a line's end."""
+def _read_binary(path: Path, file: BinaryIO, words: set[bytes], count: int, size: int) -> dict[bytes, np.ndarray]:
+    """The rows of `words` in word2vec's binary: a word, a space, `size` float32, and in some files a line's end."""
     rows: dict[bytes, np.ndarray] = {}
     buffer, at, width = b"", 0, 4 * size
     for number in range(1, count + 1):
@@ -203,7 +205,7 @@ def _read_binary(path: Path, file: BinaryIO, wanted: set[bytes], count: int, siz
                 raise InputError(path, f"word {number} of {count} is cut off", CURE)
             buffer, at = buffer[at:] + chunk, 0
         word = buffer[at:space].lstrip(b"\n")
-        if word in wanted and word not in rows:
+        if word in words and word not in rows:
             row = np.frombuffer(buffer, dtype="<f4", count=size, offset=space + 1).copy()
             if not np.isfinite(row).all():
                 raise InputError(path, f"word {number}, {word.decode()!r}, has a number that is not finite", CURE)

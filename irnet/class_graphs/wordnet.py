@@ -58,14 +58,14 @@ def relate_by_wordnet(nouns: Nouns, senses: Senses) -> Relations:
 
 
 def _nearest(nouns: Nouns, offset: int, of: Mapping[int, object]) -> list[int]:
-    """The synsets of classes above one, on each way up only the first."""
-    found, seen, waiting = [], {offset}, [offset]
+    """Return the hypernyms of a synset that are senses of classes, on each path upwards only the nearest."""
+    nearest, seen, waiting = [], {offset}, [offset]
     while waiting:
         for symbol, above in nouns.synset(waiting.pop()).pointers:
             if symbol in ("@", "@i") and above not in seen:
                 seen.add(above)
-                (found if above in of else waiting).append(above)
-    return found
+                (nearest if above in of else waiting).append(above)
+    return nearest
 
 
 # ------------------------------------------------------------------------------------------------------------ senses
@@ -126,9 +126,9 @@ def _usual(nouns: Nouns, lemma: str) -> int:
     for i, (offset, file) in enumerate(zip(offsets, files, strict=True)):
         if file in THINGS or (file == PERSON and i < tagged):
             return offset
-    for wanted in ({PERSON}, set(files)):
+    for lexfiles in ({PERSON}, set(files)):
         for offset, file in zip(offsets, files, strict=True):
-            if file in wanted:
+            if file in lexfiles:
                 return offset
     raise InputError(nouns.path, f"index.noun: {lemma!r} has no sense", "take another copy of WordNet")
 
@@ -137,8 +137,8 @@ def _offset(nouns: Nouns, name: str, key: str) -> int:
     lemma, _, number = key.casefold().replace(" ", "_").rpartition(".n.")
     offsets = nouns.senses(lemma)[0]
     if not number.isdecimal() or not 1 <= int(number) <= len(offsets):
-        there = [f"{lemma}.n.{i:02d} ({nouns.synset(o).gloss[:40]})" for i, o in enumerate(offsets[:4], 1)]
-        cure = f"give one of {', '.join(there)}" if there else "write it as lemma.n.number, such as toaster.n.02"
+        senses = [f"{lemma}.n.{i:02d} ({nouns.synset(o).gloss[:40]})" for i, o in enumerate(offsets[:4], 1)]
+        cure = f"give one of {', '.join(senses)}" if senses else "write it as lemma.n.number, such as toaster.n.02"
         raise InputError("--sense", f"WordNet has no sense {key!r} for {name!r}", cure)
     return offsets[int(number) - 1]
 

@@ -139,8 +139,8 @@ def show(options: argparse.Namespace) -> None:
     if name is None:
         return
     arrows = []
-    print(f"\n{name}:" + ("" if (found := neighbours(graph, options.name)) else " no edge"))
-    for (relation, outgoing), group in groupby(found, key=lambda edge: (edge.relation, edge.outgoing)):
+    print(f"\n{name}:" + ("" if (all_edges := neighbours(graph, options.name)) else " no edge"))
+    for (relation, outgoing), group in groupby(all_edges, key=lambda edge: (edge.relation, edge.outgoing)):
         edges = list(group)
         print(f"  {name} {relation} ..." if outgoing else f"  ... {relation} {name}")
         for edge in edges[: options.show]:

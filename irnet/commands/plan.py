@@ -59,18 +59,18 @@ def run(options: argparse.Namespace) -> None:
     scene = _scene(options, config)
     print(_title(config, scene, gpu))
     if memory is None:
-        found = fit.fit_of(config, scene, gpu, options.processes)
+        plan = fit.fit_of(config, scene, gpu, options.processes)
     else:
-        found = _search(config, scene, memory, gpu, options.processes)
+        plan = _search(config, scene, memory, gpu, options.processes)
     real = None
     if options.measure:
         from ..engine.build import choose_device
 
-        real = measured(found.config, scene, choose_device("cuda" if gpu else "cpu"))
-    print(_table(found, real), end="\n\n")
+        real = measured(plan.config, scene, choose_device("cuda" if gpu else "cpu"))
+    print(_table(plan, real), end="\n\n")
     if options.compare:
-        print(_comparison(found, scene, gpu), end="\n\n")
-    print(found.words)
+        print(_comparison(plan, scene, gpu), end="\n\n")
+    print(plan.words)
 
 
 def _check_data(options: argparse.Namespace, config: settings.Config) -> None:
@@ -127,17 +127,17 @@ def _search(config: settings.Config, scene: "Scene", memory: int, gpu: bool, pro
     from ..engine import fit
 
     rows = [("precision", "checkpointing", "micro-batch", "parts", "peak, MiB")]
-    found = fit.search(config, scene, memory, gpu, every=True, processes=processes)
-    for one in found:
-        train, size = one.config.train, one.footprint.total
-        micro = str(one.micro_batch) if size <= memory else "none fits"
+    plans = fit.search(config, scene, memory, gpu, every=True, processes=processes)
+    for plan in plans:
+        train, size = plan.config.train, plan.footprint.total
+        micro = str(plan.micro_batch) if size <= memory else "none fits"
         checkpointing = "on" if train.grad_checkpointing else "off"
         rows.append((PRECISIONS[train.amp], checkpointing, micro, str(train.grad_accum_steps), _mib(size)))
     print(_aligned(rows), end="\n\n")
-    fitting = [one for one in found if one.footprint.total <= memory]
+    fitting = [plan for plan in plans if plan.footprint.total <= memory]
     if fitting:
         return fitting[0]
-    raise fit.too_little(memory, scene, found)
+    raise fit.too_little(memory, scene, plans)
 
 
 def _title(config: settings.Config, scene: "Scene", gpu: bool) -> str:
@@ -153,12 +153,12 @@ def _counted(config: settings.Config, images: int) -> str:
     return f"{'at most ' * bool(config.train.max_batch_pixels)}{images} image{'s' * (images > 1)}"
 
 
-def _table(found: "Fit", real: int | None) -> str:
+def _table(plan: "Fit", real: int | None) -> str:
     """The peak by category and, below the total, what was measured."""
-    footprint, train = found.footprint, found.config.train
+    footprint, train = plan.footprint, plan.config.train
     checkpointing = ", checkpointing" if train.grad_checkpointing else ""
-    at_once = f"{_counted(found.config, found.micro_batch)} at a time"
-    of_one = f" in one of {found.processes} processes" if found.processes > 1 else ""
+    at_once = f"{_counted(plan.config, plan.micro_batch)} at a time"
+    of_one = f" in one of {plan.processes} processes" if plan.processes > 1 else ""
     rows = [(f"peak of a step{of_one}, {at_once}, {PRECISIONS[train.amp]}{checkpointing}", "MiB")]
     rows += [(category, _mib(size)) for category, size in footprint.bytes.items()]
     rows += [(f"total, within {footprint.operator}", _mib(footprint.total))]
@@ -167,13 +167,13 @@ def _table(found: "Fit", real: int | None) -> str:
     return _aligned(rows)
 
 
-def _comparison(found: "Fit", scene: "Scene", gpu: bool) -> str:
-    """What a further image costs with the settings that were found, and on the plain path."""
+def _comparison(plan: "Fit", scene: "Scene", gpu: bool) -> str:
+    """What a further image costs with the settings of the plan, and on the plain path."""
     from ..engine.memory import cost, plain_path
 
-    images = max(4, found.micro_batch)
-    own = cost(found.config, scene, gpu, images)
-    with plain_path(found.config) as config:
+    images = max(4, plan.micro_batch)
+    own = cost(plan.config, scene, gpu, images)
+    with plain_path(plan.config) as config:
         plain = cost(config, scene, gpu, images)
     ratios = [f"{a / b:.3f}" for a, b in ((own.bytes, plain.bytes), (own.flops, plain.flops))]
     rows = [(f"a further image beside {images}", "these settings", "the plain path", "ratio")]

@@ -97,16 +97,16 @@ def _table(root: Path, config: DataConfig) -> Table:
 
 def _parts(stem: str, names: set[str]) -> list[str]:
     """The names of an image's masks of parts, by level."""
-    found, level = [], 1
+    masks, level = [], 1
     while f"{stem}_parts_{level}.png" in names:
-        found.append(f"{stem}_parts_{level}.png")
+        masks.append(f"{stem}_parts_{level}.png")
         level += 1
-    return found
+    return masks
 
 
 def _read(root: Path, images: list[Path], max_pixels: int) -> Table:
-    found = each(_Reader(max_pixels), images, f"annotations of {root}", "image")
-    objects = [row for _, rows in found for row in rows]
+    contents = each(_Reader(max_pixels), images, f"annotations of {root}", "image")
+    objects = [row for _, rows in contents for row in rows]
     names = sorted({row[0] for row in objects})
     index = {name: i for i, name in enumerate(names)}
     reasons = np.array([_REASONS.index(row[5]) for row in objects], np.int64)
@@ -114,13 +114,13 @@ def _read(root: Path, images: list[Path], max_pixels: int) -> Table:
     if any(row[3] for row in objects):
         attributes["cropped"] = [row[3] for row in objects]
     given = Annotations(
-        np.repeat(np.arange(len(images)), [len(rows) for _, rows in found]),
+        np.repeat(np.arange(len(images)), [len(rows) for _, rows in contents]),
         np.array([index[row[0]] for row in objects], np.int64),
         np.array([row[4] for row in objects], np.float64).reshape(-1, 4),
         {reason: reasons == code for code, reason in enumerate(_REASONS) if code},
         attributes,
     )
-    sizes = np.array([size for size, _ in found], np.int64).reshape(-1, 2)
+    sizes = np.array([size for size, _ in contents], np.int64).reshape(-1, 2)
     file_names = [path.relative_to(root).as_posix() for path in images]
     return make_table(names, [""] * len(names), Images(np.arange(len(images)), file_names, sizes), given)
 
@@ -231,8 +231,8 @@ def _read_2016(image: Path, max_pixels: int) -> tuple[tuple[int, int], list[Row]
 
 def _instances(blue: np.ndarray, numbers: list[int]) -> list[tuple[tuple, str]]:
     """The box of every numbered object in a mask, or the reason why it has none."""
-    found, boxes = mask_boxes(blue)
-    values = found.tolist()
+    mask_values, boxes = mask_boxes(blue)
+    values = mask_values.tolist()
     shown = shown_numbers(values, numbers)
     if shown is None:
         return [(NO_BOX, UNMATCHED)] * len(numbers)
@@ -312,7 +312,7 @@ def _object(path: Path, i: int, given: object) -> Row:
 
 
 def _numbers(values: object) -> list[float]:
-    """A list of numbers; one alone stands without brackets."""
+    """Return `values` as a list of floats; the files write a single number without brackets."""
     values = values if isinstance(values, list) else [values]
     if not all(type(value) in (int, float) for value in values):
         raise TypeError("not numbers")
@@ -320,7 +320,7 @@ def _numbers(values: object) -> list[float]:
 
 
 def _text(path: Path) -> str:
-    """UTF-8, or as some of the files are Latin-1."""
+    """Read a text file, which is in UTF-8 or, as some of ADE20K's are, in Latin-1."""
     try:
         content = path.read_bytes()
     except OSError as error:

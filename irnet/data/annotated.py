@@ -38,7 +38,7 @@ class AnnotatedImages(Dataset):
     root: Path
     path: Path
     split: str
-    share: Share | None  # of the file's images, that the split takes; None: all
+    share: Share | None  # which of the file's images the split takes; None: all
     folder: Path  # where the images lie
     file_names: list[str]  # the images' names in there
     missing: set[str]  # the names of images that are not there
@@ -67,11 +67,11 @@ class AnnotatedImages(Dataset):
         log.info(text)
 
     def warn_of_turned_images(self) -> None:
-        """Log how many of up to LOOKED_AT images, carry an EXIF orientation that their size does not settle."""
+        """Log how many of up to LOOKED_AT images carry an EXIF orientation that their size does not settle."""
         looked_at = np.unique(np.linspace(0, len(self) - 1, LOOKED_AT).astype(int))
         count = 0
         for i in looked_at.tolist():
-            with contextlib.suppress(InputError):  # told where the image is used, with its place in the data
+            with contextlib.suppress(InputError):  # such an image is reported where it is used
                 count += self._header(i).is_ambiguous(self._annotated(i))
         if count and self.orientation == "auto":
             log.warning("%s: %s", self.path, ambiguity(count, len(looked_at)))

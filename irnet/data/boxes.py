@@ -40,21 +40,21 @@ def boxes_of(images: Sequence[Path], paths: Sequence[str | os.PathLike]) -> list
     """
     tables = [_read_coco(path) for path in paths]
     if len(paths) == 1 and tables[0] is not None:
-        found = [_from_coco(paths[0], tables[0], image, len(images)) for image in images]
-        if isinstance(tables[0], list) and not any(len(boxes.boxes) for boxes in found):
+        image_boxes = [_from_coco(paths[0], tables[0], image, len(images)) for image in images]
+        if isinstance(tables[0], list) and not any(len(boxes.boxes) for boxes in image_boxes):
             raise _no_detection(paths[0], images[0])
-        return found
+        return image_boxes
     if len(paths) != len(images):
         cure = "repeat --boxes once for each image, in their order, or give one file in COCO's format"
         raise InputError("--boxes", f"{len(paths)} files are given for {len(images)} images", cure)
-    found = []
+    image_boxes = []
     for image, path, content in zip(images, paths, tables, strict=True):
         if content is None:
             boxes, names = read_boxes(path)
-            found.append(Boxes(boxes, names or [], None, path))
+            image_boxes.append(Boxes(boxes, names or [], None, path))
         else:
-            found.append(_from_coco(path, content, image, 1))
-    return found
+            image_boxes.append(_from_coco(path, content, image, 1))
+    return image_boxes
 
 
 def _read_coco(path: str | os.PathLike) -> dict | list | None:

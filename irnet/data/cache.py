@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from ..errors import InputError
 from .table import Column, Table
 
-FORMAT = "1"  # of what `_pack` writes and of how the readers judge annotations; another one is read anew
+FORMAT = "1"  # version of what `_pack` writes and of how readers judge annotations; a table of another is not used
 FOLDER = ".irnet"  # within the folder of the data set
 LEAST = 4 * 2**20  # bytes of sources; smaller ones are read as fast as they are opened
 SETTLED = 2_000_000_000  # ns; a file may change twice within one tick of its clock
@@ -84,7 +84,7 @@ def kept(sources: Sources, setting: str, read: Callable[[], Table]) -> Table:
         state, latest, size = sources.state()
         if setting == "off" or size < LEAST:
             return read()
-        paths = _places(sources, setting)
+        paths = _table_paths(sources, setting)
         for path in paths:
             table = _load(path, sources, (state, latest))
             if table is not None:
@@ -100,7 +100,7 @@ def kept(sources: Sources, setting: str, read: Callable[[], Table]) -> Table:
     return table
 
 
-def _places(sources: Sources, setting: str) -> list[Path]:
+def _table_paths(sources: Sources, setting: str) -> list[Path]:
     """Where the table may lie, the best place first."""
     key = hashlib.sha256(sources.key.encode()).hexdigest()[:8]
     name = f"{sources.name}-{key}.safetensors"

@@ -24,9 +24,9 @@ _INT64 = 2**63
 class Columns:
     """The tables as columns, in the file's order.
 
-    images           of `images`; LVIS's names come from coco_url
-    ids              int64 [A], of `annotations`
-    annotations      theirs: `image` holds image ids, `label` category ids; "iscrowd" is a reason to be left out
+    images           the images; LVIS's names come from coco_url
+    ids              int64 [A], the ids of the annotations
+    annotations      `image` holds image ids, `label` category ids; "iscrowd" is a reason to be left out
     category_ids     int64 [C], of `categories`
     classes          their names
     supercategories  as they stand in the file
@@ -226,20 +226,18 @@ def texts(rows: list[dict], key: str, path: Path, what: str) -> list[str]:
     return [row[key] for row in rows]
 
 
-def positions(known: np.ndarray, wanted: np.ndarray, annotations: np.ndarray, what: str, path: Path) -> np.ndarray:
-    """For each of `wanted` its index in `known` (sorted); InputError, naming the annotation, where it has none."""
+def positions(known: np.ndarray, ids: np.ndarray, annotations: np.ndarray, what: str, path: Path) -> np.ndarray:
+    """For each of `ids` its index in `known` (sorted); InputError, naming the annotation, where it has none."""
     lowest, span = known[0], int(known[-1]) - int(known[0]) + 1
     if span < 16 * len(known) + 1024:  # looked up at once, which searching for each would take longer than
         table = np.zeros(span, np.int64)
         table[known - lowest] = np.arange(len(known))
-        index = table[(wanted.clip(lowest, known[-1]) - lowest)]
+        index = table[(ids.clip(lowest, known[-1]) - lowest)]
     else:
-        index = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-    missing = np.flatnonzero(known[index] != wanted)
+        index = np.searchsorted(known, ids).clip(max=len(known) - 1)
+    missing = np.flatnonzero(known[index] != ids)
     if len(missing):
-        trouble = (
-            f"annotation {annotations[missing[0]]} refers to {what} {wanted[missing[0]]}, which is not in the file"
-        )
+        trouble = f"annotation {annotations[missing[0]]} refers to {what} {ids[missing[0]]}, which is not in the file"
         trouble += f" ({len(missing)} such annotations)"
         raise InputError(path, trouble, f"add the {what} or remove its annotations")
     return index

@@ -48,9 +48,9 @@ class Header:
     orientation: int
     deep: bool
 
-    def size(self, turned: bool) -> tuple[int, int]:
+    def size(self, as_shown: bool) -> tuple[int, int]:
         """(width, height) as stored, or as viewers show the image."""
-        swapped = turned and self.orientation >= 5
+        swapped = as_shown and self.orientation >= 5
         return (self.height, self.width) if swapped else (self.width, self.height)
 
     def is_turned(self, orientation: str, annotated: tuple[int, int] | None = None) -> bool:

@@ -54,23 +54,23 @@ def annotation_files(root: Path) -> dict[str, Path]:
     """Every annotation file under `root` by the name of its split. InputError where `root` is no folder."""
     if not root.is_dir():
         raise InputError(root, "no such folder", "give --data-root the folder that holds annotations/")
-    found = {}
+    files = {}
     for path in _files(root / "annotations", "instances_*.json"):
-        found[path.stem.removeprefix("instances_")] = path
+        files[path.stem.removeprefix("instances_")] = path
     for path in _files(root, "*/_annotations.coco.json"):
-        found.setdefault(path.parent.name, path)
-    if found:
-        return found
+        files.setdefault(path.parent.name, path)
+    if files:
+        return files
     for path in [*_files(root / "annotations", "*.json"), *_files(root, "*.json")]:
         if not _OTHER.match(path.name) and _holds_tables(path):
-            found.setdefault(path.stem, path)
-    if found:
-        return found
+            files.setdefault(path.stem, path)
+    if files:
+        return files
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         paths = [path for path in _files(folder, "*.json") if not _OTHER.match(path.name) and _holds_tables(path)]
         if len(paths) == 1:
-            found[folder.name] = paths[0]
-    return found
+            files[folder.name] = paths[0]
+    return files
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
@@ -88,14 +88,14 @@ def _holds_tables(path: Path) -> bool:
 
 def annotation_file(root: Path, split: str) -> Path:
     """The annotation file of `split`: a split's name, or a path relative to `root`. InputError where there is none."""
-    found = annotation_files(root)
-    if split in found:
-        return found[split]
+    files = annotation_files(root)
+    if split in files:
+        return files[split]
     if split.endswith(".json") and (root / split).is_file():
         return root / split
     path = root / "annotations" / f"instances_{split}.json"
-    if found:
-        cure = f"choose one of the splits there by data.train_split and data.val_split: {', '.join(sorted(found))}"
+    if files:
+        cure = f"choose one of the splits there by data.train_split and data.val_split: {', '.join(sorted(files))}"
         raise InputError(path, "no such annotation file", cure)
     raise InputError(path, "no such annotation file, nor any other of a known layout", _LAYOUT)
 
@@ -108,33 +108,33 @@ def choose_split(root: Path, part: str, train: str, val: str) -> tuple[str, bool
     """
     if part == "val" and val:
         return val, False
-    found = annotation_files(root)
-    train, val = _name(found, root, train), _name(found, root, val)
-    held_out = val or _by_role(found, "val", train)
+    files = annotation_files(root)
+    train, val = _name(files, root, train), _name(files, root, val)
+    held_out = val or _by_role(files, "val", train)
     if part == "val" and held_out:
         return held_out, False
-    chosen = train or _by_role(found, "train", val)
-    if not chosen and len(found) == 1 and not held_out:
-        (chosen,) = found
-    if not chosen and found:
-        cure = f"name the one to train on by data.train_split: {', '.join(sorted(found))}"
+    chosen = train or _by_role(files, "train", val)
+    if not chosen and len(files) == 1 and not held_out:
+        (chosen,) = files
+    if not chosen and files:
+        cure = f"name the one to train on by data.train_split: {', '.join(sorted(files))}"
         raise InputError(root, "no such annotation file as one for training", cure)
     return chosen or ROLES["train"][0], not held_out
 
 
-def _name(found: dict[str, Path], root: Path, split: str) -> str:
+def _name(files: dict[str, Path], root: Path, split: str) -> str:
     """The name of a split that the user may have named by the path of its file."""
-    if split in found or not split.endswith(".json"):
+    if split in files or not split.endswith(".json"):
         return split
     file = (root / split).resolve()
-    return next((name for name, path in found.items() if path.resolve() == file), split)
+    return next((name for name, path in files.items() if path.resolve() == file), split)
 
 
-def _by_role(found: dict[str, Path], role: str, taken: str) -> str:
+def _by_role(files: dict[str, Path], role: str, other_split: str) -> str:
     """The split of that role that is preferred, or ""."""
     for name in ROLES[role]:
-        for split in sorted(found, key=lambda split: (len(split), split)):
-            if split != taken and re.split(r"[_\-. ]", split.lower())[-1] == name:
+        for split in sorted(files, key=lambda split: (len(split), split)):
+            if split != other_split and re.split(r"[_\-. ]", split.lower())[-1] == name:
                 return split
     return ""
 
@@ -165,10 +165,10 @@ def image_folder(
 
 
 def _folders(root: Path, split: str, name: str, annotations: Path) -> list[Path]:
-    told = re.match(r"COCO_(\w+)_\d+", PurePosixPath(name).name)  # minival2014's images lie in val2014
+    match = re.match(r"COCO_(\w+)_\d+", PurePosixPath(name).name)  # minival2014's images lie in val2014
     own = split if not split.endswith(".json") else Path(split).stem.removeprefix("instances_")
     folders = [root / "images" / own, root / own, root / "images", root / "data"]
-    folders += [root / "images" / told[1], root / told[1]] if told else []
+    folders += [root / "images" / match[1], root / match[1]] if match else []
     here = annotations.parent
     return list(dict.fromkeys([*folders, root, here / "images", here / "data", here]))
 

@@ -158,14 +158,14 @@ class _Filling:
         """Take an image; returns the batches that are complete now."""
         complete = []
         if self.images and any(a + b > c for a, b, c in zip(self.sums, self.costs[image], self.limits, strict=True)):
-            complete.append(self._taken())
+            complete.append(self._flush())
         self.images.append(image)
         self.sums = [a + b for a, b in zip(self.sums, self.costs[image], strict=True)]
         if len(self.images) == self.limits[0]:
-            complete.append(self._taken())
+            complete.append(self._flush())
         return complete
 
-    def _taken(self) -> list[int]:
+    def _flush(self) -> list[int]:
         images, self.images, self.sums = self.images, [], [0, 0, 0]
         return images
 
@@ -186,8 +186,8 @@ def shared(work: Sequence[int], processes: int) -> list[list[int]]:
     """Share items among processes, so that all have about the same work.
 
     Args:
-        work: Of every item.
-        processes: Their number.
+        work: How much work each item is.
+        processes: How many processes there are.
 
     Returns:
         The positions of every process's items, in rising order. The item with most work is given away first, each to

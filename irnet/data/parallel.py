@@ -22,7 +22,8 @@ Result = TypeVar("Result")
 def each(function: Callable[[Item], Result], items: Sequence[Item], what: str, unit: str) -> list[Result]:
     """What `function` gives for every item, in their order; `what` names the work in a progress bar.
 
-    Errors are raised as here. With more than one chunk of items and more than one processor, processes share the work.
+    An error of `function` is raised here, whichever process it came from. With more than one chunk of items and more
+    than one processor, processes share the work.
     """
     processes = min(len(os.sched_getaffinity(0)), len(items) // CHUNK)
     results = []

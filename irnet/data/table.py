@@ -72,13 +72,13 @@ class Table:
         rows = np.repeat(self.ptr[images] - ptr[:-1], counts) + np.arange(ptr[-1])
         index = np.full(len(self.file_names), -1, np.int32)
         index[images] = np.arange(len(images))
-        left_out = {reason: index[places] for reason, places in self.left_out.items()}
+        left_out = {reason: index[image] for reason, image in self.left_out.items()}
         chosen = replace(
             self,
             image_ids=self.image_ids[images],
             file_names=[self.file_names[i] for i in images.tolist()],
             sizes=self.sizes[images],
-            left_out={reason: places[places >= 0] for reason, places in left_out.items()},
+            left_out={reason: image[image >= 0] for reason, image in left_out.items()},
         )
         return chosen._rows(rows, ptr)
 
@@ -184,5 +184,5 @@ def make_table(classes: list[str], supercategories: list[str], images: Images, g
         np.ascontiguousarray(kept.T[good]),
         moved[good],
         columns,
-        {reason: places for reason, places in left_out.items() if len(places)},
+        {reason: gone for reason, gone in left_out.items() if len(gone)},
     )

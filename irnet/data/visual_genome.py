@@ -109,13 +109,13 @@ def _object_files(root: Path) -> list[Path]:
     """The file of all objects, that of the latest version; where there is none, those of the splits."""
     if not root.is_dir():
         raise InputError(root, "no such folder", f"give --data-root a folder, and {LAYOUT}")
-    found = sorted(root.glob("objects*.json"))[-1:]
-    found = found or [path for name in ("train", "val", "test") if (path := root / f"{name}.json").is_file()]
-    needed = [*(found or [root / "objects.json"]), root / "image_data.json"]
+    files = sorted(root.glob("objects*.json"))[-1:]
+    files = files or [path for name in ("train", "val", "test") if (path := root / f"{name}.json").is_file()]
+    needed = [*(files or [root / "objects.json"]), root / "image_data.json"]
     for path in needed:
         if not path.is_file():
             raise InputError(path, "no such file", LAYOUT)
-    return found
+    return files
 
 
 def _decoded(path: Path, kind: Any) -> Any:

@@ -39,10 +39,10 @@ class Voc(WholeSet):
     def __init__(self, config: DataConfig, part: str, require_images: bool = True):
         self.root = self.folder = self.path = Path(config.root)
         self.orientation, self.max_pixels = config.orientation, config.max_pixels
-        found = _find(self.root)
-        pictures, self.missing = _look_at_images(self.root, found)
-        sources = Sources(self.root, [path for path, _ in found], f"voc {config.max_pixels}", "voc", pictures)
-        self.whole = kept(sources, config.cache, lambda: _read(self.root, found, config.max_pixels))
+        pairs = _find(self.root)
+        pictures, self.missing = _look_at_images(self.root, pairs)
+        sources = Sources(self.root, [path for path, _ in pairs], f"voc {config.max_pixels}", "voc", pictures)
+        self.whole = kept(sources, config.cache, lambda: _read(self.root, pairs, config.max_pixels))
         self.use_part(config, part)
         self.refuse_missing(require_images)
         if require_images:
@@ -69,7 +69,7 @@ def _find(root: Path) -> list[tuple[Path, Path]]:
     """Every annotation file below `root` with its image, sorted by image."""
     if not root.is_dir():
         raise InputError(root, "no such folder", LAYOUT)
-    found, listings = [], {}
+    pairs, listings = [], {}
 
     def stems(folder: Path) -> dict[str, str]:
         if folder not in listings:
@@ -86,16 +86,16 @@ def _find(root: Path) -> list[tuple[Path, Path]]:
         for name in sorted(names):
             if name.endswith(".xml"):
                 stem = name.removesuffix(".xml")
-                found.append((here / name, images / stems(images).get(stem, f"{stem}.jpg")))
-    if not found:
+                pairs.append((here / name, images / stems(images).get(stem, f"{stem}.jpg")))
+    if not pairs:
         raise InputError(root, "holds no XML file", LAYOUT)
-    return sorted(found, key=lambda pair: pair[1])
+    return sorted(pairs, key=lambda pair: pair[1])
 
 
-def _look_at_images(root: Path, found: list[tuple[Path, Path]]) -> tuple[str, set[str]]:
+def _look_at_images(root: Path, pairs: list[tuple[Path, Path]]) -> tuple[str, set[str]]:
     """A hash of the images' names, sizes and times, for a size may be an image's own, and the names of missing ones."""
     digest, missing = hashlib.sha256(), set()
-    for _, image in found:
+    for _, image in pairs:
         name, facts = os.path.relpath(image, root), ""
         if image.is_file():
             stat = image.stat()
@@ -106,21 +106,21 @@ def _look_at_images(root: Path, found: list[tuple[Path, Path]]) -> tuple[str, se
     return digest.hexdigest(), missing
 
 
-def _read(root: Path, found: list[tuple[Path, Path]], max_pixels: int) -> Table:
-    contents = each(_Reader(max_pixels), found, f"annotations of {root}", "image")
+def _read(root: Path, pairs: list[tuple[Path, Path]], max_pixels: int) -> Table:
+    contents = each(_Reader(max_pixels), pairs, f"annotations of {root}", "image")
     objects = [row for _, rows in contents for row in rows]
     classes = sorted({row[0] for row in objects})
     index = {name: i for i, name in enumerate(classes)}
     given = Annotations(
-        np.repeat(np.arange(len(found)), [len(rows) for _, rows in contents]),
+        np.repeat(np.arange(len(pairs)), [len(rows) for _, rows in contents]),
         np.array([index[row[0]] for row in objects], np.int64),
         np.array([row[1] or (0, 0, 0, 0) for row in objects], np.float64).reshape(-1, 4),
         {NO_BOX: np.array([row[1] is None for row in objects], bool)},
         {flag: [row[2][i] for row in objects] for i, flag in enumerate(FLAGS) if any(row[2][i] for row in objects)},
     )
     sizes = np.array([size for size, _ in contents], np.int64).reshape(-1, 2)
-    names = [os.path.relpath(image, root) for _, image in found]
-    return make_table(classes, [""] * len(classes), Images(np.arange(len(found)), names, sizes), given)
+    names = [os.path.relpath(image, root) for _, image in pairs]
+    return make_table(classes, [""] * len(classes), Images(np.arange(len(pairs)), names, sizes), given)
 
 
 Row = tuple[str, tuple[float, float, float, float] | None, tuple[str, ...]]  # name, box, flags

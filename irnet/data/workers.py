@@ -33,7 +33,7 @@ class Parcel:
 
 
 def start(worker: int) -> None:
-    """DataLoader's worker_init_fn: a group of its own, for signals to the program's group are the program's to obey."""
+    """For DataLoader's worker_init_fn: leave the program's process group, for its signals are for the program alone."""
     os.setpgid(0, 0)
 
 

@@ -175,7 +175,7 @@ def test_both_releases_in_one_folder(tmp_path):
     write_2016(tmp_path / "b", ROWS, MASKS)
     write_2021(tmp_path / "b/ADE_train_00000001.json", thing(0, "car"), thing(1, "wheel", whole=0))  # comes before it
     shutil.copytree(tmp_path / "b", tmp_path / ".hidden")
-    assert [len(found) for found in read_annotations(tmp_path)] == [len(ROWS), 2]
+    assert [len(objects) for objects in read_annotations(tmp_path)] == [len(ROWS), 2]
 
 
 def test_json_that_the_data_set_reads(tmp_path):
@@ -188,8 +188,8 @@ def test_json_that_the_data_set_reads(tmp_path):
         relate_by_ade20k(["wheel", "car"], tmp_path)
     Image.new("RGB", (4, 3)).save(tmp_path / "street.jpg")
     assert relate_by_ade20k(["wheel", "car"], tmp_path)["is_part_of"] == {(0, 1): 1.0}
-    (found,) = read_annotations(tmp_path)
-    assert [(one.raw_name, one.name, one.hypernyms, one.whole) for one in found] == [
+    (objects,) = read_annotations(tmp_path)
+    assert [(one.raw_name, one.name, one.hypernyms, one.whole) for one in objects] == [
         ("car", "car", (), None),
         ("wheel", "wheel", ("wheel, disc", "entity"), ("car", "car")),
         ("mirror", "mirror", (), None),

@@ -54,8 +54,8 @@ def test_version_1_names_an_image_by_id(tmp_path):
     images = [{"id": image["image_id"], "relationships": image["relationships"]} for image in IMAGES]
     path = write(tmp_path / "relationships.json", images)
     expected = {"on": {("car", "street"): 0.5, ("man", "street"): 0.5}, "wearing": {("man", "shirt"): 1.0}}
-    found = named(relate_by_predicates(CLASSES, path, images={"1"}))
-    assert {name.lower(): edges for name, edges in found.items() if name != "parked on"} == expected
+    relations = named(relate_by_predicates(CLASSES, path, images={"1"}))
+    assert {name.lower(): edges for name, edges in relations.items() if name != "parked on"} == expected
     del images[1]["relationships"]
     with pytest.raises(InputError, match="image 2 has no list of relationships"):
         relate_by_predicates(CLASSES, write(path, images))

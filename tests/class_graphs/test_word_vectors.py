@@ -47,11 +47,11 @@ def test_forms(form, chunk, tmp_path, monkeypatch):
     monkeypatch.setattr(word_vectors, "CHUNK", chunk)
     path = tmp_path / form
     path.write_bytes(FORMS[form])
-    found = name_vectors(path, NAMES)
-    assert found.vectors.dtype == np.float32
-    assert found.vectors.tolist() == [[2, 0, 1], [1, 2, 3], [1, 0.5, 0], [0, 0, 0]]
-    assert found.missing == {"hot-rod": ["rod"], "unicorn": ["unicorn"]} and found.unknown == ["unicorn"]
-    assert found.report() == (
+    embeddings = name_vectors(path, NAMES)
+    assert embeddings.vectors.dtype == np.float32
+    assert embeddings.vectors.tolist() == [[2, 0, 1], [1, 2, 3], [1, 0.5, 0], [0, 0, 0]]
+    assert embeddings.missing == {"hot-rod": ["rod"], "unicorn": ["unicorn"]} and embeddings.unknown == ["unicorn"]
+    assert embeddings.report() == (
         "2 words of 2 names have no vector: rod, unicorn; 1 names have none at all and get zeros: unicorn"
     )
 

@@ -108,8 +108,8 @@ def test_2016_reads_objects_and_parts(tmp_path):
 def test_2016_an_instance_is_not_the_rank_of_its_value_where_no_pixel_is_background(tmp_path, code):
     """Counting all values from 0, as the original code does, makes the first value number 0 and shifts every name."""
     tree_2016(tmp_path, background=False, code=code)
-    found = regions(opened(tmp_path))
-    assert found["car"] == [2, 3, 10, 12] and found["big tree"] == [20, 1, 30, 28] and found["road"] == [0, 0, 40, 30]
+    boxes = regions(opened(tmp_path))
+    assert boxes["car"] == [2, 3, 10, 12] and boxes["big tree"] == [20, 1, 30, 28] and boxes["road"] == [0, 0, 40, 30]
 
 
 def test_2016_hidden_objects_shift_no_name(tmp_path):
@@ -131,9 +131,9 @@ def test_2016_a_list_that_cannot_be_matched_with_its_mask_names_nothing(tmp_path
 def test_2016_lines_stand_in_any_order_and_numbers_begin_anew_in_each_level(tmp_path):
     rows = ["003 # 0 # 0 # x # road # ", "001 # 0 # 0 # x # car # a # b", "", "002 # 0 # 0 # x # big tree # "]
     tree_2016(tmp_path, rows=rows, parts=[(0, 0, 2, 2), (5, 5, 9, 9)])
-    found = opened(tmp_path)
-    assert regions(found)["road"] == [0, 20, 15, 30] and regions(found)["car"] == [2, 3, 10, 12]
-    assert len(found[0].labels) == 5
+    data = opened(tmp_path)
+    assert regions(data)["road"] == [0, 20, 15, 30] and regions(data)["car"] == [2, 3, 10, 12]
+    assert len(data[0].labels) == 5
 
 
 @pytest.mark.parametrize("year", ["2016", "2021"])

@@ -26,11 +26,11 @@ from irnet.errors import InputError
 )
 def test_read_boxes(tmp_path, name, text, boxes, names):
     (tmp_path / name).write_text(text, encoding="utf-8")
-    found, found_names = read_boxes(tmp_path / name)
-    assert found.dtype == torch.float32
-    assert found.shape == (len(boxes), 4)
-    assert found.tolist() == boxes
-    assert found_names == names
+    boxes_read, names_read = read_boxes(tmp_path / name)
+    assert boxes_read.dtype == torch.float32
+    assert boxes_read.shape == (len(boxes), 4)
+    assert boxes_read.tolist() == boxes
+    assert names_read == names
 
 
 @pytest.mark.parametrize(

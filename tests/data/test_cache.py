@@ -215,7 +215,7 @@ def test_a_folder_can_be_named(root, tmp_path, monkeypatch):
 
 def test_several_may_build_it_at_once(root, monkeypatch):
     plain, count = opened(root, "off"), 4
-    together, read, found = threading.Barrier(count), cache._write, []
+    together, read, datasets = threading.Barrier(count), cache._write, []
 
     def write(path, tensors, facts):
         together.wait(20)
@@ -223,13 +223,13 @@ def test_several_may_build_it_at_once(root, monkeypatch):
             read(path, tensors, facts)
 
     monkeypatch.setattr(cache, "_write", write)
-    threads = [threading.Thread(target=lambda: found.append(opened(root))) for _ in range(count)]
+    threads = [threading.Thread(target=lambda: datasets.append(opened(root))) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == count and [path.suffix for path in (root / ".irnet").iterdir()] == [".safetensors"]
-    for data in (*found, opened(root)):
+    assert len(datasets) == count and [path.suffix for path in (root / ".irnet").iterdir()] == [".safetensors"]
+    for data in (*datasets, opened(root)):
         equal(plain.table, data.table)
 
 

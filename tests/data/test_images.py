@@ -103,13 +103,13 @@ def test_every_format_gives_its_stored_pixels_unless_turned_on_purpose(tmp_path,
     header = read_header(path)
     assert (header.width, header.height, header.orientation) == (40, 20, orientation)
     assert header.is_ambiguous((40, 20)) == (orientation in (2, 3, 4)) and not header.is_ambiguous((20, 40))
-    turned = read_image(path, orientation="turned")
+    shown = read_image(path, orientation="turned")
     white = {1: "left", 2: "right", 3: "right", 4: "left", 5: "top", 6: "top", 7: "bottom", 8: "bottom"}[orientation]
-    halves = {"left": turned[:, :, :9], "right": turned[:, :, -9:], "top": turned[:, :9], "bottom": turned[:, -9:]}
-    assert turned.shape == ((3, 40, 20) if orientation >= 5 else (3, 20, 40))
+    halves = {"left": shown[:, :, :9], "right": shown[:, :, -9:], "top": shown[:, :9], "bottom": shown[:, -9:]}
+    assert shown.shape == ((3, 40, 20) if orientation >= 5 else (3, 20, 40))
     assert halves[white].float().mean() > 254
     if orientation >= 5:  # only the turned image has the annotated size
-        assert torch.equal(read_image(path, annotated=(20, 40)), turned)
+        assert torch.equal(read_image(path, annotated=(20, 40)), shown)
 
 
 @pytest.mark.parametrize(

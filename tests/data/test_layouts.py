@@ -94,8 +94,8 @@ def lvis(root, folder=""):
     for split in ("train", "val"):
         content = table([f"{i:012d}.jpg" for i in range(4)])
         for i, row in enumerate(content["images"]):  # the validation images lie in both folders
-            place = "train2017" if split == "train" or i % 2 else "val2017"
-            row["coco_url"] = f"http://images.example.org/{place}/{row.pop('file_name')}"
+            image_folder = "train2017" if split == "train" or i % 2 else "val2017"
+            row["coco_url"] = f"http://images.example.org/{image_folder}/{row.pop('file_name')}"
             draw(root, "/".join(row["coco_url"].split("/")[-2:]))
         write(root / folder / f"lvis_v1_{split}.json", content)
     write(root / folder / "lvis_v1_image_info_test_dev.json", {"images": [], "categories": []})

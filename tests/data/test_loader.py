@@ -54,8 +54,8 @@ def run(dataset, batch_size=4, short=0, long=0, flip=True, train=True, epoch=0, 
     return list(batches(dataset, config, train=train, epoch=epoch, start_batch=start_batch))
 
 
-def names(found):
-    return [batch.names for batch in found]
+def names(epoch_batches):
+    return [batch.names for batch in epoch_batches]
 
 
 def assert_same(one, two):
@@ -71,9 +71,9 @@ def assert_same(one, two):
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("count", [1, 4, 21, 22])
 def test_every_image_once_and_only_the_last_batch_smaller(count, train):
-    found = run(Shapes(count), train=train)
-    assert Counter(name for batch in found for name in batch.names) == Counter(f"{i}.png" for i in range(count))
-    sizes = [len(batch.names) for batch in found]
+    epoch_batches = run(Shapes(count), train=train)
+    assert Counter(name for batch in epoch_batches for name in batch.names) == Counter(f"{i}.png" for i in range(count))
+    sizes = [len(batch.names) for batch in epoch_batches]
     assert sizes == [4] * (count // 4) + [count % 4] * (count % 4 > 0)
 
 
@@ -91,15 +91,15 @@ def test_order_follows_from_seed_and_epoch_alone():
 
 
 def test_evaluation_keeps_the_order_and_mirrors_nothing():
-    found = run(Shapes(10), train=False)
-    assert names(found) == [
+    epoch_batches = run(Shapes(10), train=False)
+    assert names(epoch_batches) == [
         ["0.png", "1.png", "2.png", "3.png"],
         ["4.png", "5.png", "6.png", "7.png"],
         ["8.png", "9.png"],
     ]
-    assert found[0].ptr.tolist() == [0, 0, 1, 3, 3]
-    assert found[0].attributes == {"kind": ["k1", "k2", "k2"]}
-    assert (found[0].boxes[:, 0] == 1).all()
+    assert epoch_batches[0].ptr.tolist() == [0, 0, 1, 3, 3]
+    assert epoch_batches[0].attributes == {"kind": ["k1", "k2", "k2"]}
+    assert (epoch_batches[0].boxes[:, 0] == 1).all()
     assert run(Shapes(0), train=False) == []
 
 
@@ -151,17 +151,17 @@ BUDGETS = {
 @pytest.mark.parametrize("batch_size", [1, 4, 50])
 def test_a_batch_keeps_within_its_budgets(batch_size, budget):
     """Unless it is one image alone. Every image comes once, and no batch is full before it has to be."""
-    found, small = run(Shapes(61), batch_size, **budget), 0
-    assert Counter(name for batch in found for name in batch.names) == Counter(f"{i}.png" for i in range(61))
-    pixels = [sum(image[0].numel() for image in batch.images) for batch in found]
+    epoch_batches, small = run(Shapes(61), batch_size, **budget), 0
+    assert Counter(name for batch in epoch_batches for name in batch.names) == Counter(f"{i}.png" for i in range(61))
+    pixels = [sum(image[0].numel() for image in batch.images) for batch in epoch_batches]
     limits = budget.get("max_batch_pixels", 10**9), budget.get("max_batch_regions", 10**9)
-    for batch, own in zip(found, pixels, strict=True):
+    for batch, own in zip(epoch_batches, pixels, strict=True):
         assert len(batch.images) <= batch_size
         assert len(batch.images) == 1 or (own <= limits[0] and len(batch.labels) <= limits[1])
         small += len(batch.images) < batch_size and own + 600 <= limits[0] and len(batch.labels) + 2 <= limits[1]
     assert small <= 1  # the last of those that are left over
-    assert_same(run(Shapes(61), batch_size, workers=2, **budget), found)
-    assert names(run(Shapes(61), batch_size, epoch=1, **budget)) != names(found)
+    assert_same(run(Shapes(61), batch_size, workers=2, **budget), epoch_batches)
+    assert names(run(Shapes(61), batch_size, epoch=1, **budget)) != names(epoch_batches)
 
 
 def test_budgets_are_of_training_and_of_images_as_the_model_takes_them():
@@ -217,8 +217,8 @@ def test_rare_sizes_do_not_gather_at_the_end():
 
     early = 0
     for epoch in range(20):
-        found = run(Rare(120), epoch=epoch)
-        early += any(batch.images[0].shape[1:] == SIZES[1] for batch in found[:10])
+        epoch_batches = run(Rare(120), epoch=epoch)
+        early += any(batch.images[0].shape[1:] == SIZES[1] for batch in epoch_batches[:10])
     assert 2 <= early <= 13  # of 20, at 1 in 3 each; in the order the batches fill it is 1 in 80
 
 
@@ -235,9 +235,9 @@ def test_input_error_reaches_the_caller_as_itself(workers):
 
 def test_a_batch_costs_few_file_descriptors():
     before = len(os.listdir("/proc/self/fd"))
-    found = run(Shapes(120), batch_size=40, workers=1)
+    epoch_batches = run(Shapes(120), batch_size=40, workers=1)
     held = len(os.listdir("/proc/self/fd")) - before
-    assert len(found) == 3
+    assert len(epoch_batches) == 3
     assert held < 60  # 120 images; one descriptor each would be beyond it
 
 
@@ -251,10 +251,10 @@ def test_refuses_senseless_numbers():
 @needs_tiny
 def test_tiny_epoch():
     dataset = CocoDataset(TINY, "train2017")
-    found = run(dataset, batch_size=8, short=120, long=200, workers=1)
-    assert [len(batch.names) for batch in found] == [8, 8, 8, 8]
-    assert sum(len(batch.labels) for batch in found) == 288 - sum(dataset.skipped.values())
-    for batch in found:
+    epoch_batches = run(dataset, batch_size=8, short=120, long=200, workers=1)
+    assert [len(batch.names) for batch in epoch_batches] == [8, 8, 8, 8]
+    assert sum(len(batch.labels) for batch in epoch_batches) == 288 - sum(dataset.skipped.values())
+    for batch in epoch_batches:
         for i, image in enumerate(batch.images):
             boxes = batch.boxes[batch.ptr[i] : batch.ptr[i + 1]]
             assert max(image.shape[1:]) <= 200

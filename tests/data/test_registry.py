@@ -82,8 +82,8 @@ def test_a_new_data_set_is_checked(toy, capsys):
     (toy / "bad.txt").write_text("2 4")
     assert main(["data", "check", "--data", "toy", "-j", "0"]) == 2
     captured = capsys.readouterr()
-    found = [line for line in captured.out.splitlines() if "too dark" in line]
-    assert found == [f"  {toy / name}: is too dark; light a lamp" for name in ("2.toy", "4.toy")]  # both splits have 2
+    errors = [line for line in captured.out.splitlines() if "too dark" in line]
+    assert errors == [f"  {toy / name}: is too dark; light a lamp" for name in ("2.toy", "4.toy")]  # both splits have 2
     assert "the first of 2 findings" in captured.err
 
 

@@ -37,14 +37,14 @@ def opened(root, part="train", **more):
 
 def whole(root, **more):
     """All regions of all images, by the image's number: (class, box)."""
-    found = {}
+    regions = {}
     for part in ("train", "val"):
         data = opened(root, part, **more)
         for i in range(len(data)):
             sample = data[i]
             names = [data.classes[label] for label in sample.labels.tolist()]
-            found[int(data.image_ids[i])] = list(zip(names, sample.boxes.tolist(), strict=True))
-    return found
+            regions[int(data.image_ids[i])] = list(zip(names, sample.boxes.tolist(), strict=True))
+    return regions
 
 
 CUP = ("cup.n.01", [1, 2, 11, 22])
@@ -56,8 +56,8 @@ def test_an_object_with_several_synsets_is_one_box_with_the_most_frequent(tmp_pa
     """A box for each synset, as the original code has it, teaches the same pixels two labels."""
     images = {1: [thing(1, (1, 2, 10, 20), ["mug.n.04", "cup.n.01"])], 2: PLAIN, 3: PLAIN}
     make(tmp_path, images, **LISTED)
-    found = whole(tmp_path)
-    assert found == {1: [CUP], 2: [CUP], 3: [CUP]}
+    regions = whole(tmp_path)
+    assert regions == {1: [CUP], 2: [CUP], 3: [CUP]}
 
 
 def test_one_object_may_have_several_boxes_but_a_box_once(tmp_path):
