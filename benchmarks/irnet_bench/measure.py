@@ -310,8 +310,8 @@ def _time(
             for name in calls:
                 results[name, mode].fail(failure)
             return
-        for name, taken in samples.items():
-            _keep(results[name, mode], taken, "wall")
+        for name, times in samples.items():
+            _keep(results[name, mode], times, "wall")
         return
     sets = timing.input_sets(sum(tensor.nbytes for tensor in work.inputs), device)
     for name in racing:
