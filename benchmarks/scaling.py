@@ -56,7 +56,7 @@ def waiting(gpus: int, images: int, steps: int = 200) -> float:
 
 
 def gradient_bytes(classes: int = 80) -> int:
-    """Of the paper's model with both modules."""
+    """The bytes of all gradients of the paper's model with both modules."""
     edges = EdgeSet.from_edges([(torch.tensor([0]), torch.tensor([1]), torch.ones(1))] * 2, classes, normalize=True)
     with torch.device("meta"):
         model = IRNet(ModelConfig(), classes, edges)

@@ -54,7 +54,7 @@ def convolution(x: Tensor, weight: Tensor, grad: Tensor) -> tuple[Tensor, Tensor
 
 
 def tile(points: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of F(m, 3) at these points: what products take of m + 2 inputs, of 3 taps, and what m outputs take of them."""
+    """The matrices of F(m, 3) at these points: m + 2 inputs to products, 3 taps to products, products to m outputs."""
 
     def powers(count: int) -> np.ndarray:
         last = [0.0] * (count - 1) + [1.0]

@@ -357,7 +357,7 @@ def _attempt(action: Callable):
 
 
 def _first_line(error: Exception) -> str:
-    """Of what an error says; two, where the first only announces the second."""
+    """The first line of what an error says, or the first two where the first only announces the second."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 

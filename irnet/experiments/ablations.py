@@ -125,7 +125,7 @@ def ablations(base: Config, scene: Scene) -> list[Ablation]:
 
 
 def choose(questions: list[Ablation], names: str) -> list[Ablation]:
-    """Those of the names between commas, in the table's order; empty: all. InputError for an unknown name."""
+    """The questions that `names` lists between commas, in the table's order, or all. InputError for an unknown name."""
     chosen = names.split(",") if names else [a.name for a in questions]
     known = [a.name for a in questions]
     for name in chosen:

@@ -97,7 +97,7 @@ def _draw_losses(axes, losses: dict[str, Points]) -> None:
 
 
 def _draw_metrics(axes, metrics: dict[tuple[str, str], Points]) -> None:
-    """Each with a point where it was measured."""
+    """Draw a line for each metric, with a point where it was measured."""
     for (name, prediction), points in metrics.items():
         label = _label(name) if prediction == "final" else None
         style = "solid" if prediction == "final" else "dashed"

@@ -277,7 +277,7 @@ def attention_overlay(reasoning: Reasoning) -> Image.Image:
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """For texts of our own, which are ASCII."""
+    """The font of the texts that irnet itself writes, which are ASCII."""
     return typeface([]).font(size)
 
 

@@ -45,7 +45,7 @@ def convolution_backward(
 
 
 def _copies_of(kernels: Tensor) -> int:
-    """One in blocks and, unless they are in channels_last, one that is."""
+    """How many copies of the kernels are made: one in blocks and, unless they are in channels_last, one that is."""
     return 1 if is_packed(kernels) else 2
 
 

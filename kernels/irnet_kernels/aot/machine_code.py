@@ -46,7 +46,7 @@ class Instruction:
 
     @property
     def access(self) -> str:
-        """Of an access to memory the opcode and the bits that a thread moves, such as "LDG 128"."""
+        """The opcode of an access to memory and the bits that a thread moves by it, such as "LDG 128"."""
         if self.opcode in COPY_ENGINE:
             return f"{self.opcode} bulk"
         modifiers = self.mnemonic.split(".")[1:]
