@@ -374,10 +374,10 @@ def _draw_boxes(picture: Image.Image, reasoning: Reasoning, scale: float, size: 
     for r in sorted(range(regions), key=lambda r: -_area(boxes[r])):
         _outline(draw, boxes[r], _box_colour(reasoning.first + r), line)
     font = face.font(size if regions <= 40 else max(11, round(size * 0.75)))
-    for r, (text, label) in _place_labels(reasoning, boxes, picture.size, font).items():
+    for r, (text, label_box) in _place_labels(reasoning, boxes, picture.size, font).items():
         colour = _box_colour(reasoning.first + r)
-        draw.rectangle(label, fill=colour, outline=(0, 0, 0))
-        middle = ((label[0] + label[2]) / 2, (label[1] + label[3]) / 2)
+        draw.rectangle(label_box, fill=colour, outline=(0, 0, 0))
+        middle = ((label_box[0] + label_box[2]) / 2, (label_box[1] + label_box[3]) / 2)
         draw.text(middle, text, font=font, fill=_on(colour), anchor="mm")
 
 
