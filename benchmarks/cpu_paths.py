@@ -44,13 +44,13 @@ def compare(case: Case, mode: str, seconds: float) -> None:
     work = case.build(Setup(case.shapes["cpu"], dtype, CPU))
     call, peer = (mode_call(work, work.implementations[name], mode) for name in ("cpp", work.baseline))
 
-    def on_path(taken: bool) -> None:
-        native.set_cpu_path(path, taken)
+    def on_path(enabled: bool) -> None:
+        native.set_cpu_path(path, enabled)
         call()
 
     calls: dict[str, Callable[[], object]] = {
-        f"{path} {'on' if taken else 'off'}{' (chosen)' if taken == chosen else ''}": partial(on_path, taken)
-        for taken in (True, False)
+        f"{path} {'on' if enabled else 'off'}{' (chosen)' if enabled == chosen else ''}": partial(on_path, enabled)
+        for enabled in (True, False)
     }
     calls[work.baseline] = peer
     result = call()

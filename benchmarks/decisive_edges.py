@@ -124,11 +124,11 @@ def alike(study: EdgeStudy, region: int, strongest: Tensor) -> list[Tensor]:
 
 def draw(pools: list[Tensor], generator: torch.Generator) -> Tensor:
     """One edge of each pool, none twice."""
-    found: list[int] = []
+    edges: list[int] = []
     for pool in pools:
-        left = [edge for edge in pool.tolist() if edge not in found]
-        found += [left[int(torch.randint(len(left), (), generator=generator))]] if left else []
-    return torch.tensor(found, dtype=torch.int64)
+        left = [edge for edge in pool.tolist() if edge not in edges]
+        edges += [left[int(torch.randint(len(left), (), generator=generator))]] if left else []
+    return torch.tensor(edges, dtype=torch.int64)
 
 
 def from_clue(study: EdgeStudy, edges: Tensor, clues: list[int], labels: list[int]) -> bool:
@@ -169,8 +169,8 @@ def rates(rows: list[dict]) -> dict:
     """How often the answer changed in these rows, and whether the target is met against both pools."""
     strongest = fmean(row["strongest"] for row in rows)
     random = {pool: fmean(fmean(row[pool]) for row in rows) for pool in POOLS}
-    told = [row["clue"] for row in rows if "clue" in row]
-    clues = {"strongest": share(c[0] for c in told), "random": share(fmean(c[1:]) for c in told)} if told else None
+    hits = [row["clue"] for row in rows if "clue" in row]
+    clues = {"strongest": share(c[0] for c in hits), "random": share(fmean(c[1:]) for c in hits)} if hits else None
     return {
         "count": len(rows),
         "edges": share(row["edges"] for row in rows),

@@ -196,7 +196,7 @@ def _write(out: Path, logs: str, outcomes: Sequence[Outcome]) -> None:
 
 
 def _processor_seconds() -> float:
-    """That all ended children have used."""
+    """The processor seconds that all children that have ended have used."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

@@ -47,16 +47,16 @@ def main() -> None:
 
 def waiting(gpus: int, images: int, steps: int = 200) -> float:
     """The work of the process that has most, as a multiple of the mean; averaged over steps of drawn images."""
-    draw, found = random.Random(0), []
+    draw, ratios = random.Random(0), []
     for _ in range(steps):
         work = [PIXELS + REGION * round(draw.expovariate(1 / REGIONS)) for _ in range(gpus * images)]
         shares = [sum(work[i] for i in share) for share in shared(work, gpus)]
-        found.append(max(shares) / fmean(shares))
-    return fmean(found)
+        ratios.append(max(shares) / fmean(shares))
+    return fmean(ratios)
 
 
 def gradient_bytes(classes: int = 80) -> int:
-    """Of the paper's model with both modules."""
+    """The bytes of all gradients of the paper's model with both modules."""
     edges = EdgeSet.from_edges([(torch.tensor([0]), torch.tensor([1]), torch.ones(1))] * 2, classes, normalize=True)
     with torch.device("meta"):
         model = IRNet(ModelConfig(), classes, edges)

@@ -36,8 +36,8 @@ def main() -> None:
         chained = convolution(*(t.to(memory_format=torch.channels_last) for t in (x, weight, grad)))
         planes = convolution(x, weight, grad)
         for way, points in WAYS.items():
-            found = by_tiles(x, weight, grad, axis(height, points[0]), axis(width, points[1]))
-            judged = [accuracy(*each) for each in zip(found, exact, (chained[0], planes[1]), strict=True)]
+            tiled = by_tiles(x, weight, grad, axis(height, points[0]), axis(width, points[1]))
+            judged = [accuracy(*each) for each in zip(tiled, exact, (chained[0], planes[1]), strict=True)]
             products = len(axis(height, points[0])[0]) * len(axis(width, points[1])[0]) / (height * width)
             rows.append([name, way, products, *(each.error / each.budget for each in judged)])
     heads = ["maps", "tiles", "products a cell", "error / allowed, result", "error / allowed, weight's gradient"]
@@ -54,7 +54,7 @@ def convolution(x: Tensor, weight: Tensor, grad: Tensor) -> tuple[Tensor, Tensor
 
 
 def tile(points: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of F(m, 3) at these points: what products take of m + 2 inputs, of 3 taps, and what m outputs take of them."""
+    """The matrices of F(m, 3) at these points: m + 2 inputs to products, 3 taps to products, products to m outputs."""
 
     def powers(count: int) -> np.ndarray:
         last = [0.0] * (count - 1) + [1.0]
@@ -72,16 +72,16 @@ def axis(size: int, points: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor]:
     while at < size:
         fitting = next((p for p in (points, TWO) if at + len(p) - 2 <= size), None)
         ours = (np.eye(3), np.eye(3), np.ones((1, 3))) if fitting is None else tile(fitting)
-        made = ours[2].shape[0]
+        tile_outputs = ours[2].shape[0]
         padded = np.zeros((len(ours[0]), size + 2))
-        padded[:, at : at + made + 2] = ours[0]
+        padded[:, at : at + tile_outputs + 2] = ours[0]
         inputs.append(padded[:, 1:-1])
         taps.append(ours[1])
-        outputs.append(np.pad(ours[2], ((at, size - at - made), (0, 0))))
-        at += made
+        outputs.append(np.pad(ours[2], ((at, size - at - tile_outputs), (0, 0))))
+        at += tile_outputs
     kept = np.abs(np.concatenate(inputs)).sum(1) > 0  # a tap beyond the map's edge
-    found = np.concatenate(inputs)[kept], np.concatenate(taps)[kept], np.concatenate(outputs, 1)[:, kept]
-    return tuple(torch.from_numpy(each).float() for each in found)
+    transforms = np.concatenate(inputs)[kept], np.concatenate(taps)[kept], np.concatenate(outputs, 1)[:, kept]
+    return tuple(torch.from_numpy(each).float() for each in transforms)
 
 
 def by_tiles(x: Tensor, weight: Tensor, grad: Tensor, down: tuple, across: tuple) -> tuple[Tensor, Tensor]:

@@ -47,11 +47,11 @@ def main() -> None:
         for mode in args.mode:
             for regions in args.regions:
                 options = ["--mode", mode, "--regions", str(regions), "--threads", str(threads)]
-                contestants = {
+                commands = {
                     "authors": [args.python, str(HERE / "theirs.py"), "--source", str(args.source.resolve()), *options],
                     "irnet": [sys.executable, str(HERE / "ours.py"), *options],
                 }
-                samples = take_turns(contestants, args.rounds, threads)
+                samples = take_turns(commands, args.rounds, threads)
                 row = {"mode": mode, "regions": regions, "threads": threads, **summary(samples)}
                 rows.append(row)
                 print(tabulate([row], headers="keys", floatfmt=".3g"), flush=True)
@@ -62,18 +62,18 @@ def main() -> None:
     print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".3g"))
 
 
-def take_turns(contestants: dict[str, list[str]], rounds: int, threads: int) -> dict[str, list[Answer]]:
-    """Start each contestant's command, then let them step in turn; returns what each answered, the first step left out.
+def take_turns(commands: dict[str, list[str]], rounds: int, threads: int) -> dict[str, list[Answer]]:
+    """Start each program's command, then let them step in turn; returns what each answered, the first step left out.
 
     Raises:
-        InputError: A contestant ended before it had answered.
+        InputError: A program ended before it had answered.
     """
     # Without PYTHONPATH: another Python must not find this one's packages.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"OMP_NUM_THREADS": str(threads), **THREADS_SLEEP}  # as the command `irnet` runs
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
-    processes = {name: subprocess.Popen(command, env=environment, **pipes) for name, command in contestants.items()}
-    samples: dict[str, list[Answer]] = {name: [] for name in contestants}
+    processes = {name: subprocess.Popen(command, env=environment, **pipes) for name, command in commands.items()}
+    samples: dict[str, list[Answer]] = {name: [] for name in commands}
     try:
         for _ in range(1 + rounds):
             for name, process in processes.items():
@@ -86,7 +86,7 @@ def take_turns(contestants: dict[str, list[str]], rounds: int, threads: int) -> 
 
 
 def ask(name: str, process: subprocess.Popen) -> Answer:
-    """Let a contestant take one step."""
+    """Let a program take one step."""
     assert process.stdin and process.stdout
     try:
         process.stdin.write("step\n")

@@ -339,6 +339,6 @@ def _compiler() -> str:
 
 
 def _same_bits(one: object, other: object) -> bool:
-    """For a result, or for the gradients of a backward pass."""
+    """Whether two results, or the gradients of two backward passes, have the same bits."""
     pairs = zip(*((v,) if isinstance(v, torch.Tensor) else v for v in (one, other)), strict=True)
     return all(bits_equal(a, b) for a, b in pairs)

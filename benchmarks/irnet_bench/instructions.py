@@ -71,7 +71,7 @@ def count(jobs: Sequence[Job], files: Sequence[str] = ()) -> dict[Job, int]:
 
 
 def valgrind_version() -> str:
-    """Such as "valgrind 3.19.0"; raises ToolUnavailable where it cannot count."""
+    """The version of valgrind, such as "valgrind 3.19.0"; raises ToolUnavailable where it cannot count."""
     if not torch._C._valgrind_supported_platform():
         raise ToolUnavailable("this build of PyTorch does not support valgrind on this platform")
     for program in ("valgrind", "callgrind_control"):

@@ -310,8 +310,8 @@ def _time(
             for name in calls:
                 results[name, mode].fail(failure)
             return
-        for name, taken in samples.items():
-            _keep(results[name, mode], taken, "wall")
+        for name, times in samples.items():
+            _keep(results[name, mode], times, "wall")
         return
     sets = timing.input_sets(sum(tensor.nbytes for tensor in work.inputs), device)
     for name in racing:
@@ -357,7 +357,7 @@ def _attempt(action: Callable):
 
 
 def _first_line(error: Exception) -> str:
-    """Of what an error says; two, where the first only announces the second."""
+    """The first line of what an error says, or the first two where the first only announces the second."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 

@@ -31,7 +31,7 @@ MOST = {"cpu": 2**30, "cuda": 2**35}
 def crop_resize(setup: Setup, boxes: Tensor, ptr: Tensor) -> dict[str, Implementation]:
     """Peers of crop_resize, for boxes inside the map: outside it they have other rules than irnet."""
     size, wide = setup.size, _wide(setup)
-    image, rank, most = _places(ptr)
+    image, rank, most = _image_and_rank(ptr)
     low, high = boxes.to(wide).view(-1, 2, 2).unbind(1)  # [R, 2], x before y
     step = torch.linspace(0, 1, size, dtype=wide, device=boxes.device) if size > 1 else boxes.new_tensor([0.5]).to(wide)
     x, y = (low[:, None] + step[:, None] * (high - low)[:, None]).unbind(2)  # [R, size]
@@ -198,7 +198,7 @@ def _csr(edges: EdgeSet, edge_type: int, dtype: torch.dtype) -> Tensor:
 
 def propagate_regions(setup: Setup, boxes: Tensor, ptr: Tensor, bandwidth: float = 50.0) -> dict[str, Implementation]:
     """Peers of propagate_regions."""
-    image, rank, most = _places(ptr)
+    image, rank, most = _image_and_rank(ptr)
     images = len(ptr) - 1
     wide = boxes.to(_wide(setup))
     padded = wide.new_zeros(images, most, 4).index_put((image, rank), wide)
@@ -219,7 +219,7 @@ def propagate_regions(setup: Setup, boxes: Tensor, ptr: Tensor, bandwidth: float
 
 def segment_matmul(setup: Setup, ptr: Tensor) -> dict[str, Implementation]:
     """Peers of segment_matmul."""
-    counts, (image, rank, most) = ptr.diff().tolist(), _places(ptr)
+    counts, (image, rank, most) = ptr.diff().tolist(), _image_and_rank(ptr)
 
     def loop(x, other):
         return torch.cat([rows @ matrix for rows, matrix in zip(x.split(counts), other, strict=True)])
@@ -233,7 +233,7 @@ def segment_matmul(setup: Setup, ptr: Tensor) -> dict[str, Implementation]:
 
 def segment_outer(setup: Setup, ptr: Tensor) -> dict[str, Implementation]:
     """Peers of segment_outer."""
-    counts, (image, rank, most) = ptr.diff().tolist(), _places(ptr)
+    counts, (image, rank, most) = ptr.diff().tolist(), _image_and_rank(ptr)
 
     def loop(x, y):
         return torch.stack([a.T @ b for a, b in zip(x.split(counts), y.split(counts), strict=True)])
@@ -297,7 +297,7 @@ def compiled_by(compile: Callable[[], Callable[..., Tensor]], checked: bool = Tr
     """What `compile` returns, compiled within the first call."""
 
     @functools.cache
-    def made() -> Callable[..., Tensor]:
+    def compiled_function() -> Callable[..., Tensor]:
         from torch._functorch import config
 
         config.donated_buffer = False  # else a forward pass allows a single backward pass; it is read in both
@@ -305,7 +305,7 @@ def compiled_by(compile: Callable[[], Callable[..., Tensor]], checked: bool = Tr
         torch.compiler.reset()
         return compile()
 
-    return Implementation(lambda *inputs: made()(*inputs), peer=True, checked=checked)
+    return Implementation(lambda *inputs: compiled_function()(*inputs), peer=True, checked=checked)
 
 
 def _optional(package: str, call: Callable[..., Tensor], checked: bool) -> Implementation:
@@ -339,7 +339,7 @@ def _normalised(position: Tensor, cells: int) -> Tensor:
     return 2 * position / max(cells - 1, 1) - 1
 
 
-def _places(ptr: Tensor) -> tuple[Tensor, Tensor, int]:
+def _image_and_rank(ptr: Tensor) -> tuple[Tensor, Tensor, int]:
     """Of every region its image and its index within that, and the largest number of regions of an image."""
     counts = ptr.diff()
     image = torch.repeat_interleave(counts)

@@ -36,7 +36,7 @@ def interleaved(
     before each sample: else it would pay for its neighbour, after which caches are cold and worker threads asleep.
     """
     estimates = {name: _estimate(call, clock) for name, call in calls.items()}
-    repeats = {name: max(1, min(1000, round(SHORTEST / max(taken, 1e-9)))) for name, taken in estimates.items()}
+    repeats = {name: max(1, min(1000, round(SHORTEST / max(estimate, 1e-9)))) for name, estimate in estimates.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     spent = dict.fromkeys(calls, 0.0)
     waiting = dict(calls)
@@ -48,9 +48,9 @@ def interleaved(
                 start = clock()
                 for _ in range(repeats[name]):
                     call()
-                taken = clock() - start
-                samples[name].append(taken / repeats[name])
-                spent[name] += taken
+                elapsed = clock() - start
+                samples[name].append(elapsed / repeats[name])
+                spent[name] += elapsed
                 count = len(samples[name])
                 if count >= most or (count >= least and spent[name] >= seconds):
                     del waiting[name]

@@ -104,32 +104,34 @@ def ablations(base: Config, scene: Scene) -> list[Ablation]:
         scene: Of its data: the numbers of classes and of edge types decide how many weights there are.
     """
     modules = {"conv": (), "local": ("local",), "global": ("global",), "full": MODULES}[base.model.variant]
-    found = [Ablation("base", "the run as it is", {})]
+    questions = [Ablation("base", "the run as it is", {})]
     if modules:
-        found += [Ablation(name, about, changes) for name, about, changes, needs in PATHS if set(needs) <= set(modules)]
-        found += [
+        questions += [
+            Ablation(name, about, changes) for name, about, changes, needs in PATHS if set(needs) <= set(modules)
+        ]
+        questions += [
             Ablation(f"iterations-{i}", f"{i} iteration{'s' * (i > 1)}", {"model.iterations": i}) for i in ITERATIONS
         ]
-    found += [Ablation(*entry) for entry in ALONE]
+    questions += [Ablation(*entry) for entry in ALONE]
     wide, deep = conv_heads(base.model, scene)
     conv = {"model.variant": "conv"}
-    found.append(Ablation("conv", "the ConvNet alone", conv))
+    questions.append(Ablation("conv", "the ConvNet alone", conv))
     if wide:
-        found.append(Ablation("conv-wide", "the ConvNet, a wide layer more", {**conv, "model.conv_head": [wide]}))
+        questions.append(Ablation("conv-wide", "the ConvNet, a wide layer more", {**conv, "model.conv_head": [wide]}))
     if deep:
         about = f"the ConvNet, {DEEP} layers more"
-        found.append(Ablation("conv-deep", about, {**conv, "model.conv_head": [deep] * DEEP}))
-    return found
+        questions.append(Ablation("conv-deep", about, {**conv, "model.conv_head": [deep] * DEEP}))
+    return questions
 
 
-def choose(found: list[Ablation], names: str) -> list[Ablation]:
-    """Those of the names between commas, in the table's order; empty: all. InputError for an unknown name."""
-    chosen = names.split(",") if names else [a.name for a in found]
-    known = [a.name for a in found]
+def choose(questions: list[Ablation], names: str) -> list[Ablation]:
+    """The questions that `names` lists between commas, in the table's order, or all. InputError for an unknown name."""
+    chosen = names.split(",") if names else [a.name for a in questions]
+    known = [a.name for a in questions]
     for name in chosen:
         if name not in known:
             raise InputError("--variants", f"there is no {name!r} of this run", f"choose among {', '.join(known)}")
-    return [a for a in found if a.name in chosen]
+    return [a for a in questions if a.name in chosen]
 
 
 def conv_heads(model: ModelConfig, scene: Scene) -> tuple[int, int]:
@@ -226,32 +228,32 @@ def resilience(run: Path, steps: int, seed: int, device: torch.device) -> dict:
     config = saved.config
     data = open_dataset(config.data, "val")
     model = restore_model(config.model, len(saved.classes), saved.model).to(device)
-    found: dict[str, Any] = {**asked, "shares": [], "accuracy": [], "by_kind": {}}
+    curve: dict[str, Any] = {**asked, "shares": [], "accuracy": [], "by_kind": {}}
     with Progress(f"missing boxes, {run.name}", steps + 1, "share") as progress:
         for share in (step / steps for step in range(steps + 1)):
             stream = missing(evaluate.held_out(data, config, device), share, seed)
             scores = evaluate.collect(model, stream, device)
             hits = accuracies(scores)
             if not share:
-                found["conv"] = scores.metrics[CONV]["instance_accuracy"]
-            found["shares"].append(share)
-            found["accuracy"].append(hits.pop("all"))
+                curve["conv"] = scores.metrics[CONV]["instance_accuracy"]
+            curve["shares"].append(share)
+            curve["accuracy"].append(hits.pop("all"))
             for kind, accuracy in hits.items():
-                found["by_kind"].setdefault(kind, []).append(accuracy)
+                curve["by_kind"].setdefault(kind, []).append(accuracy)
             progress.update()
-    files.write_json(path, found)
-    return found
+    files.write_json(path, curve)
+    return curve
 
 
 def accuracies(scores: evaluate.Scores) -> dict[str, float]:
     """Of the regions that are asked: the accuracy of the final prediction of "all", and of each kind, if they have."""
     asked = torch.tensor([value == "yes" for value in scores.attributes["asked"]])
-    found = {"all": scores.right[asked].double().mean().item()}
+    accuracy = {"all": scores.right[asked].double().mean().item()}
     kinds = scores.attributes.get("kind", [])
     for kind in sorted(set(kinds)):
         of_kind = torch.tensor([value == kind for value in kinds])
-        found[kind] = scores.right[asked & of_kind].double().mean().item()
-    return found
+        accuracy[kind] = scores.right[asked & of_kind].double().mean().item()
+    return accuracy
 
 
 # --------------------------------------------------------------------------------------------------------------- runs
@@ -386,8 +388,8 @@ def table_text(record: dict) -> str:
         if max(map(len, table.splitlines())) <= WIDTH or len(columns) <= 2:
             break
         columns.pop()
-    told = f"Per cent of the held-out images, final answers, {spread_text(record)}; s: seconds of training."
-    parts = [table, textwrap.fill(told, WIDTH)]
+    note = f"Per cent of the held-out images, final answers, {spread_text(record)}; s: seconds of training."
+    parts = [table, textwrap.fill(note, WIDTH)]
     if "missing" in record:
         parts += ["", curve_text(record["missing"])]
     return "\n".join([*parts, "", "Each row's command:", *(row["command"] for row in record["rows"])])
@@ -395,8 +397,8 @@ def table_text(record: dict) -> str:
 
 def spread_text(record: dict) -> str:
     seeds = record["seeds"]
-    told = ", ".join(map(str, seeds))
-    return f"mean ± standard deviation of the seeds {told}" if len(seeds) > 1 else f"seed {told}"
+    numbers = ", ".join(map(str, seeds))
+    return f"mean ± standard deviation of the seeds {numbers}" if len(seeds) > 1 else f"seed {numbers}"
 
 
 def curve_text(curve: dict) -> str:

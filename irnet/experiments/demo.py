@@ -92,11 +92,11 @@ def same_settings(run: Path, config: Config, no_effect: Collection[str] = NO_EFF
     """InputError where the folder `run` holds a run with other settings than `config`, but for those without effect."""
     if not checkpoint.exists(run):
         return
-    for section, wanted in dataclasses.asdict(config).items():
-        found = dataclasses.asdict(load(run / "config.yaml"))[section]
-        for key in wanted:
-            if found[key] != wanted[key] and f"{section}.{key}" not in no_effect:
-                trouble = f"holds a run with {section}.{key} = {found[key]}, not {wanted[key]}"
+    for section, settings in dataclasses.asdict(config).items():
+        run_settings = dataclasses.asdict(load(run / "config.yaml"))[section]
+        for key in settings:
+            if run_settings[key] != settings[key] and f"{section}.{key}" not in no_effect:
+                trouble = f"holds a run with {section}.{key} = {run_settings[key]}, not {settings[key]}"
                 raise InputError(run, trouble, "name another --output-dir, or delete this one")
 
 
@@ -152,12 +152,12 @@ def gallery(answers: Answers, most: int = 12) -> list[dict]:
     """
     right = answers.right
     others = sum(right[variant].int() for variant in VARIANTS if variant != "full")
-    found: dict[str, list[int]] = {}
+    rows_by_kind: dict[str, list[int]] = {}
     for row in (right["full"] & ~right["conv"]).nonzero()[:, 0].tolist():
-        found.setdefault(answers.kinds[row], []).append(row)
-    for rows in found.values():
+        rows_by_kind.setdefault(answers.kinds[row], []).append(row)
+    for rows in rows_by_kind.values():
         rows.sort(key=lambda row: int(others[row]))
-    turns = [rows[i] for i in range(most) for rows in found.values() if i < len(rows)]
+    turns = [rows[i] for i in range(most) for rows in rows_by_kind.values() if i < len(rows)]
     return [answers.entry(row) for row in sorted(turns, key=lambda row: int(others[row]))[:most]]
 
 
@@ -168,9 +168,9 @@ def puzzles(answers: Answers) -> list[dict]:
     """
     entries = []
     for kind, rule in RULES.items():
-        rows = [row for row, found in enumerate(answers.kinds) if found == kind]
-        told = [row for row in rows if answers.right["full"][row] and not answers.right["conv"][row]]
-        for row in (told or rows)[:1]:
+        rows = [row for row, row_kind in enumerate(answers.kinds) if row_kind == kind]
+        corrected = [row for row in rows if answers.right["full"][row] and not answers.right["conv"][row]]
+        for row in (corrected or rows)[:1]:
             entry = answers.entry(row)
             shown = entry["reasonings"]["full"]
             names = [shown.truth(region) for region in range(len(shown.boxes))]

@@ -37,13 +37,13 @@ def draw_neighbourhood(path: Path, centre: str, arrows: Sequence[Arrow]) -> None
     axes.set(xlim=(-1.35, 1.35), ylim=(-1.15, 1.15), aspect="equal")
     axes.axis("off")
     colours = {relation: colormaps["tab20"](i % 20) for i, relation in enumerate(relations)}
-    places = {
+    positions = {
         other: (math.cos(angle), math.sin(angle))
         for other, angle in zip(others, (2 * math.pi * i / len(others) for i in range(len(others))), strict=True)
     }
     bends: dict[str, int] = {}
     for relation, other, weight, outgoing in arrows:
-        begin, end = ((0, 0), places[other]) if outgoing else (places[other], (0, 0))
+        begin, end = ((0, 0), positions[other]) if outgoing else (positions[other], (0, 0))
         bend = bends[other] = bends.get(other, -1) + 1  # parallel edges part
         style = {
             "arrowstyle": "-|>",
@@ -54,7 +54,7 @@ def draw_neighbourhood(path: Path, centre: str, arrows: Sequence[Arrow]) -> None
             "connectionstyle": f"arc3,rad={0.08 + 0.1 * bend:.2f}",
         }
         axes.annotate("", xy=end, xytext=begin, arrowprops=style)
-    for name, (x, y), box in [(centre, (0.0, 0.0), "#ffe08a"), *((o, places[o], "#eef2f7") for o in others)]:
+    for name, (x, y), box in [(centre, (0.0, 0.0), "#ffe08a"), *((o, positions[o], "#eef2f7") for o in others)]:
         text = axes.text(x, y, face.plain(name), ha="center", va="center", fontproperties=font, parse_math=False)
         text.set_bbox({"boxstyle": "round,pad=0.3", "facecolor": box, "edgecolor": "#70757d"})
     lines = [Line2D([], [], color=colours[relation]) for relation in relations]

@@ -40,7 +40,7 @@ def figure(lines: list[dict]) -> "Figure":
         The figure.
     """
     panels = [(draw, of) for draw, of in ((_draw_losses, _losses(lines)), (_draw_metrics, _metrics(lines))) if of]
-    found, axes = html.charts(max(1, len(panels)))
+    picture, axes = html.charts(max(1, len(panels)))
     last = max((points[-1][0] for _, of in panels for points in of.values()), default=0)
     for each, (draw, of) in zip(axes, panels, strict=False):
         draw(each, of)
@@ -48,7 +48,7 @@ def figure(lines: list[dict]) -> "Figure":
         each.xaxis.get_major_locator().set_params(integer=True)
         html.legend_of(each)
     axes[-1].set_xlabel("step")
-    return found
+    return picture
 
 
 def description(lines: list[dict]) -> str:
@@ -65,26 +65,26 @@ def description(lines: list[dict]) -> str:
 
 def _series(lines: list[dict], value: Callable[[dict], Any]) -> Points:
     """A value over the steps, where a line has it and it is finite."""
-    found = ((line["step"], number(value(line))) for line in lines if "step" in line)
-    return [(step, y) for step, y in found if y is not None]
+    points = ((line["step"], number(value(line))) for line in lines if "step" in line)
+    return [(step, y) for step, y in points if y is not None]
 
 
 def _losses(lines: list[dict]) -> dict[str, Points]:
     """The losses by the module whose they are, and "loss", their sum."""
     names = dict.fromkeys(name for line in lines for name in line if name.startswith("loss"))
-    found = {name.removeprefix("loss_"): _series(lines, lambda line, name=name: line.get(name)) for name in names}
-    return {name: points for name, points in found.items() if points}
+    series = {name.removeprefix("loss_"): _series(lines, lambda line, name=name: line.get(name)) for name in names}
+    return {name: points for name, points in series.items() if points}
 
 
 def _metrics(lines: list[dict]) -> dict[tuple[str, str], Points]:
     """The metrics in per cent, by their name and the prediction whose they are."""
     evaluations = [line for line in lines if isinstance(line.get("metrics"), dict)]
-    found = {}
+    series = {}
     for name in METRICS:
         for prediction in ("final", "conv"):
             value = lambda line, p=prediction, n=name: (line["metrics"].get(p) or {}).get(n)  # noqa: E731
-            found[name, prediction] = [(step, 100 * y) for step, y in _series(evaluations, value)]
-    return {key: points for key, points in found.items() if points}
+            series[name, prediction] = [(step, 100 * y) for step, y in _series(evaluations, value)]
+    return {key: points for key, points in series.items() if points}
 
 
 def _draw_losses(axes, losses: dict[str, Points]) -> None:
@@ -97,7 +97,7 @@ def _draw_losses(axes, losses: dict[str, Points]) -> None:
 
 
 def _draw_metrics(axes, metrics: dict[tuple[str, str], Points]) -> None:
-    """Each with a point where it was measured."""
+    """Draw a line for each metric, with a point where it was measured."""
     for (name, prediction), points in metrics.items():
         label = _label(name) if prediction == "final" else None
         style = "solid" if prediction == "final" else "dashed"

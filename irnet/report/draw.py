@@ -277,7 +277,7 @@ def attention_overlay(reasoning: Reasoning) -> Image.Image:
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """For texts of our own, which are ASCII."""
+    """The font of the texts that irnet itself writes, which are ASCII."""
     return typeface([]).font(size)
 
 
@@ -374,10 +374,10 @@ def _draw_boxes(picture: Image.Image, reasoning: Reasoning, scale: float, size: 
     for r in sorted(range(regions), key=lambda r: -_area(boxes[r])):
         _outline(draw, boxes[r], _box_colour(reasoning.first + r), line)
     font = face.font(size if regions <= 40 else max(11, round(size * 0.75)))
-    for r, (text, place) in _place_labels(reasoning, boxes, picture.size, font).items():
+    for r, (text, label_box) in _place_labels(reasoning, boxes, picture.size, font).items():
         colour = _box_colour(reasoning.first + r)
-        draw.rectangle(place, fill=colour, outline=(0, 0, 0))
-        middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
+        draw.rectangle(label_box, fill=colour, outline=(0, 0, 0))
+        middle = ((label_box[0] + label_box[2]) / 2, (label_box[1] + label_box[3]) / 2)
         draw.text(middle, text, font=font, fill=_on(colour), anchor="mm")
 
 
@@ -388,23 +388,23 @@ def _place_labels(reasoning: Reasoning, boxes, size: tuple[int, int], font) -> d
     """
     height = round(font.size * 1.3)
     everything = np.array(boxes, np.float64)
-    taken, result = np.zeros((0, 4)), {}
+    occupied, result = np.zeros((0, 4)), {}
     for r in sorted(range(len(boxes)), key=lambda r: _area(boxes[r])):
         name, score = reasoning.answer(r)
         name = name if len(name) <= 24 else f"{name[:22]}.."
         best = None
         number = reasoning.first + r + 1
         for text in (f"{number} {name} {score:.2f}", f"{number}"):
-            places = _candidates(boxes[r], math.ceil(font.getlength(text)) + 8, height, size)
-            covered = _overlap(places, taken)
-            others = _overlap(places, np.delete(everything, r, axis=0)) if len(boxes) <= 100 else 0.0
-            cost = 100 * covered + 0.3 * others + 0.02 * np.arange(len(places))
+            candidates = _candidates(boxes[r], math.ceil(font.getlength(text)) + 8, height, size)
+            covered = _overlap(candidates, occupied)
+            others = _overlap(candidates, np.delete(everything, r, axis=0)) if len(boxes) <= 100 else 0.0
+            cost = 100 * covered + 0.3 * others + 0.02 * np.arange(len(candidates))
             k = int(cost.argmin())
             if best is None or covered[k] < best[0]:
-                best = (covered[k], text, places[k])
+                best = (covered[k], text, candidates[k])
             if best[0] == 0:
                 break
-        taken = np.concatenate([taken, best[2][None]])
+        occupied = np.concatenate([occupied, best[2][None]])
         result[r] = (best[1], tuple(int(v) for v in best[2]))
     return dict(sorted(result.items(), reverse=True))  # low numbers are drawn last, on top
 
@@ -420,14 +420,14 @@ def _candidates(box, width: int, height: int, size: tuple[int, int]) -> np.ndarr
     return np.stack([left, top, left + width, top + height], axis=1).astype(np.float64)
 
 
-def _overlap(places: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """The share of each of [P, 4] places that [Q, 4] others cover, summed over the others: [P]."""
+def _overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The share of each of [P, 4] boxes that [Q, 4] others cover, summed over the others: [P]."""
     low, high = (
-        np.maximum(places[:, None, :2], others[None, :, :2]),
-        np.minimum(places[:, None, 2:], others[None, :, 2:]),
+        np.maximum(boxes[:, None, :2], others[None, :, :2]),
+        np.minimum(boxes[:, None, 2:], others[None, :, 2:]),
     )
     shared = np.clip(high - low, 0, None).prod(axis=2).sum(axis=1)
-    return shared / (places[:, 2:] - places[:, :2]).prod(axis=1)
+    return shared / (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
 
 
 def _wrap(text: str, font, width: float) -> list[str]:
@@ -481,7 +481,7 @@ def _panel(reasoning: Reasoning, width: int, size: int, face: Typeface) -> Image
         draw.text((x, head - round(step * 1.05)), text, font=small, fill=_FAINT)
 
     y = head
-    for r, (lines, told, height) in enumerate(rows):
+    for r, (lines, change_lines, height) in enumerate(rows):
         draw.line((pad, y, width - pad, y), fill=(222, 224, 228))
         top, colour = y + round(size * 0.25), _box_colour(reasoning.first + r)
         draw.rectangle((edges[0], top, edges[0] + number, top + step - 3), fill=colour, outline=_INK)
@@ -492,7 +492,7 @@ def _panel(reasoning: Reasoning, width: int, size: int, face: Typeface) -> Image
             fill=_on(colour),
             anchor="mm",
         )
-        for x, cell in ((edges[1], lines), (edges[3], told)):
+        for x, cell in ((edges[1], lines), (edges[3], change_lines)):
             for i, (line, ink) in enumerate(cell):
                 draw.text((x, top + i * step), line, font=font, fill=ink)
         bar = (edges[2], top, edges[2] + widths[2], top + step - 3)
@@ -513,9 +513,10 @@ def _panel_rows(reasoning: Reasoning, widths: list[float], font, size: int, step
         if reasoning.given and reasoning.given[r]:
             lines += [(line, _FAINT) for line in _wrap(f"given: {reasoning.given[r]}", font, widths[1])]
         changes = _changes(reasoning, r, "->")
-        told = [(line, _INK) for change in changes for line in _wrap(change, font, widths[3])]
-        told = told or [("no change", _FAINT)]
-        rows.append((lines, told, step * max(len(lines), len(told)) + round(size * 0.5)))
+        change_lines = [(line, _INK) for change in changes for line in _wrap(change, font, widths[3])]
+        change_lines = change_lines or [("no change", _FAINT)]
+        height = step * max(len(lines), len(change_lines)) + round(size * 0.5)
+        rows.append((lines, change_lines, height))
     return rows
 
 

@@ -120,9 +120,9 @@ def metric_rows(run: RunAnswers) -> list[Row]:
         rows.append(Row(str(key), [(percent(value), _points(half)) for value, half in values]))
     if len(run.best) > 2:  # the ConvNet's is not the final one
         change = run.right(FINAL).astype(np.float64) - run.right(CONV)
-        found = [mean_and_half(change, run.image, groups) for groups in (None, run.labels)]
+        gains = [mean_and_half(change, run.image, groups) for groups in (None, run.labels)]
         ap = run.metrics[str(FINAL)]["class_ap"] - run.metrics[str(CONV)]["class_ap"]
-        rows.append(Row("gain", [(f"{100 * gain:+.1f}", _points(half)) for gain, half in [*found, (ap, None)]]))
+        rows.append(Row("gain", [(f"{100 * gain:+.1f}", _points(half)) for gain, half in [*gains, (ap, None)]]))
     return rows
 
 
@@ -162,9 +162,9 @@ def pairs(run: RunAnswers) -> dict[str, list[list[int]]]:
     labels, before, after = (torch.from_numpy(a) for a in (run.labels, run.best[CONV], run.best[FINAL]))
     wrong = [row for row in confusions(labels, before, after) if row.true != row.predicted]
     resolved = [[row.true, row.predicted, row.resolved, row.before] for row in wrong if row.resolved]
-    made = [[row.true, row.predicted, row.made, row.regions] for row in wrong if row.made]
+    introduced = [[row.true, row.predicted, row.made, row.regions] for row in wrong if row.made]
     order = lambda row: (-row[2], row[:2])  # noqa: E731
-    return {"resolved": sorted(resolved, key=order)[:PAIRS], "made": sorted(made, key=order)[:PAIRS]}
+    return {"resolved": sorted(resolved, key=order)[:PAIRS], "made": sorted(introduced, key=order)[:PAIRS]}
 
 
 def headline(run: RunAnswers) -> dict[str, str | int | bool]:

@@ -120,8 +120,8 @@ def _iterations_chart(measured: dict[str, dict[PredictionKey, float]], limit: fl
     axes.set_xlabel("iteration")
     axes.set_ylabel("instance accuracy, %")
     html.legend_above(figure, axes)
-    told = "; ".join(f"{v} ends at {percent(a[FINAL])} %" for v, a in measured.items() if FINAL in a)
-    return html.svg(figure, "iterations", f"Instance accuracy over the iterations: {told}.")
+    ends = "; ".join(f"{v} ends at {percent(a[FINAL])} %" for v, a in measured.items() if FINAL in a)
+    return html.svg(figure, "iterations", f"Instance accuracy over the iterations: {ends}.")
 
 
 _LOSSES = {
@@ -161,8 +161,8 @@ def _loss_chart(name: str, lines: dict[str, list]) -> tuple[Markup, str]:
     axes.set_ylim(bottom=0)
     html.legend_above(figure, axes)
     what = _LOSSES.get(name, f"Loss of {name.removeprefix('loss_').replace('_', ' ')}")
-    told = ", ".join(f"{v} ends at {points[-1][1]:.3g}" for v, points in lines.items())
-    return html.svg(figure, name, f"{what} over training: {told}."), f"{what}."
+    ends = ", ".join(f"{v} ends at {points[-1][1]:.3g}" for v, points in lines.items())
+    return html.svg(figure, name, f"{what} over training: {ends}."), f"{what}."
 
 
 def _only_full(entry: dict) -> bool:
@@ -174,9 +174,9 @@ def _only_full(entry: dict) -> bool:
 
 def _first_scenes(gallery: list[dict]) -> list[Reasoning]:
     """The full model's reasonings on the first two different images of the gallery."""
-    found = {}
+    by_image = {}
     for entry in gallery:
         reasoning = entry["reasonings"].get("full")
         if reasoning is not None:
-            found.setdefault(reasoning.image.tobytes(), reasoning)
-    return list(found.values())[:2]
+            by_image.setdefault(reasoning.image.tobytes(), reasoning)
+    return list(by_image.values())[:2]

@@ -179,7 +179,7 @@ class _Writer:
     def __init__(self, folder: Path):
         self.folder, self.images = folder, 0
         self.chunks, self.index = _Parts(folder / "data", "chunk", CHUNK), _Parts(folder / "data", "index", INDEX)
-        self.chunk, self.place = 0, 0
+        self.chunk, self.position = 0, 0
 
     def add(self, nth: int, shown: Shown) -> None:
         reasoning = shown.reasoning
@@ -188,8 +188,8 @@ class _Writer:
         rise = final[rows, labels] - conv[rows, labels]
         pictures = _save_pictures(self.folder, nth, reasoning)
         chunk = self.chunks.add(_record(shown) | pictures)
-        self.chunk, self.place = chunk, self.place + 1 if chunk == self.chunk and self.images else 0
-        entry = [shown.name, pictures["picture"], chunk, self.place]
+        self.chunk, self.position = chunk, self.position + 1 if chunk == self.chunk and self.images else 0
+        entry = [shown.name, pictures["picture"], chunk, self.position]
         self.index.add([*entry, labels.tolist(), conv.argmax(1).tolist(), final.argmax(1).tolist(), _whole(rise)])
         self.images += 1
 
@@ -243,9 +243,9 @@ def _record(shown: Shown) -> dict[str, Any]:
 def _first(scores: np.ndarray, count: int) -> np.ndarray:
     """The indices of the largest scores of each row, the largest first: [R, count], or as many as there are."""
     count = min(count, scores.shape[1])
-    found = np.argpartition(scores, -count, axis=1)[:, -count:]
-    order = np.take_along_axis(scores, found, 1).argsort(1)[:, ::-1]
-    return np.take_along_axis(found, order, 1)
+    largest = np.argpartition(scores, -count, axis=1)[:, -count:]
+    order = np.take_along_axis(scores, largest, 1).argsort(1)[:, ::-1]
+    return np.take_along_axis(largest, order, 1)
 
 
 def _energies(reasoning: Reasoning) -> np.ndarray:
@@ -258,10 +258,10 @@ def _energies(reasoning: Reasoning) -> np.ndarray:
     return np.einsum("rv,mvu,ru->rm", down, reasoning.memory, across)
 
 
-def _share(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """[R, n]: even weights of the places between two ends, or all on the nearest one where there is none."""
-    inside = (places >= low) & (places <= high)
-    nearest = np.arange(len(places)) == np.abs(places - (low + high) / 2).argmin(1, keepdims=True)
+def _share(positions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """[R, n]: even weights of the positions between two ends, or all on the nearest one where there is none."""
+    inside = (positions >= low) & (positions <= high)
+    nearest = np.arange(len(positions)) == np.abs(positions - (low + high) / 2).argmin(1, keepdims=True)
     inside = np.where(inside.any(1, keepdims=True), inside, nearest)
     return inside / inside.sum(1, keepdims=True)
 

@@ -93,24 +93,25 @@ def lay_out(slots: dict[str, list[Slot]], layout: Layout) -> None:
     for flower, sun in zip(slots["flower"], slots["sun"], strict=True):
         (w, _), (sun_w, _), far = flower.extent, sun.extent, far_distance(size)
         reach = inner[0] + sun_w / 2 + far
-        place = put(flower, "seen", x=(reach - w / 2, size - reach - w / 2))
-        flower.place(place)
-        centre = (place[0] + place[2]) / 2
+        flower_box = put(flower, "seen", x=(reach - w / 2, size - reach - w / 2))
+        flower.place(flower_box)
+        centre = (flower_box[0] + flower_box[2]) / 2
         left = put(sun, "changing", x=(0, centre - far - sun_w / 2))
         right = put(sun, "changing", x=(centre + far - sun_w / 2, size))
         sun.boxes = (right, left) if sun.swapped else (left, right)
-        flowers.append(place)
+        flowers.append(flower_box)
     for egg, row, column in zip(slots["egg"], slots["row"], slots["column"], strict=True):
         egg.place(put(egg, "seen", away=flowers))
         for slot, (x, y, *_) in zip((row, column), _partners(egg.boxes[0], row.extent, layout), strict=True):
             slot.place(put(slot, "changing", (x, x), (y, y), flowers), 0.5, 0.5)
     for ball, theme in zip(slots["ball"], slots["theme"], strict=True):
-        place = put(ball, "seen", away=flowers)
-        ball.place(place)
-        theme.place(put(theme, "changing", away=[place, *flowers]))
+        ball_box = put(ball, "seen", away=flowers)
+        ball.place(ball_box)
+        theme.place(put(theme, "changing", away=[ball_box, *flowers]))
         for slot in slots["around"]:
             w, h = slot.extent
-            x, y = (place[0] - w - CLOSE, place[2] + CLOSE), (place[1] - h - CLOSE, place[3] + CLOSE)
+            x = ball_box[0] - w - CLOSE, ball_box[2] + CLOSE
+            y = ball_box[1] - h - CLOSE, ball_box[3] + CLOSE
             slot.place(put(slot, "plain", x, y, flowers))
     for slot in slots["distractor"]:
         slot.place(put(slot, "plain", away=flowers))

@@ -78,8 +78,8 @@ def bounds(
     group_kinds: dict[str, dict[bytes, Counter]] = defaultdict(lambda: defaultdict(Counter))
     for image, image_boxes, image_labels, image_kinds in zip(images, boxes, labels, kinds, strict=True):
         regions = visible_region(image_boxes, image.shape[:2], stride, receptive_field)
-        places = np.asarray(image_boxes, np.float64).reshape(-1, 4)
-        for box, region, label, kind in zip(places, regions, image_labels, image_kinds, strict=True):
+        coordinates = np.asarray(image_boxes, np.float64).reshape(-1, 4)
+        for box, region, label, kind in zip(coordinates, regions, image_labels, image_kinds, strict=True):
             x1, y1, x2, y2 = region
             digest = blake2b(np.array([*image.shape, *region]).tobytes() + box.tobytes(), digest_size=16)
             digest.update(np.ascontiguousarray(image[y1:y2, x1:x2]).tobytes())
@@ -90,13 +90,13 @@ def bounds(
         raise ValueError("no boxes: there is nothing to bound")
     precisions = {}
     for label, total in totals.items():
-        found = seen = precision = 0.0
+        hits = seen = precision = 0.0
         # Of two groups with equal shares the smaller one first: that order gives more.
         for members in sorted(
             (g for g in groups.values() if g[label]), key=lambda g: (-g[label] / g.total(), g.total())
         ):
-            found, seen = found + members[label], seen + members.total()
-            precision += members[label] * found / seen
+            hits, seen = hits + members[label], seen + members.total()
+            precision += members[label] * hits / seen
         precisions[label] = precision / total
     return {
         "instance_accuracy": _best(groups) / totals.total(),
@@ -255,7 +255,7 @@ def _check(train: int, val: int, seed: int, world: World) -> None:
         )
 
 
-def _earlier(out: Path, wanted: dict) -> dict | None:
+def _earlier(out: Path, parameters: dict) -> dict | None:
     """The facts of a result that is already in `out`, None where there is nothing; refuses anything else."""
     if not out.exists():
         return None
@@ -265,11 +265,11 @@ def _earlier(out: Path, wanted: dict) -> dict | None:
         return None
     try:
         facts = json.loads((out / "scenes.json").read_text())
-        same = {key: ({"apart": False} | facts)[key] for key in wanted if key not in ("train", "val")}
+        same = {key: ({"apart": False} | facts)[key] for key in parameters if key not in ("train", "val")}
         same |= {split: {"images": facts[split]["images"]} for split in ("train", "val")}
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(out, "is not empty and holds no scenes", "name a new or an empty folder") from None
-    if same != wanted:
+    if same != parameters:
         raise InputError(out, "holds scenes made with other parameters", "name another folder, or delete this one")
     return facts
 

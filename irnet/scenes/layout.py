@@ -80,13 +80,13 @@ class NoRoom(Exception):
 
 @dataclass
 class Layout:
-    """The places taken in one try: by any object, by what differs between twins, by the views of ambiguous objects."""
+    """The boxes put down in one try: of all objects, of what differs between twins, and the views of ambiguous ones."""
 
     size: int
     stride: int
     receptive_field: int
     rng: Generator
-    taken: list[Box] = field(default_factory=list)
+    occupied: list[Box] = field(default_factory=list)
     changing: list[Box] = field(default_factory=list)
     views: list[Box] = field(default_factory=list)
 
@@ -108,10 +108,10 @@ class Layout:
         xs = np.arange(max(BORDER, np.ceil(x[0])), min(self.size - BORDER - w, np.floor(x[1])) + 1, dtype=np.int64)
         ys = np.arange(max(BORDER, np.ceil(y[0])), min(self.size - BORDER - h, np.floor(y[1])) + 1, dtype=np.int64)
         free = np.ones((len(ys), len(xs)), bool)
-        box = xs, ys, xs + w, ys + h
-        conflicts = [(box, SPACE, self.taken), *((box, gap, [other]) for other, gap in away)]
+        boxes = xs, ys, xs + w, ys + h
+        conflicts = [(boxes, SPACE, self.occupied), *((boxes, gap, [other]) for other, gap in away)]
         if role == "changing":
-            conflicts.append((box, 0, self.views))
+            conflicts.append((boxes, 0, self.views))
         if role == "seen":
             (left, right), (top, bottom) = (
                 _seen(start, start + length, self.size, self.stride, self.receptive_field)
@@ -122,17 +122,17 @@ class Layout:
             for o in obstacles:
                 rows, columns = (y1 < o[3] + gap) & (y2 + gap > o[1]), (x1 < o[2] + gap) & (x2 + gap > o[0])
                 free &= ~(rows[:, None] & columns)
-        places = np.flatnonzero(free)
-        if not len(places):
+        corners = np.flatnonzero(free)
+        if not len(corners):
             raise NoRoom
-        row, column = divmod(int(places[self.rng.integers(len(places))]), len(xs))
-        place = (int(xs[column]), int(ys[row]), int(xs[column]) + w, int(ys[row]) + h)
-        self.taken.append(place)
+        row, column = divmod(int(corners[self.rng.integers(len(corners))]), len(xs))
+        box = (int(xs[column]), int(ys[row]), int(xs[column]) + w, int(ys[row]) + h)
+        self.occupied.append(box)
         if role == "changing":
-            self.changing.append(place)
+            self.changing.append(box)
         if role == "seen":
-            self.views.append(self.view(place))
-        return place
+            self.views.append(self.view(box))
+        return box
 
     def view(self, box: Box) -> Box:
         region = visible_region(np.array(box), (self.size, self.size), self.stride, self.receptive_field)
@@ -214,9 +214,9 @@ def lay_out(slots: dict[str, list[Slot]], layout: Layout) -> None:
     for flower, sun in zip(slots["flower"], slots["sun"], strict=True):
         (w, _), (sun_w, _), far = flower.extent, sun.extent, far_distance(size)
         reach = BORDER + sun_w / 2 + far
-        place = layout.put(flower.extent, "seen", x=(reach - w / 2, size - reach - w / 2))
-        flower.place(place)
-        centre = (place[0] + place[2]) / 2
+        box = layout.put(flower.extent, "seen", x=(reach - w / 2, size - reach - w / 2))
+        flower.place(box)
+        centre = (box[0] + box[2]) / 2
         sky = (BORDER, 0.06 * size)
         left = layout.put(sun.extent, "changing", x=(0, centre - far - sun_w / 2), y=sky)
         right = layout.put(sun.extent, "changing", x=(centre + far - sun_w / 2, size), y=sky)

@@ -120,8 +120,8 @@ def preferred(name: str, device: str) -> str | None:
     For an operator of no public name, which whoever sets the variable does not know of.
     """
     extension.native()
-    wanted = os.environ.get("IRNET_IMPL", "auto")
-    return choose(name, "auto", device) if wanted == "auto" or _exists(name, wanted, device) else None
+    impl = os.environ.get("IRNET_IMPL", "auto")
+    return choose(name, "auto", device) if impl == "auto" or _exists(name, impl, device) else None
 
 
 # What torch.compiler.assume_constant_result does; calling that imports Dynamo, which imports Triton.

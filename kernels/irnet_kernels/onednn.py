@@ -27,25 +27,25 @@ def convolution(x: Tensor, kernels: Tensor, strided: bool = False) -> int:
 
 
 def convolution_backward(
-    grad: Tensor, x: Tensor, kernels: Tensor, strided: bool = False, wanted: Sequence[bool] = (True, True, True)
+    grad: Tensor, x: Tensor, kernels: Tensor, strided: bool = False, output_mask: Sequence[bool] = (True, True, True)
 ) -> int:
-    """Bytes of the gradients of a convolution: `wanted` of x, of the kernels, of the bias."""
+    """Bytes of the gradients of a convolution; `output_mask` says which of x's, the kernels' and the bias' are made."""
     packed = [is_packed(t) and not t.is_contiguous() for t in (grad, x)]
     if all(packed):
-        return (_copies_of(kernels) + wanted[1]) * kernels.nbytes
+        return (_copies_of(kernels) + output_mask[1]) * kernels.nbytes
     gathered = sum(0 if t.is_contiguous() else t.nbytes for t in (grad, x))
-    if not wanted[1]:
+    if not output_mask[1]:
         return gathered + _blocked(grad) + kernels.nbytes
     held = _blocked(grad) + _blocked(x)
     if kernels.element_size() == 2:
         held += 2 * kernels.nbytes  # their gradient is summed in float32
-    if strided and wanted[0]:  # the gradient of x twice, and once more as a result
+    if strided and output_mask[0]:  # the gradient of x twice, and once more as a result
         held = max(held, 2 * x.nbytes - kernels.nbytes)
     return gathered + max(held, kernels.nbytes)
 
 
 def _copies_of(kernels: Tensor) -> int:
-    """One in blocks and, unless they are in channels_last, one that is."""
+    """How many copies of the kernels are made: one in blocks and, unless they are in channels_last, one that is."""
     return 1 if is_packed(kernels) else 2
 
 

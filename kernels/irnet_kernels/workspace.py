@@ -16,7 +16,7 @@ from .gru.workspace import conv_gru, conv_gru_backward
 from .onednn import convolution, convolution_backward
 
 ROWS = 1024  # kRows of csrc/bindings/graph.cpp: so many rows' sums over edges are there at once
-PLACE_BYTES = 128  # of a region, as csrc/cpu/graph_kernel.cpp keeps it
+REGION_BYTES = 128  # of a region, as csrc/cpu/graph_kernel.cpp keeps it
 
 
 def workspace(operator: torch._ops.OpOverload, arguments: Sequence[Any]) -> int:
@@ -38,7 +38,7 @@ def _convolution(x: Tensor, kernels: Tensor, *rest: Any) -> int:
 
 
 def _convolution_backward(grad: Tensor, x: Tensor, kernels: Tensor, *rest: Any) -> int:
-    return convolution_backward(grad, x, kernels, strided=max(rest[1]) > 1, wanted=rest[-1])
+    return convolution_backward(grad, x, kernels, strided=max(rest[1]) > 1, output_mask=rest[-1])
 
 
 def _reduced(x: Tensor, *rest: Any) -> int:
@@ -62,7 +62,7 @@ def _propagate_backward(grad: Tensor, x: Tensor, *rest: Any) -> int:
 def _regions(x: Tensor, boxes: Tensor, ptr: Tensor, weight: Tensor, *rest: Any) -> int:
     # Groups of whole images: with the last one of a group there may be more rows than ROWS.
     rows = min(x.shape[0], ROWS + x.shape[0] // max(1, len(ptr) - 1))
-    return len(boxes) * PLACE_BYTES + rows * weight.shape[0] * x.shape[1] * x.element_size()
+    return len(boxes) * REGION_BYTES + rows * weight.shape[0] * x.shape[1] * x.element_size()
 
 
 def _regions_backward(grad: Tensor, x: Tensor, boxes: Tensor, ptr: Tensor, weight: Tensor, *rest: Any) -> int:

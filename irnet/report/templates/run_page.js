@@ -43,9 +43,9 @@ const irnetPage = (() => {
   // ------------------------------------------------------------------------------------------------------ the data
 
   function index(part, entries) {
-    for (const [name, picture, chunk, place, labels, before, after, rise] of entries) {
+    for (const [name, picture, chunk, position, labels, before, after, rise] of entries) {
       const outcomes = labels.map((label, r) => outcome(label, before[r], after[r]));
-      images.push({ number: images.length, name, picture, chunk, place, labels, before, after, rise, outcomes });
+      images.push({ number: images.length, name, picture, chunk, position, labels, before, after, rise, outcomes });
     }
   }
 
@@ -56,8 +56,8 @@ const irnetPage = (() => {
 
   /** The record of an image; its chunk is loaded as a script, the only way in a page that is a file. */
   function record(image) {
-    const found = chunks.get(image.chunk);
-    if (found) return Promise.resolve(found[image.place]);
+    const records = chunks.get(image.chunk);
+    if (records) return Promise.resolve(records[image.position]);
     if (!waiting.has(image.chunk)) {
       waiting.set(image.chunk, new Promise((resolve, reject) => {
         const script = make("script", { src: `data/chunk-${image.chunk}.js` });
@@ -67,7 +67,7 @@ const irnetPage = (() => {
         document.head.append(script);
       }));
     }
-    return waiting.get(image.chunk).then(() => chunks.get(image.chunk)[image.place]);
+    return waiting.get(image.chunk).then(() => chunks.get(image.chunk)[image.position]);
   }
 
   // ------------------------------------------------------------------------------------------- choosing of images
@@ -78,14 +78,14 @@ const irnetPage = (() => {
   /** The boxes of an image that the choice takes. */
   function matching(image, but) {
     const asked = { outcome: $("outcome").value, label: $("class").value, mistake: $("mistake").value };
-    const found = [];
+    const rows = [];
     for (let r = 0; r < image.labels.length; r++) {
       if (but !== "outcome" && asked.outcome !== "all" && image.outcomes[r] !== asked.outcome) continue;
       if (but !== "class" && asked.label !== "" && image.labels[r] !== Number(asked.label)) continue;
       if (but !== "mistake" && asked.mistake !== "" && !mistakes(image, r).has(Number(asked.mistake))) continue;
-      found.push(r);
+      rows.push(r);
     }
-    return found;
+    return rows;
   }
 
   /** By how much the choice puts an image first: two numbers, of which the second decides among equals. */
@@ -99,13 +99,13 @@ const irnetPage = (() => {
   function choose(first) {
     options();
     const everything = $("outcome").value === "all" && $("class").value === "" && $("mistake").value === "";
-    const found = [];
+    const ranked = [];
     for (const image of images) {
       const rows = matching(image);
-      if (rows.length || everything) found.push([image, rank(image, rows)]);
+      if (rows.length || everything) ranked.push([image, rank(image, rows)]);
     }
-    found.sort((a, b) => b[1][0] - a[1][0] || b[1][1] - a[1][1] || a[0].number - b[0].number);
-    shown = found.map(([image]) => image);
+    ranked.sort((a, b) => b[1][0] - a[1][0] || b[1][1] - a[1][1] || a[0].number - b[0].number);
+    shown = ranked.map(([image]) => image);
     $("nothing").hidden = shown.length > 0;
     for (const id of ["image", "strip", "strip-heading"]) $(id).hidden = shown.length === 0;
     if (shown.length === 0) $("image").setAttribute("aria-busy", "false");
@@ -160,16 +160,17 @@ const irnetPage = (() => {
     at = number;
     const image = shown[at];
     const tell = image.name + (image.outcomes.length ? ": " + summary(image) : ": no boxes");
-    $("position").replaceChildren(make("strong", {}, `Image ${(at + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`),
+    $("position").replaceChildren(
+      make("strong", {}, `Image ${(at + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`),
       make("span", { class: "soft" }, ` · ${tell}`));
     // A button that is disabled would lose the focus.
     $("previous").setAttribute("aria-disabled", String(at === 0));
     $("next").setAttribute("aria-disabled", String(at === shown.length - 1));
     strip();
     $("image").setAttribute("aria-busy", "true");
-    let found;
+    let answers;
     try {
-      found = await record(image);
+      answers = await record(image);
     } catch (error) {
       if (image !== shown[at]) return;
       $("image").setAttribute("aria-busy", "false");
@@ -177,11 +178,12 @@ const irnetPage = (() => {
       return;
     }
     if (image !== shown[at]) return;  // another was asked for meanwhile
-    current = { image, ...found };
+    current = { image, ...answers };
     const rows = matching(image);
     const order = $("order").value === "loss" ? ["lost", "gained", "both", "kept"] : ["gained", "lost", "both", "kept"];
     const key = (r) => [rows.includes(r) ? 0 : 1, order.indexOf(image.outcomes[r]), -image.rise[r], r];
-    const sorted = image.labels.map((_, r) => key(r)).sort((a, b) => a[0] - b[0] || a[1] - b[1] || a[2] - b[2] || a[3] - b[3]);
+    const sorted = image.labels.map((_, r) => key(r))
+      .sort((a, b) => a[0] - b[0] || a[1] - b[1] || a[2] - b[2] || a[3] - b[3]);
     current.order = sorted.map((keys) => keys[3]);
     region = chosen === undefined ? current.order[0] : chosen;
     if (layer >= (current.memory ? current.memory[0].length : 0)) layer = -1;
@@ -202,8 +204,12 @@ const irnetPage = (() => {
       const n = (name) => image.outcomes.filter((one) => one === name).length;
       const text = run.reasons ? `+${n("gained")} −${n("lost")}` : `${n("both")} wrong`;
       const label = `Image ${start + k + 1}, ${image.name}: ${summary(image)}`;
-      const button = make("button", { type: "button", "aria-label": label, "aria-current": start + k === at ? "true" : null,
-        onclick: () => show(start + k) }, make("img", { loading: "lazy", src: image.picture, alt: "" }), text);
+      const button = make("button", {
+        type: "button",
+        "aria-label": label,
+        "aria-current": start + k === at ? "true" : null,
+        onclick: () => show(start + k),
+      }, make("img", { loading: "lazy", src: image.picture, alt: "" }), text);
       return make("li", {}, button);
     }));
     const item = $("strip").children[at - start];
@@ -221,14 +227,24 @@ const irnetPage = (() => {
   function drawLayers() {
     const memory = current.memory, names = ["boxes only"];
     if (memory) memory[0].forEach((_, k) => names.push(`memory after write ${k + 1}`));
-    $("layers").replaceChildren(...names.map((name, k) => make("button", { type: "button",
-      "aria-pressed": String(layer === k - 1), onclick: () => { layer = k - 1; draw(); focusOn("layers", k); } }, name)));
+    $("layers").replaceChildren(...names.map((name, k) => make("button", {
+      type: "button",
+      "aria-pressed": String(layer === k - 1),
+      onclick: () => { layer = k - 1; draw(); focusOn("layers", k); },
+    }, name)));
     $("layers").hidden = !memory;
-    const told = layer < 0 ? [] : [make("p", {}, `Bright: where the spatial memory is strong (root mean square over its channels). All writes share one scale, from 0 to ${memory[4]}.`)];
-    const there = Object.keys(OUTCOMES).filter((name) => current.image.outcomes.includes(name));
-    const frames = there.map((name) => make("span", {}, make("i", { class: "swatch", style: { background: FRAMES[name][0] } }), run.reasons ? OUTCOMES[name].says : OUTCOMES[name].word));
-    if (causes().some((cause) => cause.kind === "region")) frames.push(make("span", {}, make("i", { class: "swatch round" }), "where the answer of the chosen box comes from"));
-    $("caption").replaceChildren(make("p", { class: "frames" }, ...frames), ...told);
+    const note = layer < 0 ? [] : [make("p", {},
+      "Bright: where the spatial memory is strong (root mean square over its channels). " +
+      `All writes share one scale, from 0 to ${memory[4]}.`)];
+    const outcomes = Object.keys(OUTCOMES).filter((name) => current.image.outcomes.includes(name));
+    const frames = outcomes.map((name) => make("span", {},
+      make("i", { class: "swatch", style: { background: FRAMES[name][0] } }),
+      run.reasons ? OUTCOMES[name].says : OUTCOMES[name].word));
+    if (causes().some((cause) => cause.kind === "region")) {
+      frames.push(make("span", {},
+        make("i", { class: "swatch round" }), "where the answer of the chosen box comes from"));
+    }
+    $("caption").replaceChildren(make("p", { class: "frames" }, ...frames), ...note);
   }
 
   /** Focus the k-th button of a list, or of the items of one. */
@@ -237,9 +253,10 @@ const irnetPage = (() => {
       half a point, or the strongest alone where none does. */
   function causes() {
     const here = region === undefined ? 0 : current.topScores[region][0];
-    const found = (current.causes[region] || []).map(([kind, type, source, target, effect]) => ({ kind, type, source, target, left: here * Math.exp(-effect) }));
-    const strong = found.filter((cause) => here - cause.left >= run.scale / 200);
-    return strong.length ? strong : found.slice(0, 1);
+    const edges = (current.causes[region] || []).map(([kind, type, source, target, effect]) =>
+      ({ kind, type, source, target, left: here * Math.exp(-effect) }));
+    const strong = edges.filter((cause) => here - cause.left >= run.scale / 200);
+    return strong.length ? strong : edges.slice(0, 1);
   }
 
   const FRAMES = { gained: ["#2fd283", 3], lost: ["#ff5a4d", 3], both: ["#ffbe3d", 3], kept: ["#f4f4f4", 1] };
@@ -250,9 +267,9 @@ const irnetPage = (() => {
     const layers = [make("img", { src: image.picture, alt })];
     if (layer >= 0) {
       const [names, across, down, stride] = current.memory;
-      const place = { left: -50 * stride / width + "%", top: -50 * stride / height + "%",
+      const bounds = { left: -50 * stride / width + "%", top: -50 * stride / height + "%",
         width: 100 * across * stride / width + "%", height: 100 * down * stride / height + "%" };
-      layers.push(make("img", { class: "heat", src: names[layer], style: place,
+      layers.push(make("img", { class: "heat", src: names[layer], style: bounds,
         alt: `Heat map of the spatial memory after write ${layer + 1} of ${names.length}` }));
     }
     const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true", preserveAspectRatio: "none" });
@@ -279,14 +296,18 @@ const irnetPage = (() => {
 
   /** What the answers of a box were: one name, or two where reasoning changed it. */
   function change(image, r) {
-    return image.before[r] === image.after[r] ? plain(image.after[r]) : `${plain(image.before[r])} → ${plain(image.after[r])}`;
+    const [before, after] = [plain(image.before[r]), plain(image.after[r])];
+    return image.before[r] === image.after[r] ? after : `${before} → ${after}`;
   }
 
   /** The chosen box's answers as a label beside it, inside the picture. */
   function tag([x1, y1, x2, y2], width, height) {
     const side = x1 + x2 < width ? { left: `${100 * x1 / width}%` } : { right: `${100 * (1 - x2 / width)}%` };
-    const end = y1 > 0.12 * height ? { bottom: `${100 * (1 - y1 / height)}%` } : { top: `${100 * Math.min(y2 / height, 0.9)}%` };
-    return make("div", { class: "tag", "aria-hidden": "true", style: { ...side, ...end } }, change(current.image, region));
+    const end = y1 > 0.12 * height
+      ? { bottom: `${100 * (1 - y1 / height)}%` }
+      : { top: `${100 * Math.min(y2 / height, 0.9)}%` };
+    return make("div", { class: "tag", "aria-hidden": "true", style: { ...side, ...end } },
+      change(current.image, region));
   }
 
   /** Lines from the regions that decided to those that heard them, with the numbers of the list beside the image. */
@@ -300,15 +321,18 @@ const irnetPage = (() => {
       numbers.set(source, [...(numbers.get(source) || []), k + 1]);
       const [[x1, y1], [x2, y2]] = [middle(source), middle(target)];
       const ends = { x1, y1, x2, y2, "vector-effect": "non-scaling-stroke", "stroke-linecap": "round" };
-      svg.append(make("line", { ...ends, stroke: "#fff", "stroke-width": 6 }), make("line", { ...ends, stroke: ink.fill, "stroke-width": 3 }));
+      svg.append(make("line", { ...ends, stroke: "#fff", "stroke-width": 6 }),
+        make("line", { ...ends, stroke: ink.fill, "stroke-width": 3 }));
       const angle = Math.atan2(y2 - y1, x2 - x1);
       const wing = (turn) => `${x2 - 3 * unit * Math.cos(angle + turn)} ${y2 - 3 * unit * Math.sin(angle + turn)}`;
       svg.append(make("path", { ...ink, d: `M ${x2} ${y2} L ${wing(0.45)} L ${wing(-0.45)} Z` }));
     });
-    for (const [source, found] of numbers) {
-      const [x, y] = middle(source), half = unit * (1.2 + 1.2 * found.length);
-      svg.append(make("rect", { ...ink, x: x - half, y: y - 2.4 * unit, width: 2 * half, height: 4.8 * unit, rx: 2.4 * unit }),
-        make("text", { x, y: y + unit, "text-anchor": "middle", fill: "#fff", style: { fontSize: `${3 * unit}px` } }, found.join(",")));
+    for (const [source, ranks] of numbers) {
+      const [x, y] = middle(source), half = unit * (1.2 + 1.2 * ranks.length);
+      svg.append(
+        make("rect", { ...ink, x: x - half, y: y - 2.4 * unit, width: 2 * half, height: 4.8 * unit, rx: 2.4 * unit }),
+        make("text", { x, y: y + unit, "text-anchor": "middle", fill: "#fff", style: { fontSize: `${3 * unit}px` } },
+          ranks.join(",")));
     }
   }
 
@@ -322,15 +346,20 @@ const irnetPage = (() => {
     const { image } = current, r = region, label = image.labels[r], kind = image.outcomes[r];
     const last = run.keys.length;
     const parts = [make("h3", {}, `Box ${r + 1}: truly ${plain(label)}`)];
-    const says = { gained: "Reasoning corrected the ConvNet.", lost: "Reasoning broke a right answer.",
-      both: run.reasons ? "Wrong before and after reasoning." : "Wrong.", kept: run.reasons ? "Right before and after reasoning." : "Right." }[kind];
+    const says = {
+      gained: "Reasoning corrected the ConvNet.",
+      lost: "Reasoning broke a right answer.",
+      both: run.reasons ? "Wrong before and after reasoning." : "Wrong.",
+      kept: run.reasons ? "Right before and after reasoning." : "Right.",
+    }[kind];
     parts.push(make("p", { class: `verdict ${OUTCOMES[kind].style}` }, says));
     const rows = [answer("ConvNet", image.before[r], current.scores[r][CONV], label)];
     if (run.reasons) rows.push(answer("with reasoning", image.after[r], current.topScores[r][0], label));
-    parts.push(make("table", { class: "answers" }, make("caption", { class: "hidden" }, "Both answers"), make("tbody", {}, ...rows)));
+    parts.push(make("table", { class: "answers" },
+      make("caption", { class: "hidden" }, "Both answers"), make("tbody", {}, ...rows)));
     if (run.reasons) parts.push(...why(r), ...trail(r));
-    const told = Object.entries(current.attributes).map(([name, values]) => `${name}: ${values[r]}`);
-    if (told.length) parts.push(make("p", { class: "soft" }, `In the annotations, ${told.join(", ")}.`));
+    const attributes = Object.entries(current.attributes).map(([name, values]) => `${name}: ${values[r]}`);
+    if (attributes.length) parts.push(make("p", { class: "soft" }, `In the annotations, ${attributes.join(", ")}.`));
     $("region").replaceChildren(...parts);
   }
 
@@ -346,50 +375,79 @@ const irnetPage = (() => {
     const { image } = current, { kinds, measured } = run.edges;
     if (image.before[r] === image.after[r]) return "The ConvNet and reasoning give the same answer.";
     if (!kinds.length) return "This model has no edges between regions or classes that could be shown.";
-    if (current.causes[r]) return "No edge that was removed by itself lowers this answer: many say the same, or it comes from elsewhere in the model.";
+    if (current.causes[r]) {
+      return "No edge that was removed by itself lowers this answer: many say the same, " +
+        "or it comes from elsewhere in the model.";
+    }
     if (!measured) return "No edges were measured for this page (irnet page --edges).";
-    return `The edges of this box were not measured: they are for at most ${measured} changed boxes of an image, those corrected or broken first.`;
+    return `The edges of this box were not measured: they are for at most ${measured} changed boxes of an image, ` +
+      "those corrected or broken first.";
   }
 
   /** The edges without which the answer would be less sure, in words. */
   function why(r) {
-    const found = causes(), { image } = current;
-    if (!found.length) {
+    const edges = causes(), { image } = current;
+    if (!edges.length) {
       return [make("h4", {}, "Why"), make("p", {}, without(r))];
     }
-    const here = current.topScores[r][0], single = here - found[0].left < run.scale / 200;
+    const here = current.topScores[r][0], single = here - edges[0].left < run.scale / 200;
     const digits = single ? 2 : 0;
-    return [make("h4", {}, `Why ${plain(image.after[r])}?`), single ? make("p", {}, "No single edge decides: many say the same. The strongest:") : "",
-      make("ol", { class: "causes" }, ...found.map((cause, k) => make("li", {}, make("span", { class: "mark" }, String(k + 1)), make("span", {}, ...sentence(cause),
-        make("span", { class: "soft" }, ` Without this it would get ${percent(cause.left, digits)}, not ${percent(here, digits)}.`)))))];
+    const item = (cause, k) => make("li", {},
+      make("span", { class: "mark" }, String(k + 1)),
+      make("span", {}, ...sentence(cause), make("span", { class: "soft" },
+        ` Without this it would get ${percent(cause.left, digits)}, not ${percent(here, digits)}.`)));
+    return [
+      make("h4", {}, `Why ${plain(image.after[r])}?`),
+      single ? make("p", {}, "No single edge decides: many say the same. The strongest:") : "",
+      make("ol", { class: "causes" }, ...edges.map(item)),
+    ];
   }
 
-  const WHERE = { left: "to the left of", right: "to the right of", above: "above", below: "below", overlap: "overlapping" };
+  const WHERE = {
+    left: "to the left of", right: "to the right of", above: "above", below: "below", overlap: "overlapping",
+  };
 
   function sentence({ kind, type, source, target }) {
     const { image } = current;
     if (kind === "region") {
       const whom = target === region ? "this box" : `box ${target + 1}, ${plain(image.after[target])}`;
-      const truly = image.outcomes[source] === "kept" || image.outcomes[source] === "gained" ? "" : `, truly ${plain(image.labels[source])}`;
-      return ["The ", make("strong", {}, `${plain(image.after[source])} (box ${source + 1}${truly})`), ` ${WHERE[type]} ${whom}.`];
+      const truly = image.outcomes[source] === "kept" || image.outcomes[source] === "gained"
+        ? ""
+        : `, truly ${plain(image.labels[source])}`;
+      return ["The ", make("strong", {}, `${plain(image.after[source])} (box ${source + 1}${truly})`),
+        ` ${WHERE[type]} ${whom}.`];
     }
-    return ["In the graph of classes: ", make("strong", {}, `${plain(source)} → ${plain(target)}`), ` (${type.replaceAll("_", " ")}).`];
+    return ["In the graph of classes: ", make("strong", {}, `${plain(source)} → ${plain(target)}`),
+      ` (${type.replaceAll("_", " ")}).`];
   }
 
   /** Answer, score and attention of every prediction, and the energy of the memory. */
   function trail(r) {
     const { image, best, scores, attention, energy } = current, label = image.labels[r];
-    const rows = run.keys.map((key, k) => make("tr", {}, make("th", { scope: "row" }, key),
-      make("td", { class: best[r][k] === label ? "up" : "down" }, plain(best[r][k])), make("td", {}, percent(scores[r][k])),
+    const rows = run.keys.map((key, k) => make("tr", {},
+      make("th", { scope: "row" }, key),
+      make("td", { class: best[r][k] === label ? "up" : "down" }, plain(best[r][k])),
+      make("td", {}, percent(scores[r][k])),
       make("td", {}, bar(attention[r][k], run.colours[key.split(" ")[0]]), ` ${percent(attention[r][k])}`)));
-    const head = make("thead", {}, make("tr", {}, ...["prediction", "answer", "score", "attention"].map((text) => make("th", { scope: "col" }, text))));
-    const parts = [make("h4", {}, "By iteration"), make("table", { class: "answers" }, make("caption", { class: "hidden" }, "Answer, score and attention of every prediction"), head, make("tbody", {}, ...rows))];
-    parts.push(make("p", { class: "soft" }, "Attention is the share that a prediction has in the final answer."));
-    if (energy) parts.push(make("p", { class: "soft" }, `Energy of the spatial memory in this box after each write: ${energy[r].join(", ")}.`));
+    const columns = ["prediction", "answer", "score", "attention"];
+    const head = make("thead", {}, make("tr", {}, ...columns.map((text) => make("th", { scope: "col" }, text))));
+    const parts = [
+      make("h4", {}, "By iteration"),
+      make("table", { class: "answers" },
+        make("caption", { class: "hidden" }, "Answer, score and attention of every prediction"),
+        head, make("tbody", {}, ...rows)),
+      make("p", { class: "soft" }, "Attention is the share that a prediction has in the final answer."),
+    ];
+    if (energy) {
+      parts.push(make("p", { class: "soft" },
+        `Energy of the spatial memory in this box after each write: ${energy[r].join(", ")}.`));
+    }
     return parts;
   }
 
-  const bar = (share, colour) => make("span", { class: "meter", style: { width: `${4 * share / run.scale}rem`, background: colour }, "aria-hidden": "true" });
+  const bar = (share, colour) => make("span", {
+    class: "meter", style: { width: `${4 * share / run.scale}rem`, background: colour }, "aria-hidden": "true",
+  });
 
   function drawList() {
     const { image, order } = current;
@@ -397,8 +455,11 @@ const irnetPage = (() => {
     const top = $("list").scrollTop;
     $("list").replaceChildren(...order.map((r) => {
       const kind = OUTCOMES[image.outcomes[r]];
-      return make("li", {}, make("button", { type: "button", "data-region": r, "aria-pressed": String(r === region),
-        onclick: () => pick(r) }, make("span", { class: "soft" }, String(r + 1)), make("span", {}, change(image, r)), make("span", { class: kind.style }, `${kind.mark} ${kind.word}`)));
+      return make("li", {}, make("button",
+        { type: "button", "data-region": r, "aria-pressed": String(r === region), onclick: () => pick(r) },
+        make("span", { class: "soft" }, String(r + 1)),
+        make("span", {}, change(image, r)),
+        make("span", { class: kind.style }, `${kind.mark} ${kind.word}`)));
     }));
     $("list").scrollTop = top;
   }
@@ -410,7 +471,9 @@ const irnetPage = (() => {
     const button = $("list").querySelector(`[data-region="${r}"]`), list = $("list");
     button.focus({ preventScroll: true });
     const from = button.offsetTop - list.offsetTop;
-    if (from < list.scrollTop || from + button.offsetHeight > list.scrollTop + list.clientHeight) list.scrollTop = from - list.clientHeight / 2;
+    if (from < list.scrollTop || from + button.offsetHeight > list.scrollTop + list.clientHeight) {
+      list.scrollTop = from - list.clientHeight / 2;
+    }
   }
 
   /** Show the next image, or the previous one; whether there is one. */
@@ -449,7 +512,9 @@ const irnetPage = (() => {
   }
 
   /** A button that shows the boxes of a choice; plain text where the page has no images. */
-  const link = (asked, ...text) => images.length ? make("button", { type: "button", onclick: () => see(asked) }, ...text) : make("span", {}, ...text);
+  const link = (asked, ...text) => images.length
+    ? make("button", { type: "button", onclick: () => see(asked) }, ...text)
+    : make("span", {}, ...text);
 
   const CLASS_ORDERS = {
     net: (a, b) => (b.gained - b.lost) - (a.gained - a.lost) || b.gained - a.gained,
@@ -461,21 +526,27 @@ const irnetPage = (() => {
 
   function classes() {
     const searched = $("class-search").value.trim().toLowerCase();
-    const rows = run.perClass.map(([regions, right, gained, lost], c) => ({ c, name: plain(c), regions, right, gained, lost }));
-    const found = rows.filter((row) => row.regions && row.name.toLowerCase().includes(searched));
-    found.sort((a, b) => CLASS_ORDERS[$("class-order").value](a, b) || (a.name < b.name ? -1 : 1));
+    const rows = run.perClass.map(([regions, right, gained, lost], c) =>
+      ({ c, name: plain(c), regions, right, gained, lost }));
+    const matches = rows.filter((row) => row.regions && row.name.toLowerCase().includes(searched));
+    matches.sort((a, b) => CLASS_ORDERS[$("class-order").value](a, b) || (a.name < b.name ? -1 : 1));
     const most = Math.max(1, ...rows.map((row) => Math.max(row.gained, row.lost)));
-    listed("classes", found, (row) => {
-      const side = (n, style, sign) => n ? make("span", { class: style }, make("i", { style: { width: `${78 * n / most}%` } }), sign + n.toLocaleString("en")) : make("span", {});
+    listed("classes", matches, (row) => {
+      const side = (n, style, sign) => n
+        ? make("span", { class: style },
+          make("i", { style: { width: `${78 * n / most}%` } }), sign + n.toLocaleString("en"))
+        : make("span", {});
       const points = (n) => `${Math.round(1000 * n / row.regions) / 10}\u00a0%`;
       return make("li", {}, link({ class: String(row.c) }, row.name),
         make("span", { class: "bar" }, side(row.lost, "down", "−"), side(row.gained, "up", "+")),
-        make("span", { class: "soft" }, `${points(row.right)} → ${points(row.right + row.gained - row.lost)} of ${count(row.regions, "box")}`));
+        make("span", { class: "soft" },
+          `${points(row.right)} → ${points(row.right + row.gained - row.lost)} of ${count(row.regions, "box")}`));
     });
   }
 
   function pairs() {
-    for (const [id, outcome, order, style] of [["resolved", "gained", "gain", "up"], ["made", "lost", "loss", "down"]]) {
+    const lists = [["resolved", "gained", "gain", "up"], ["made", "lost", "loss", "down"]];
+    for (const [id, outcome, order, style] of lists) {
       listed(id, run.pairs[id], ([label, mistake, changed, of]) => make("li", {},
         link({ outcome, class: String(label), mistake: String(mistake), order },
           make("strong", {}, plain(label)), " taken for ", make("strong", {}, plain(mistake))),

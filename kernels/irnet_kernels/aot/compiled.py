@@ -84,7 +84,7 @@ def table(rows: Iterable[Resources]) -> str:
 
 
 def resources(modules: Iterable[types.ModuleType]) -> tuple[list[Resources], list[str]]:
-    """Of all compiled kernels that the modules tell of; and what cannot be compiled on this machine, and why."""
+    """The resources of all compiled kernels that the modules list; and what this machine cannot compile, and why."""
     rows, absent = [], []
     for module in modules:
         for name, read in (("triton_kernels", triton_resources), ("cuda_sources", cuda_resources)):

@@ -41,7 +41,7 @@ class Resources:
 
     @property
     def occupancy(self) -> Occupancy | None:
-        """Of a multiprocessor, without the dynamic shared memory that a CUDA kernel is given at its launch."""
+        """The occupancy of a multiprocessor without the dynamic shared memory that a launch gives a CUDA kernel."""
         if self.registers is None or self.block_warps is None:
             return None
         return occupancy(int(self.target[3:]), self.registers, self.shared_bytes, self.block_warps)
@@ -58,7 +58,7 @@ class Resources:
 
 
 def resources_of(log: str, cubin: bytes, source: str, target: str, version: str) -> list[Resources]:
-    """From what `ptxas -v` says and the machine code, functions in the order of their names."""
+    """The resources of all functions in the order of their names, from what `ptxas -v` says and the machine code."""
     instructions, warps = count_instructions(cubin), _block_warps(cubin)
     rows = []
     # "Compiling entry function 'k' for 'sm_80'", or nothing; "Function properties for k"; a line with stack and spills;

@@ -103,7 +103,7 @@ def _interpreting() -> Iterator[None]:
 
 
 def _bind(function: Any, instance: Any, owner: type | None = None) -> Any:
-    """For `x.sum()`: `tl.tensor` has compiled functions in place of methods."""
+    """Bind a function to a tensor, so that `x.sum()` works: methods of `tl.tensor` are compiled functions."""
     return function if instance is None else functools.partial(function, instance)
 
 

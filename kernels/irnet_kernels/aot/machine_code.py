@@ -46,7 +46,7 @@ class Instruction:
 
     @property
     def access(self) -> str:
-        """Of an access to memory the opcode and the bits that a thread moves, such as "LDG 128"."""
+        """The opcode of an access to memory and the bits that a thread moves by it, such as "LDG 128"."""
         if self.opcode in COPY_ENGINE:
             return f"{self.opcode} bulk"
         modifiers = self.mnemonic.split(".")[1:]
@@ -163,10 +163,10 @@ class MachineCode:
 
     def __str__(self) -> str:
         own, fits, hottest = self.resources, self.resources.occupancy, self.hottest
-        taken = f"{own.registers} registers, {own.shared_bytes} shared bytes, {own.spill_bytes} spill bytes"
+        usage = f"{own.registers} registers, {own.shared_bytes} shared bytes, {own.spill_bytes} spill bytes"
         if fits:
-            taken += f", {fits.warps} warps a multiprocessor: {fits.blocks} blocks of {own.block_warps} ({fits.limit})"
-        lines = [f"{own.kernel} {own.target}, {own.version}", taken, f"all: {self.mix}"]
+            usage += f", {fits.warps} warps a multiprocessor: {fits.blocks} blocks of {own.block_warps} ({fits.limit})"
+        lines = [f"{own.kernel} {own.target}, {own.version}", usage, f"all: {self.mix}"]
         lines += [f"{'hottest ' if loop is hottest else ''}{loop}" for loop in self.loops]
         return "\n    ".join(lines)
 

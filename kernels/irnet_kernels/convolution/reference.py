@@ -17,9 +17,9 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def conv3x3_backward(grad: Tensor, x: Tensor, weight: Tensor, of_weight: bool) -> Tensor:
     """The gradient to x or to the weight."""
     dtype = opmath_dtype(x.dtype)
-    one, wanted = [1, 1], [not of_weight, of_weight, False]
+    one, output_mask = [1, 1], [not of_weight, of_weight, False]
     gradients = torch.ops.aten.convolution_backward(
-        grad.to(dtype), x.to(dtype), weight.to(dtype), None, one, one, one, False, [0, 0], 1, wanted
+        grad.to(dtype), x.to(dtype), weight.to(dtype), None, one, one, one, False, [0, 0], 1, output_mask
     )
     gradient = gradients[of_weight]
     return empty_map(x, gradient.shape).copy_(gradient)

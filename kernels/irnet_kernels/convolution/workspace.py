@@ -51,7 +51,7 @@ def convolve(x: Tensor, kernels: Tensor) -> int:
 def map_gradient(grad: Tensor, x: Tensor, kernels: Tensor) -> int:
     """Bytes of `patches_gradient` with its gradient in channels_last."""
     if not fewer_products(x, kernels):
-        return onednn.convolution_backward(grad, x, kernels, wanted=(True, False, False))
+        return onednn.convolution_backward(grad, x, kernels, output_mask=(True, False, False))
     return copies(kernels) + _products(x, *kernels.shape[1::-1])
 
 
@@ -61,7 +61,7 @@ def weight_gradient(grad: Tensor, x: Tensor, kernels: Tensor) -> int:
         shifts = 1 + 2 * (x.shape[3] - 1) / x.shape[3]
         return int(shifts * (grad.nbytes + x.nbytes))
     if not fewer_products(x, kernels):
-        return onednn.convolution_backward(grad, x, kernels, wanted=(False, True, False))
+        return onednn.convolution_backward(grad, x, kernels, output_mask=(False, True, False))
     outputs, inputs = kernels.shape[:2]
     rows, _, parts = _rows(x)
     return 4 * (rows * (outputs + inputs) + parts * outputs * inputs)
