@@ -344,7 +344,6 @@ const irnetPage = (() => {
       return;
     }
     const { image } = current, r = region, label = image.labels[r], kind = image.outcomes[r];
-    const last = run.keys.length;
     const parts = [make("h3", {}, `Box ${r + 1}: truly ${plain(label)}`)];
     const says = {
       gained: "Reasoning corrected the ConvNet.",
