@@ -237,11 +237,11 @@ def gathered(items: Iterable[T], stop: Request | None = None) -> Iterator[T]:
             obey(stop)
         if not more:
             return
-        found = [item] * count()
+        by_rank = [item] * count()
         if count() > 1:
-            dist.gather_object(item, found if rank() == 0 else None)
+            dist.gather_object(item, by_rank if rank() == 0 else None)
         if rank() == 0:
-            yield from (each for each in found if each is not None)
+            yield from (each for each in by_rank if each is not None)
 
 
 def obey(stop: Request, text: str = "ended before it was done") -> None:

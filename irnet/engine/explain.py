@@ -59,7 +59,7 @@ def edge_kinds(model: IRNet) -> tuple[str, ...]:
         return ()
     layers = list(graph.layers)
     has = {"region": any(x.spatial is not None for x in layers), "class": any(x.semantic is not None for x in layers)}
-    return tuple(kind for kind, there in has.items() if there)
+    return tuple(kind for kind, present in has.items() if present)
 
 
 def decisive_edges(
@@ -99,13 +99,13 @@ def decisive_edges(
     names = _names("classes", classes, study.final.shape[1], "{}")
     types = _names("relations", relations, 0 if model.graph is None else model.graph.num_types, "relation {}")
     answers = study.final.argmax(1).tolist()
-    found = []
+    edges = []
     for edge, effect in study.strongest_rows(region, count):
         of_region = edge.kind == "region"
         source, target = (names[answers[end] if of_region else end] for end in (edge.source, edge.target))
         edge_type = (REGION_TYPES if of_region else types)[edge.type]
-        found.append(Edge(edge.kind, edge_type, edge.source, edge.target, source, target, effect))
-    return found
+        edges.append(Edge(edge.kind, edge_type, edge.source, edge.target, source, target, effect))
+    return edges
 
 
 def as_plain(edges: Sequence[Edge]) -> list[dict[str, Any]]:
@@ -236,7 +236,7 @@ class EdgeStudy:
         count, classes = self.final.shape
         size = self.model.config.patch_size
         together = max(CELLS // (count * size * size + classes + height * width), 1)
-        found = [self.final.new_zeros(0, classes)]
+        log_probabilities = [self.final.new_zeros(0, classes)]
         with torch.inference_mode(False):
             for start in range(0, len(removals), together):
                 removed = removals[start : start + together]
@@ -245,8 +245,8 @@ class EdgeStudy:
                 edges = torch.cat(list(removed))
                 weights = self._hooked(lambda layer, copy=copy, edges=edges: _Remover(self, layer, copy, edges))
                 final = self._roll_out(len(removed), weights)
-                found.append(final[copies * count + region].double().log_softmax(1))
-        return torch.cat(found)
+                log_probabilities.append(final[copies * count + region].double().log_softmax(1))
+        return torch.cat(log_probabilities)
 
     def _roll_out(self, copies: int, weights: dict[str, Any]) -> Tensor:
         """The final logits of as many copies of the image: [copies R, C]."""

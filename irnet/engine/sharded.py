@@ -96,8 +96,8 @@ def like(parameter: Any, whole: Tensor) -> Tensor:
 
     begin, end = spans(parameter)[distributed.rank()]
     rows = whole[begin:end].to(parameter.device, copy=True)
-    places = {"shape": parameter.shape, "stride": parameter.stride()}
-    return DTensor.from_local(rows, parameter.device_mesh, parameter.placements, run_check=False, **places)
+    shape_and_stride = {"shape": parameter.shape, "stride": parameter.stride()}
+    return DTensor.from_local(rows, parameter.device_mesh, parameter.placements, run_check=False, **shape_and_stride)
 
 
 def whole(model: IRNet) -> IRNet:
@@ -106,6 +106,6 @@ def whole(model: IRNet) -> IRNet:
     config = dataclasses.replace(model.config, backbone_weights="")
     edges = None if model.graph is None else model.graph.class_graph
     with torch.device("meta"):
-        found = IRNet(config, model.classifier.out_features, edges, state.get("graph.word_vectors"))
-    found.load_state_dict(state, assign=True)
-    return found
+        unsharded = IRNet(config, model.classifier.out_features, edges, state.get("graph.word_vectors"))
+    unsharded.load_state_dict(state, assign=True)
+    return unsharded
