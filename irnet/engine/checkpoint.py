@@ -279,7 +279,7 @@ def _read_header(path: Path, text: str, cure: str) -> tuple[int, Config, list[st
 
 
 def _checksum(path: Path) -> bytes:
-    """That of all bytes before the last `DIGEST`, where `_write` puts it."""
+    """Compute the checksum of all bytes of a file but the last `DIGEST`, where `_write` puts it."""
     digest = blake2b(digest_size=DIGEST)
     with open(path, "rb") as file:
         left = os.fstat(file.fileno()).st_size - DIGEST

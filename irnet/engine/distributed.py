@@ -26,7 +26,7 @@ from ..interrupts import GRACE, SIGNALS, Request, Stopped
 from .build import choose_device
 
 FAILED = "failed"  # key of the group's store: the rank that failed first
-TROUBLE = "trouble"  # and what the first to leave an exchange could not do
+TROUBLE = "trouble"  # key of the group's store: what the first process to leave an exchange could not do
 PATIENCE = 600.0  # seconds in which all processes have to come
 T = TypeVar("T")
 log = logging.getLogger("irnet")
@@ -120,7 +120,7 @@ def _pause(end: float) -> None:
 
 @contextlib.contextmanager
 def _muted() -> Iterator[None]:
-    """Neither log lines nor bars."""
+    """Within it, this process shows neither log lines nor progress bars."""
     silence = lambda record: False  # noqa: E731
     log.addFilter(silence)
     progress.muted = True

@@ -145,7 +145,7 @@ def check(config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def following(config: Config, output: Path, first: int) -> Iterator[list[Follower]]:
-    """Those that the settings ask for, on rank 0; at the end they are closed, where one cannot be made the others.
+    """Make the followers that the settings ask for, on rank 0, and close all that were made, also if making one fails.
 
     Args:
         config: Settings of the run.

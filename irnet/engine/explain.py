@@ -24,8 +24,8 @@ from ..models.regions import Regions
 
 CANDIDATES = 16  # edges that are removed one by one, where there are more: those with the largest gradient times weight
 CELLS = 32_768  # most cells of patches and maps, and rows of classes, of the roll-outs that are made together
-DENSE = 8  # pairs of nodes for each edge, up to which the gradients of all pairs cost less than those of the edges
-EDGES = 16_384  # edges whose messages are there at once, where they are fewer
+DENSE = 8  # up to so many pairs of nodes for each edge, the gradients of all pairs cost less than those of the edges
+EDGES = 16_384  # edges whose gradients are computed at once, where those of all pairs would cost more
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def as_plain(edges: Sequence[Edge]) -> list[dict[str, Any]]:
 
 
 class EdgeRow(NamedTuple):
-    """One of `Edges`."""
+    """One edge of `Edges`, as plain values."""
 
     kind: str
     type: int

@@ -34,7 +34,7 @@ from .step import make_scaler, train_step
 
 # Where memory goes, in the order of the table; "average", of the weights, comes behind them where there is one.
 CATEGORIES = ("parameters", "gradients", "optimizer", "batch", "activations", "temporaries")
-UNUSED = "unused"  # of a GPU's segments, which its allocator cannot do without
+UNUSED = "unused"  # what a GPU's allocator needs for its segments beyond the tensors of the peak
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Scene:
 
     @property
     def image_bytes(self) -> int:
-        """Of one image as the model takes it."""
+        """The bytes of one image as the model takes it."""
         return 3 * self.height * self.width * 4
 
 

@@ -101,7 +101,7 @@ def like(parameter: Any, whole: Tensor) -> Tensor:
 
 
 def whole(model: IRNet) -> IRNet:
-    """A model of its own with all weights of one of `shard`, in their full precision; to be called by all processes."""
+    """Gather a model that `shard` split into a new one with all weights in full precision; all processes call it."""
     state = {name: t.full_tensor() if is_sharded(t) else t for name, t in model.state_dict().items()}
     config = dataclasses.replace(model.config, backbone_weights="")
     edges = None if model.graph is None else model.graph.class_graph

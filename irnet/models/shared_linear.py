@@ -77,7 +77,7 @@ class _Gradient:
 
 
 class _Gradients(dict[int, _Gradient]):
-    """By backward pass, of which a graph may see several."""
+    """The gradient of each backward pass by the id of its graph task; several passes may go through one graph."""
 
     def __init__(self, taker: Taker | None) -> None:
         super().__init__()
