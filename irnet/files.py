@@ -60,10 +60,10 @@ def check_folder(path: str | os.PathLike, names: Collection[str], marks: Mapping
             return
         if os.path.ismount(path.resolve()):
             raise InputError(path, "is a mount point, whose content cannot be replaced", "name a folder within it")
-        found = sorted(os.listdir(path)) if path.is_dir() else [path.name]
-        strange = [name for name in found if name not in names or not path.is_dir()]
+        entries = sorted(os.listdir(path)) if path.is_dir() else [path.name]
+        strange = [name for name in entries if name not in names or not path.is_dir()]
         if not all(_is_marked(path / name, mark) for name, mark in marks.items()):
-            strange += found
+            strange += entries
     if strange:
         raise InputError(path, f"is no folder of {what} ({strange[0]} is there)", "name another --output-dir")
 

@@ -97,12 +97,12 @@ def confusions(labels: Tensor, before: Tensor, after: Tensor) -> list[Confusion]
     """
     classes = 1 + int(torch.stack([labels, before, after]).max())
     earlier, later = (labels * classes + predicted for predicted in (before, after))  # one number for a pair
-    resolved, made = (before != labels) & (after == labels), (before == labels) & (after != labels)
+    resolved, introduced = (before != labels) & (after == labels), (before == labels) & (after != labels)
     counts: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-    for column, pairs in enumerate((later, earlier, earlier[resolved], later[made])):
-        for pair, count in zip(*(found.tolist() for found in pairs.unique(return_counts=True)), strict=True):
+    for column, pairs in enumerate((later, earlier, earlier[resolved], later[introduced])):
+        for pair, count in zip(*(values.tolist() for values in pairs.unique(return_counts=True)), strict=True):
             counts[pair][column] = count
-    rows = [Confusion(*divmod(pair, classes), *found) for pair, found in counts.items()]
+    rows = [Confusion(*divmod(pair, classes), *pair_counts) for pair, pair_counts in counts.items()]
     return sorted(rows, key=lambda row: (-row.regions, row.true, row.predicted))
 
 
@@ -132,12 +132,12 @@ def average_precision(scores: Tensor, positive: Tensor, total: int) -> float:
     if total == 0:
         raise ValueError("average precision needs at least one positive")
     order = scores.argsort(descending=True, stable=True)
-    found = positive[order].double().cumsum(0)
+    true_positives = positive[order].double().cumsum(0)
     ranked = scores[order]
     last = torch.cat([ranked[1:] != ranked[:-1], ranked.new_ones(1, dtype=torch.bool)])  # the end of each run of ties
-    found = found[last]
-    precision = found / (last.nonzero()[:, 0] + 1)
-    recall = found / total
+    true_positives = true_positives[last]
+    precision = true_positives / (last.nonzero()[:, 0] + 1)
+    recall = true_positives / total
     envelope = precision.flip(0).cummax(0).values.flip(0)
     return ((recall - torch.cat([recall.new_zeros(1), recall[:-1]])) * envelope).sum().item()
 

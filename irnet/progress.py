@@ -90,7 +90,7 @@ class Progress:
         self._bar.set_postfix_str(figures, refresh=False)
 
     @property
-    def pace(self) -> float | None:
+    def seconds_per_unit(self) -> float | None:
         """Seconds a unit; None before the first. The first does not count where there are others: it may compile."""
         if self.first is None or self.done == self.before:
             return None
@@ -103,10 +103,10 @@ class Progress:
             text = f"{self.what}: at work for {duration(clock() - self.begin)}"
         else:
             text = f"{self.what}: {self.done} of {self.total} {self.unit}s"
-            if self.pace is None:
+            if self.seconds_per_unit is None:
                 text += f" after {duration(clock() - self.begin)}"
             else:
-                text += f", {speed(self.pace, self.unit, self.total - self.done)}"
+                text += f", {speed(self.seconds_per_unit, self.unit, self.total - self.done)}"
         return f"{text} ({self.figures})" if self.figures else text
 
     def __enter__(self) -> "Progress":
@@ -138,10 +138,10 @@ def tracked(items: Collection[Item], what: str, unit: str, bar: bool = True) -> 
             progress.update()
 
 
-def speed(pace: float, unit: str, left: int) -> str:
+def speed(seconds_per_unit: float, unit: str, left: int) -> str:
     """Seconds a unit and the time that is left: "0.52 s a step, 12 min left"."""
     article = "an" if unit[:1] in "aeiou" else "a"
-    return f"{pace:.3g} s {article} {unit}, {duration(pace * left)} left"
+    return f"{seconds_per_unit:.3g} s {article} {unit}, {duration(seconds_per_unit * left)} left"
 
 
 def duration(seconds: float) -> str:

@@ -251,10 +251,10 @@ def read_word_vectors(path: str, classes: Sequence[str]) -> Tensor | None:
         return None
     if not _is_safetensors(Path(path)):
         with Progress("word vectors"):
-            found = name_vectors(Path(path), classes)
-        if found.missing:
-            log.warning("%s: %s", path, found.report())
-        return torch.from_numpy(found.vectors)
+            class_vectors = name_vectors(Path(path), classes)
+        if class_vectors.missing:
+            log.warning("%s: %s", path, class_vectors.report())
+        return torch.from_numpy(class_vectors.vectors)
     try:
         vectors = load_file(path)["vectors"].float()
     except (OSError, SafetensorError, KeyError) as error:

@@ -145,13 +145,13 @@ def _save_together(path: Path, text: str, tensors: dict[str, Tensor], keep: Path
         if temporary is None:
             return
         stretches = [(rank, size) for name in order for rank, size in enumerate(_sizes(tensors[name]))]
-        digest, found = _digests(temporary, len(head), stretches)
-        wrong = [rank for rank, own in enumerate(written) if own != found[rank]]
+        checksum, digests = _digests(temporary, len(head), stretches)
+        wrong = [rank for rank, own in enumerate(written) if own != digests[rank]]
         if wrong:
             trouble = f"does not hold what rank {wrong[0]} wrote into it"
             raise InputError(path, trouble, "choose a file system that all machines can write, or --parallel ddp")
         with open(temporary, "ab") as file:
-            file.write(digest)
+            file.write(checksum)
 
     if distributed.rank() == 0:
         files.write_with(path, make, keep)
@@ -279,7 +279,7 @@ def _read_header(path: Path, text: str, cure: str) -> tuple[int, Config, list[st
 
 
 def _checksum(path: Path) -> bytes:
-    """That of all bytes before the last `DIGEST`, where `_write` puts it."""
+    """Compute the checksum of all bytes of a file but the last `DIGEST`, where `_write` puts it."""
     digest = blake2b(digest_size=DIGEST)
     with open(path, "rb") as file:
         left = os.fstat(file.fileno()).st_size - DIGEST

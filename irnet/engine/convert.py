@@ -88,22 +88,22 @@ def _annotations(data: AnnotatedImages):
 
 def _refuse_own_images(opened: dict[str, AnnotatedImages], output: Path) -> None:
     """InputError where a link or a copy would take the place of an image of the data set."""
-    taken = {}
+    overwritten = {}
     for part, data in opened.items():
         for name in data.file_names:
             path = output / part / name
             if path.is_file() and not path.is_symlink():
                 stat = path.stat()
-                taken[stat.st_dev, stat.st_ino] = path
-    if not taken:
+                overwritten[stat.st_dev, stat.st_ino] = path
+    if not overwritten:
         return
     for data in opened.values():
         for name in data.file_names:
             if not (source := data.folder / name).is_file():
                 continue
             stat = source.stat()
-            if (stat.st_dev, stat.st_ino) in taken:
-                trouble = f"the image {taken[stat.st_dev, stat.st_ino]} of the data set would be overwritten"
+            if (stat.st_dev, stat.st_ino) in overwritten:
+                trouble = f"the image {overwritten[stat.st_dev, stat.st_ino]} of the data set would be overwritten"
                 raise InputError("--output-dir", trouble, "give another folder, or take --images none")
 
 

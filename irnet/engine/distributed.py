@@ -26,7 +26,7 @@ from ..interrupts import GRACE, SIGNALS, Request, Stopped
 from .build import choose_device
 
 FAILED = "failed"  # key of the group's store: the rank that failed first
-TROUBLE = "trouble"  # and what the first to leave an exchange could not do
+TROUBLE = "trouble"  # key of the group's store: what the first process to leave an exchange could not do
 PATIENCE = 600.0  # seconds in which all processes have to come
 T = TypeVar("T")
 log = logging.getLogger("irnet")
@@ -120,7 +120,7 @@ def _pause(end: float) -> None:
 
 @contextlib.contextmanager
 def _muted() -> Iterator[None]:
-    """Neither log lines nor bars."""
+    """Within it, this process shows neither log lines nor progress bars."""
     silence = lambda record: False  # noqa: E731
     log.addFilter(silence)
     progress.muted = True
@@ -237,11 +237,11 @@ def gathered(items: Iterable[T], stop: Request | None = None) -> Iterator[T]:
             obey(stop)
         if not more:
             return
-        found = [item] * count()
+        by_rank = [item] * count()
         if count() > 1:
-            dist.gather_object(item, found if rank() == 0 else None)
+            dist.gather_object(item, by_rank if rank() == 0 else None)
         if rank() == 0:
-            yield from (each for each in found if each is not None)
+            yield from (each for each in by_rank if each is not None)
 
 
 def obey(stop: Request, text: str = "ended before it was done") -> None:

@@ -155,8 +155,8 @@ def collect(
             return None
         if not sum(map(len, labels)):
             raise InputError("evaluation", f"{images} images hold no region", "choose a split with annotated boxes")
-        found = _measure(score_files, torch.cat(labels), torch.cat(attention, 1))
-        return Scores(*found, torch.cat(labels), attributes, images)
+        first_fields = _measure(score_files, torch.cat(labels), torch.cat(attention, 1))
+        return Scores(*first_fields, torch.cat(labels), attributes, images)
 
 
 def _pieces(model: IRNet, batches: Iterable[Batch], device: torch.device) -> Iterator[_Piece]:
@@ -247,7 +247,7 @@ def summarise(scores: Scores) -> dict:
         hits = defaultdict(list)
         for value, hit in zip(values, scores.right.tolist(), strict=True):
             hits[value].append(hit)
-        results[f"accuracy_by_{name}"] = {value: sum(found) / len(found) for value, found in sorted(hits.items())}
+        results[f"accuracy_by_{name}"] = {value: sum(right) / len(right) for value, right in sorted(hits.items())}
     return results
 
 

@@ -69,8 +69,8 @@ class TensorBoard:
 def _wait_for_a_later_name(folder: Path) -> None:
     """Files are read in the order of their names, which begin with the second in which they are made."""
     end = time.monotonic() + 2  # a clock that has been put back is not waited for
-    taken = {path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")}
-    while f"{int(time.time()):010d}" in taken and time.monotonic() < end:
+    timestamps = {path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")}
+    while f"{int(time.time()):010d}" in timestamps and time.monotonic() < end:
         time.sleep(0.05)
 
 
@@ -145,21 +145,21 @@ def check(config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def following(config: Config, output: Path, first: int) -> Iterator[list[Follower]]:
-    """Those that the settings ask for, on rank 0; at the end they are closed, where one cannot be made the others.
+    """Make the followers that the settings ask for, on rank 0, and close all that were made, also if making one fails.
 
     Args:
         config: Settings of the run.
         output: Its folder.
         first: First step that they will be told of; what they know of it and of later ones does not hold.
     """
-    wanted = {TensorBoard: config.train.tensorboard, WeightsAndBiases: config.train.wandb}
-    made: list[Follower] = []
+    enabled = {TensorBoard: config.train.tensorboard, WeightsAndBiases: config.train.wandb}
+    followers: list[Follower] = []
     with contextlib.ExitStack() as stack:
-        for make, asked in wanted.items():
+        for make, asked in enabled.items():
             if asked and not distributed.rank():
-                made.append(make(config, output, first))
-                stack.push(functools.partial(_close, made[-1]))
-        yield made
+                followers.append(make(config, output, first))
+                stack.push(functools.partial(_close, followers[-1]))
+        yield followers
 
 
 def _close(follower: Follower, kind: type[BaseException] | None, *_: object) -> None:
@@ -176,6 +176,6 @@ def scalars_of(line: dict) -> dict[str, float]:
     """
     if "metrics" not in line:
         return {f"train/{name}": value for name, value in line.items() if name != "step"}
-    found = {f"{name}/{key}": value for key, values in line["metrics"].items() for name, value in values.items()}
-    found |= {f"attention/{key}": value for key, value in line["attention"].items()}
-    return {name.replace(" ", "_"): value for name, value in found.items()}  # TensorBoard takes no blanks
+    scalars = {f"{name}/{key}": value for key, values in line["metrics"].items() for name, value in values.items()}
+    scalars |= {f"attention/{key}": value for key, value in line["attention"].items()}
+    return {name.replace(" ", "_"): value for name, value in scalars.items()}  # TensorBoard takes no blanks

@@ -24,8 +24,8 @@ from ..models.regions import Regions
 
 CANDIDATES = 16  # edges that are removed one by one, where there are more: those with the largest gradient times weight
 CELLS = 32_768  # most cells of patches and maps, and rows of classes, of the roll-outs that are made together
-DENSE = 8  # pairs of nodes for each edge, up to which the gradients of all pairs cost less than those of the edges
-EDGES = 16_384  # edges whose messages are there at once, where they are fewer
+DENSE = 8  # up to so many pairs of nodes for each edge, the gradients of all pairs cost less than those of the edges
+EDGES = 16_384  # edges whose gradients are computed at once, where those of all pairs would cost more
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def edge_kinds(model: IRNet) -> tuple[str, ...]:
         return ()
     layers = list(graph.layers)
     has = {"region": any(x.spatial is not None for x in layers), "class": any(x.semantic is not None for x in layers)}
-    return tuple(kind for kind, there in has.items() if there)
+    return tuple(kind for kind, present in has.items() if present)
 
 
 def decisive_edges(
@@ -99,13 +99,13 @@ def decisive_edges(
     names = _names("classes", classes, study.final.shape[1], "{}")
     types = _names("relations", relations, 0 if model.graph is None else model.graph.num_types, "relation {}")
     answers = study.final.argmax(1).tolist()
-    found = []
+    edges = []
     for edge, effect in study.strongest_rows(region, count):
         of_region = edge.kind == "region"
         source, target = (names[answers[end] if of_region else end] for end in (edge.source, edge.target))
         edge_type = (REGION_TYPES if of_region else types)[edge.type]
-        found.append(Edge(edge.kind, edge_type, edge.source, edge.target, source, target, effect))
-    return found
+        edges.append(Edge(edge.kind, edge_type, edge.source, edge.target, source, target, effect))
+    return edges
 
 
 def as_plain(edges: Sequence[Edge]) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ def as_plain(edges: Sequence[Edge]) -> list[dict[str, Any]]:
 
 
 class EdgeRow(NamedTuple):
-    """One of `Edges`."""
+    """One edge of `Edges`, as plain values."""
 
     kind: str
     type: int
@@ -236,7 +236,7 @@ class EdgeStudy:
         count, classes = self.final.shape
         size = self.model.config.patch_size
         together = max(CELLS // (count * size * size + classes + height * width), 1)
-        found = [self.final.new_zeros(0, classes)]
+        log_probabilities = [self.final.new_zeros(0, classes)]
         with torch.inference_mode(False):
             for start in range(0, len(removals), together):
                 removed = removals[start : start + together]
@@ -245,8 +245,8 @@ class EdgeStudy:
                 edges = torch.cat(list(removed))
                 weights = self._hooked(lambda layer, copy=copy, edges=edges: _Remover(self, layer, copy, edges))
                 final = self._roll_out(len(removed), weights)
-                found.append(final[copies * count + region].double().log_softmax(1))
-        return torch.cat(found)
+                log_probabilities.append(final[copies * count + region].double().log_softmax(1))
+        return torch.cat(log_probabilities)
 
     def _roll_out(self, copies: int, weights: dict[str, Any]) -> Tensor:
         """The final logits of as many copies of the image: [copies R, C]."""

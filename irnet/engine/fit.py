@@ -48,9 +48,9 @@ class Fit:
 
 def read_memory(text: str) -> int:
     """Read a number of bytes with a unit, such as 8GiB or 7.5 GB; InputError for anything else."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?)B?\s*", text, re.IGNORECASE)
-    unit = (found[2][:1].upper() + found[2][1:].lower()) if found else ""
-    size = float(found[1]) * _UNITS[unit] if found and unit in _UNITS else 0.0
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?)B?\s*", text, re.IGNORECASE)
+    unit = (match[2][:1].upper() + match[2][1:].lower()) if match else ""
+    size = float(match[1]) * _UNITS[unit] if match and unit in _UNITS else 0.0
     if not 1 <= size < 2**63:
         raise InputError("--memory", f"{text!r} is not a size", "write for example 8GiB or 7500MB")
     return int(size)
@@ -125,10 +125,10 @@ def largest(config: Config, scene: Scene, memory: int, gpu: bool, processes: int
     while low < high:
         at = (low + high) // 2 if low else 0  # the whole batch first
         tried = with_train(config, grad_accum_steps=parts[at])
-        found = fit_of(tried, scene, gpu, processes)
-        least = found if least is None or found.footprint.total < least.footprint.total else least
-        if found.footprint.total <= memory:
-            best, high = found, at
+        fit = fit_of(tried, scene, gpu, processes)
+        least = fit if least is None or fit.footprint.total < least.footprint.total else least
+        if fit.footprint.total <= memory:
+            best, high = fit, at
         else:
             low = at + 1
     return best or least
@@ -144,13 +144,13 @@ def search(config: Config, scene: Scene, memory: int, gpu: bool, every: bool, pr
     Returns:
         One for each way, in their order.
     """
-    found: list[Fit] = []
+    plans: list[Fit] = []
     with Progress("planning the memory"):
         for way in ways(config):
-            found.append(largest(way, scene, memory, gpu, processes))
-            if not every and found[0].footprint.total <= memory:
+            plans.append(largest(way, scene, memory, gpu, processes))
+            if not every and plans[0].footprint.total <= memory:
                 break
-    return found
+    return plans
 
 
 def fitted(config: Config, scene: Scene, memory: int, gpu: bool, processes: int = 1) -> Fit:
@@ -172,10 +172,10 @@ def fitted(config: Config, scene: Scene, memory: int, gpu: bool, processes: int 
         with torch.device("meta"):
             choices = ("ddp",) if one_number(model_of(config, scene)) else ("ddp", "fsdp")
     for parallel in choices:
-        found = search(with_train(config, parallel=parallel), scene, memory, gpu, every=False, processes=processes)
-        if found[0].footprint.total <= memory:
-            return found[0]
-    raise too_little(memory, scene, found)
+        plans = search(with_train(config, parallel=parallel), scene, memory, gpu, every=False, processes=processes)
+        if plans[0].footprint.total <= memory:
+            return plans[0]
+    raise too_little(memory, scene, plans)
 
 
 EVALUATED = 64  # images at once at the most: with more, little gets faster
@@ -212,21 +212,21 @@ def evaluated_at_once(config: Config, scene: Scene, memory: int, gpu: bool, trai
     return low
 
 
-def too_little(memory: int, scene: Scene, found: list[Fit]) -> InputError:
-    """The error where the first of `found` does not fit: it names the first that does, else the least."""
+def too_little(memory: int, scene: Scene, plans: list[Fit]) -> InputError:
+    """The error where the first of `plans` does not fit: it names the first that does, else the least."""
     trouble = f"no step on images of {_size(scene)} fits into {size_text(memory)}"
-    fitting = [fit for fit in found if fit.footprint.total <= memory]
+    fitting = [fit for fit in plans if fit.footprint.total <= memory]
     if fitting:
-        return InputError("--memory", f"{trouble} with these settings", f"this fits: {told(fitting[0])}")
-    least = min(found, key=lambda fit: fit.footprint.total)
-    return InputError("--memory", trouble, f"the least is {told(least)}: {SMALLER_IMAGES}")
+        return InputError("--memory", f"{trouble} with these settings", f"this fits: {fit_text(fitting[0])}")
+    least = min(plans, key=lambda fit: fit.footprint.total)
+    return InputError("--memory", trouble, f"the least is {fit_text(least)}: {SMALLER_IMAGES}")
 
 
 def _size(scene: Scene) -> str:
     return f"{scene.height} x {scene.width} pixels and {scene.regions[0]} regions"
 
 
-def told(fit: Fit) -> str:
+def fit_text(fit: Fit) -> str:
     """A fit in a few words: its settings and its peak."""
     return f"{fit.words}, {size_text(fit.footprint.total)}"
 

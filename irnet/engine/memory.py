@@ -34,7 +34,7 @@ from .step import make_scaler, train_step
 
 # Where memory goes, in the order of the table; "average", of the weights, comes behind them where there is one.
 CATEGORIES = ("parameters", "gradients", "optimizer", "batch", "activations", "temporaries")
-UNUSED = "unused"  # of a GPU's segments, which its allocator cannot do without
+UNUSED = "unused"  # what a GPU's allocator needs for its segments beyond the tensors of the peak
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class Scene:
 
     def of(self, images: int, most: int = 0) -> list[int]:
         """The regions of each of `images` images, of which those behind the first have up to `most` with it; 0: any."""
-        found: list[int] = []
+        counts: list[int] = []
         for i in range(images):
             own = self.regions[min(i, len(self.regions) - 1)]
-            found.append(min(own, max(0, most - sum(found))) if most and found else own)
-        return found
+            counts.append(min(own, max(0, most - sum(counts))) if most and counts else own)
+        return counts
 
     @property
     def image_bytes(self) -> int:
-        """Of one image as the model takes it."""
+        """The bytes of one image as the model takes it."""
         return 3 * self.height * self.width * 4
 
 
@@ -104,7 +104,7 @@ def planned(
         The peak.
     """
     make = make or Step
-    return max((_planned(config, one, gpu, make) for one in _heaviest(config, scene)), key=lambda found: found.total)
+    return max((_planned(config, one, gpu, make) for one in _heaviest(config, scene)), key=lambda peak: peak.total)
 
 
 def _planned(config: Config, scene: Scene, gpu: bool, make: "Callable[[Config, Scene, bool], Step]") -> Footprint:
@@ -142,13 +142,13 @@ def _heaviest(config: Config, scene: Scene) -> list[Scene]:
         return max(scene.sizes, key=lambda size: (number(size) * size[0] * size[1], size[0] * size[1], size))
 
     height, width = fullest(images)
-    found = [dataclasses.replace(scene, height=height, width=width)]
+    scenes = [dataclasses.replace(scene, height=height, width=width)]
     if train.grad_checkpointing and group(fullest(group)) > 1:
         height, width = size = fullest(group)
         few = CHUNK // group(size)
         regions = [*scene.of(images(size) - group(size)), min(few, scene.regions[0])]
-        found.append(dataclasses.replace(scene, height=height, width=width, regions=tuple(regions)))
-    return found
+        scenes.append(dataclasses.replace(scene, height=height, width=width, regions=tuple(regions)))
+    return scenes
 
 
 def planned_evaluation(
@@ -384,14 +384,14 @@ class Tracker(Numberless):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         within = workspace(func, args) if self.segments is None else 0
-        made = super().__torch_dispatch__(func, types, args, kwargs)
-        for tensor in tree_leaves(made):
+        outputs = super().__torch_dispatch__(func, types, args, kwargs)
+        for tensor in tree_leaves(outputs):
             if isinstance(tensor, Tensor):
                 self.add(tensor, "activations" if torch.is_grad_enabled() else "temporaries")
         if self.present + within > self.peak:
             self.peak, self.peak_time, self.peak_workspace = self.present + within, self.time, within
             self.operator = str(func).removesuffix(".default")
-        return made
+        return outputs
 
     def add(self, tensor: Tensor, category: str) -> None:
         """Follow the storage of a tensor, unless it is followed already."""
@@ -431,12 +431,12 @@ class Tracker(Numberless):
 
     def footprint(self, waiting: int) -> Footprint:
         """The peak, to which `waiting` bytes of the batch are added."""
-        found = dict.fromkeys(CATEGORIES, 0)
+        sizes = dict.fromkeys(CATEGORIES, 0)
         for piece in self.all:
             if piece.born <= self.peak_time and (piece.gone is None or piece.gone > self.peak_time):
-                found[piece.category] = found.get(piece.category, 0) + piece.size
-        found["temporaries"] += self.peak_workspace
-        found["batch"] += waiting
+                sizes[piece.category] = sizes.get(piece.category, 0) + piece.size
+        sizes["temporaries"] += self.peak_workspace
+        sizes["batch"] += waiting
         if self.segments:
-            found[UNUSED] = self.segments.needed - sum(found.values())
-        return Footprint(found, self.operator)
+            sizes[UNUSED] = self.segments.needed - sum(sizes.values())
+        return Footprint(sizes, self.operator)

@@ -59,12 +59,12 @@ class _Buckets(Step):
 
     def __init__(self, config: Config, scene: Scene, gpu: bool, device: torch.device | None = None, *, processes: int):
         super().__init__(share_of(config, scene, processes), scene, gpu, device)
-        self.places = {p: torch.empty_like(p) for p in self.learned}
+        self.kept_gradients = {p: torch.empty_like(p) for p in self.learned}
         for p in self.learned:
             p.register_post_accumulate_grad_hook(self._put_into_place)
 
     def _put_into_place(self, parameter: Tensor) -> None:
-        parameter.grad = self.places[parameter]
+        parameter.grad = self.kept_gradients[parameter]
 
     def __call__(self) -> None:
         gradients(self.model, self.batch, self.optimizer, self.scaler, self.config, number=2)
@@ -72,7 +72,7 @@ class _Buckets(Step):
         self.optimizer.zero_grad()
 
     def present(self) -> dict[str, list[Tensor]]:
-        return super().present() | {"gradients": list(self.places.values())}
+        return super().present() | {"gradients": list(self.kept_gradients.values())}
 
 
 class _Rows(Step):

@@ -74,9 +74,9 @@ def explain_given(model: IRNet, image: Path, given: Boxes, classes: list[str], c
     pixels = read_image(image, annotated=given.annotated, orientation=config.orientation, max_pixels=config.max_pixels)
     header = read_header(image, config.max_pixels)
     if header.orientation != 1:
-        turned = header.is_turned(config.orientation, given.annotated)
-        sizes_of = [f"{width} x {height}" for width, height in (header.size(turned), header.size(not turned))]
-        how = ("as viewers turn it", "stored") if turned else ("as stored", "turned")
+        as_viewed = header.is_turned(config.orientation, given.annotated)
+        sizes_of = [f"{width} x {height}" for width, height in (header.size(as_viewed), header.size(not as_viewed))]
+        how = ("as viewers turn it", "stored") if as_viewed else ("as stored", "turned")
         log.warning(
             "%s: boxes are read in pixels of the image %s, %s; its EXIF orientation is %d; data.orientation=%s reads "
             "them in the image of %s",
@@ -99,7 +99,7 @@ def save_pages(picture: Path, reasoning: Reasoning) -> list[Path]:
     paths = []
     for number, page in enumerate(annotate_pages(reasoning), 1):
         path = picture if number == 1 else picture.with_suffix(f".{number}{picture.suffix}")
-        save = lambda place, page=page: page.save(place, format=FORMATS[picture.suffix.lower()], quality=92)  # noqa: E731
+        save = lambda temporary, page=page: page.save(temporary, format=FORMATS[picture.suffix.lower()], quality=92)  # noqa: E731
         files.write_with(path, save)
         paths.append(path)
     return paths

@@ -120,11 +120,11 @@ def _write_lines(path: Path, lines: list[dict]) -> None:
 
 def read_lines(path: Path) -> list[dict]:
     """The lines of metrics.jsonl, without a half-written last one; none where there is no such file."""
-    found = []
+    lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
-            found.append(json.loads(line))
-    return found
+            lines.append(json.loads(line))
+    return lines
 
 
 def is_evaluation(line: dict) -> bool:
@@ -281,12 +281,12 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _show(line: dict[str, float], pace: float, progress: Progress) -> None:
-    """Show a line of metrics.jsonl with the progress, or in the log where no bar is drawn; `pace` is seconds a step."""
+def _show(line: dict[str, float], seconds_per_step: float, progress: Progress) -> None:
+    """Show a line of metrics.jsonl with the progress, or in the log where no bar is drawn."""
     losses = {name.removeprefix("loss_"): f"{line[name]:.3f}" for name in line if name.startswith("loss")}
     rates = {"img/s": f"{line['images_per_s']:.1f}", "reg/s": f"{line['regions_per_s']:.0f}"}
     progress.note(f"loss {losses['loss']}, {rates['img/s']} img/s")
     if not progress.visible:
         metrics = ", ".join(f"{name} {value}" for name, value in (losses | rates).items())
-        left = speed(pace, "step", progress.total - line["step"])
+        left = speed(seconds_per_step, "step", progress.total - line["step"])
         log.info("step %d of %d: %s, %s", line["step"], progress.total, metrics, left)

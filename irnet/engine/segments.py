@@ -13,7 +13,7 @@ LARGE = 10 * 2**20  # from here on a block has a segment of its size, in multipl
 
 
 def rounded(size: int, unit: int = BLOCK) -> int:
-    """A size as a multiple of `unit`, which at least one is handed out of."""
+    """Round a size up to a multiple of `unit`, to one `unit` at least."""
     return -(-max(size, 1) // unit) * unit
 
 

@@ -96,16 +96,16 @@ def like(parameter: Any, whole: Tensor) -> Tensor:
 
     begin, end = spans(parameter)[distributed.rank()]
     rows = whole[begin:end].to(parameter.device, copy=True)
-    places = {"shape": parameter.shape, "stride": parameter.stride()}
-    return DTensor.from_local(rows, parameter.device_mesh, parameter.placements, run_check=False, **places)
+    shape_and_stride = {"shape": parameter.shape, "stride": parameter.stride()}
+    return DTensor.from_local(rows, parameter.device_mesh, parameter.placements, run_check=False, **shape_and_stride)
 
 
 def whole(model: IRNet) -> IRNet:
-    """A model of its own with all weights of one of `shard`, in their full precision; to be called by all processes."""
+    """Gather a model that `shard` split into a new one with all weights in full precision; all processes call it."""
     state = {name: t.full_tensor() if is_sharded(t) else t for name, t in model.state_dict().items()}
     config = dataclasses.replace(model.config, backbone_weights="")
     edges = None if model.graph is None else model.graph.class_graph
     with torch.device("meta"):
-        found = IRNet(config, model.classifier.out_features, edges, state.get("graph.word_vectors"))
-    found.load_state_dict(state, assign=True)
-    return found
+        unsharded = IRNet(config, model.classifier.out_features, edges, state.get("graph.word_vectors"))
+    unsharded.load_state_dict(state, assign=True)
+    return unsharded

@@ -17,7 +17,7 @@ from .build import CHANGED, build_model, compile_parts, open_splits, restore_mod
 from .checkpoint import BEST, LAST, Checkpoint
 from .ema import Average
 from .evaluate import images_at_once
-from .fit import evaluated_at_once, fitted, scene_of, size_text, told
+from .fit import evaluated_at_once, fit_text, fitted, scene_of, size_text
 from .memory_shared import held_meanwhile
 from .optim import make_optimizer, make_scheduler
 from .resume import changes, check_settings, fingerprint, reinstate_previous
@@ -99,7 +99,7 @@ class RunState:
         processes = distributed.count()
         fit = fitted(self.config, scene_of(self.data, self.config, model), memory, gpu, processes)
         several = f", {processes} processes, train.parallel={fit.config.train.parallel}" if processes > 1 else ""
-        log.info("planned for %s of memory: %s%s", size_text(memory), told(fit), several)
+        log.info("planned for %s of memory: %s%s", size_text(memory), fit_text(fit), several)
         self.config, scene = fit.config, scene_of(self.held_out, fit.config, model)
         if processes > 1:
             left = memory - held_meanwhile(self.config, fit.footprint, model, processes)

@@ -24,7 +24,7 @@ class EdgeHooks(Protocol):
         """What regions receive over the edges between them: `sums` [R, D], made of their states [R, D], or other."""
 
     def classes(self, states: Tensor, sums: Tensor) -> Tensor:
-        """The same of classes: both [B, C, D]."""
+        """What classes receive over the edges between them: `sums`, made of their `states`, or other; all [B, C, D]."""
 
 
 class LayerWeights(NamedTuple):
@@ -96,7 +96,7 @@ class GlobalModule(nn.Module):
         return EdgeSet(self.num_nodes, self.num_types, *(getattr(self, name) for name in EDGE_TENSORS))
 
     def weights(self) -> list[LayerWeights]:
-        """Of every layer, for any number of roll-outs."""
+        """The weights of every layer, made once for any number of roll-outs."""
         classes = self.class_projection(self.word_vectors) if hasattr(self, "word_vectors") else self.class_features
         return [layer.weights(classes) for layer in self.layers]
 
@@ -154,7 +154,7 @@ class GraphLayer(nn.Module):
             self.class_to_region = nn.Linear(d, d, bias=False)
 
     def weights(self, classes: Tensor | None) -> LayerWeights:
-        """Those of the edge types as the operators take them, and what is made of the class features [C, D]."""
+        """The weights of the edge types as the operators take them, and the projected class features [C, D]."""
         # A learned scale multiplies the spatial ones in full precision first.
         spatial = self.spatial if self.spatial is None or self.scale is not None else autocast(self.spatial)[0]
         semantic = None if self.semantic is None else autocast(self.semantic)[0]

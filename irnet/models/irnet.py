@@ -163,8 +163,8 @@ class IRNet(nn.Module):
 
     def _feature(self, patches: Tensor) -> Tensor:
         parts = patches.split(CHUNK) if self._makes_again else [patches]
-        found = [self._run(self.backbone.head, part) for part in parts]
-        return torch.cat(found) if len(found) > 1 else found[0]
+        features = [self._run(self.backbone.head, part) for part in parts]
+        return torch.cat(features) if len(features) > 1 else features[0]
 
     def _write(self, module: nn.Module, state: Any, regions: Regions) -> Any:
         if not self._in_parts(module, regions):

@@ -77,7 +77,7 @@ class _Gradient:
 
 
 class _Gradients(dict[int, _Gradient]):
-    """By backward pass, of which a graph may see several."""
+    """The gradient of each backward pass by the id of its graph task; several passes may go through one graph."""
 
     def __init__(self, taker: Taker | None) -> None:
         super().__init__()
@@ -120,10 +120,10 @@ class _Shared(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None]:
-        found = ctx.gradients.pop(torch._C._current_graph_task_id(), None)
-        total = found.total() if found is not None else None
-        if found is not None and found.taker is not None:
-            found.taker.finish()
+        accumulated = ctx.gradients.pop(torch._C._current_graph_task_id(), None)
+        total = accumulated.total() if accumulated is not None else None
+        if accumulated is not None and accumulated.taker is not None:
+            accumulated.taker.finish()
         if grad is None or total is None:
             return (total if grad is None else grad), None
         return grad + total, None

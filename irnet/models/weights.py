@@ -20,19 +20,19 @@ def find_weights(given: str) -> Path:
     if path.exists() or not re.fullmatch(r"\w[\w.-]*", name) or path.suffix in (".pth", ".pt", ".safetensors", ".bin"):
         return path
     checkpoints, hub = Path(torch.hub.get_dir()) / "checkpoints", _hugging_face()
-    found = []
+    matches = []
     if not given.startswith("timm/"):
-        found = [*checkpoints.glob(f"{name}.pth"), *checkpoints.glob(f"{name}-" + "[0-9a-f]" * 8 + ".pth")]
+        matches = [*checkpoints.glob(f"{name}.pth"), *checkpoints.glob(f"{name}-" + "[0-9a-f]" * 8 + ".pth")]
     snapshots = sorted((hub / f"models--timm--{name}" / "snapshots").glob("*/"))
     files = [path for folder in snapshots for path in (folder / "model.safetensors", folder / "pytorch_model.bin")]
-    found += [path for path in files if path.is_file()][:1]
-    if not found:
+    matches += [path for path in files if path.is_file()][:1]
+    if not matches:
         trouble = f"is no file, and neither {checkpoints} nor {hub} has weights of a model of that name"
         cure = "give a checkpoint file, or let torchvision or timm fetch the weights once (nothing is downloaded here)"
         raise InputError(given, trouble, cure)
-    if len(found) > 1:
-        raise InputError(given, f"names several files: {', '.join(map(str, found))}", "give the path of one of them")
-    return found[0]
+    if len(matches) > 1:
+        raise InputError(given, f"names several files: {', '.join(map(str, matches))}", "give the path of one of them")
+    return matches[0]
 
 
 def _hugging_face() -> Path:
