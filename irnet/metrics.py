@@ -79,7 +79,7 @@ class Confusion(NamedTuple):
     regions: int  # that the later prediction takes for it
     before: int  # that the earlier prediction takes for it
     resolved: int  # of `before`, those that the later prediction names rightly; 0 where `predicted` is right
-    made: int  # of `regions`, those that the earlier prediction names rightly; 0 where `predicted` is right
+    introduced: int  # of `regions`, those that the earlier prediction names rightly; 0 where `predicted` is right
 
 
 def confusions(labels: Tensor, before: Tensor, after: Tensor) -> list[Confusion]:

@@ -181,10 +181,10 @@ def test_confusions():
     before = torch.tensor([2, 1, 1, 2, 1, 1, 0])
     after = torch.tensor([2, 2, 2, 0, 1, 0, 0])
     assert confusions(labels, before, after) == [
-        Confusion(2, 2, regions=3, before=2, resolved=0, made=0),
-        Confusion(2, 0, regions=2, before=0, resolved=0, made=1),
-        Confusion(0, 0, regions=1, before=1, resolved=0, made=0),
-        Confusion(2, 1, regions=1, before=4, resolved=2, made=0),
+        Confusion(2, 2, regions=3, before=2, resolved=0, introduced=0),
+        Confusion(2, 0, regions=2, before=0, resolved=0, introduced=1),
+        Confusion(0, 0, regions=1, before=1, resolved=0, introduced=0),
+        Confusion(2, 1, regions=1, before=4, resolved=2, introduced=0),
     ]
     right = torch.tensor([0])
     assert confusions(right, right, right) == [Confusion(0, 0, 1, 1, 0, 0)]

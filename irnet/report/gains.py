@@ -162,7 +162,7 @@ def pairs(run: RunAnswers) -> dict[str, list[list[int]]]:
     labels, before, after = (torch.from_numpy(a) for a in (run.labels, run.best[CONV], run.best[FINAL]))
     wrong = [row for row in confusions(labels, before, after) if row.true != row.predicted]
     resolved = [[row.true, row.predicted, row.resolved, row.before] for row in wrong if row.resolved]
-    introduced = [[row.true, row.predicted, row.made, row.regions] for row in wrong if row.made]
+    introduced = [[row.true, row.predicted, row.introduced, row.regions] for row in wrong if row.introduced]
     order = lambda row: (-row[2], row[:2])  # noqa: E731
     return {"resolved": sorted(resolved, key=order)[:PAIRS], "made": sorted(introduced, key=order)[:PAIRS]}
 
