@@ -56,6 +56,31 @@ CLASSES = [
 NAMES = [name for name, _ in CLASSES]
 
 
+@dataclass(frozen=True)
+class World:
+    """How scenes are made.
+
+    size             pixels of their height and width
+    stride           pixels, of the ConvNet from which the ambiguous classes are hidden
+    receptive_field  pixels, of the same
+    apart            whether they hold the paths apart, as apart.py has it; else as layout.py has it
+    """
+
+    size: int = 192
+    stride: int = 16
+    receptive_field: int = 31
+    apart: bool = False
+
+    @property
+    def rules(self) -> ModuleType:
+        return apart if self.apart else layout
+
+    def facts(self) -> dict:
+        """What scenes.json says of it."""
+        facts = dataclasses.asdict(self)
+        return facts if self.apart else {key: value for key, value in facts.items() if key != "apart"}
+
+
 def bounds(
     images: Iterable[np.ndarray],
     boxes: Sequence[np.ndarray],
@@ -108,31 +133,6 @@ def bounds(
 
 def _best(groups: dict[bytes, Counter]) -> int:
     return sum(max(members.values()) for members in groups.values())
-
-
-@dataclass(frozen=True)
-class World:
-    """How scenes are made.
-
-    size             pixels of their height and width
-    stride           pixels, of the ConvNet from which the ambiguous classes are hidden
-    receptive_field  pixels, of the same
-    apart            whether they hold the paths apart, as apart.py has it; else as layout.py has it
-    """
-
-    size: int = 192
-    stride: int = 16
-    receptive_field: int = 31
-    apart: bool = False
-
-    @property
-    def rules(self) -> ModuleType:
-        return apart if self.apart else layout
-
-    def facts(self) -> dict:
-        """What scenes.json says of it."""
-        facts = dataclasses.asdict(self)
-        return facts if self.apart else {key: value for key, value in facts.items() if key != "apart"}
 
 
 def _make_pair(world: World, seeds: list[int]) -> tuple[list[Image.Image], list[Slot]]:
