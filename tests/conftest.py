@@ -67,6 +67,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_real_images.py")
 
 
+def pytest_sessionstart() -> None:
+    torch.set_num_threads(1)  # for the fixtures of modules, which come before those of a test
+
+
 def pytest_configure(config: pytest.Config) -> None:
     file = config.getoption("--failures")
     if file and not hasattr(config, "workerinput"):  # pytest-xdist's workers report to the one process that writes
@@ -185,13 +189,13 @@ def trained(tmp_path_factory, train_arguments, irnet) -> Path:
     return output
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def one_thread():
-    """A single thread, as in the processes of `irnet`: with tiny models a second one only costs."""
-    threads = torch.get_num_threads()
+    """A single thread for tiny problems, where each of pytest-xdist's workers has a core.
+
+    Tests about threads set their own number.
+    """
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -23,8 +23,6 @@ from irnet import config as settings
 from irnet.cli import main
 from irnet.engine import checkpoint
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def contents(folder: Path) -> dict[str, str]:
     """The hash of every file under a folder."""

@@ -25,8 +25,6 @@ from irnet.engine.check import check as check_data
 from irnet.errors import InputError
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def run(*arguments) -> None:
     assert main([str(a) for a in arguments]) == 0

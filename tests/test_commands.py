@@ -13,7 +13,6 @@ from irnet.options import read_settings
 from tests.conftest import TINY
 from tests.tools import WITH_FORMULAS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 NEW = """
 HELP = "say a word"
 

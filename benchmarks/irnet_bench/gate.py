@@ -10,6 +10,7 @@ a GPU need not have them.
 """
 
 import argparse
+import contextlib
 import functools
 import itertools
 import json
@@ -17,7 +18,7 @@ import math
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,12 +112,12 @@ def measure(
                 tick(measured)
     finally:
         torch.set_num_threads(threads)
-    if "compiled" in kinds:
-        with Progress("reading compiled kernels"):
-            _read_resources(chosen, measured, case_files)
-    if "instructions" in kinds and device.type == "cpu" and jobs:
-        with Progress("counting instructions"):
-            _count_instructions(jobs, measured, case_files)
+    counted = jobs if "instructions" in kinds and device.type == "cpu" else []
+    with _counting(counted, measured, case_files) as put_instructions:
+        if "compiled" in kinds:
+            with Progress("reading compiled kernels"):
+                _read_resources(chosen, measured, case_files)
+        put_instructions()
     return measured
 
 
@@ -317,16 +318,29 @@ def _read_resources(chosen: list[Case], measured: Measured, case_files: list[str
             measured.put(row.version, f"{row.kernel}/{row.target}/{figure}", value)
 
 
-def _count_instructions(jobs: list[instructions.Job], measured: Measured, case_files: list[str]) -> None:
-    """Instructions that irnet's native CPU code executes, where valgrind can count them."""
-    try:
-        group = f"{instructions.valgrind_version()}, {_compiler()}, torch {torch.__version__.partition('+')[0]}"
-        counted = instructions.count(jobs, case_files)
-    except tools.ToolUnavailable as reason:
-        measured.absent["instructions of C++ code"] = str(reason)
-        return
-    for job, number in counted.items():
-        measured.put(group, f"{job.case}/{job.implementation}/{job.dtype}/{job.mode}/executed_instructions", number)
+@contextlib.contextmanager
+def _counting(jobs: list[instructions.Job], measured: Measured, case_files: list[str]) -> Iterator[Callable[[], None]]:
+    """Count the instructions that irnet's native CPU code executes, where valgrind can, while the caller works.
+
+    They are the same beside any other work. What is yielded waits for them.
+    """
+    counts: Callable[[], dict[instructions.Job, int]] = dict
+    group = f"torch {torch.__version__.partition('+')[0]}"
+    with contextlib.ExitStack() as stack:
+        if jobs:
+            try:
+                counts = stack.enter_context(instructions.counting(jobs, case_files))
+                group = f"{instructions.valgrind_version()}, {_compiler()}, {group}"
+            except tools.ToolUnavailable as reason:
+                measured.absent["instructions of C++ code"] = str(reason)
+
+        def put() -> None:
+            with Progress("counting instructions", hidden=not jobs):
+                for job, number in counts().items():
+                    name = f"{job.case}/{job.implementation}/{job.dtype}/{job.mode}/executed_instructions"
+                    measured.put(group, name, number)
+
+        yield put
 
 
 def _compiler() -> str:

@@ -11,6 +11,8 @@ in a list of free blocks: calls of 3 to 12 million instructions were seen to mov
 valgrind shows a program has AVX2 and no AVX-512, whatever the machine has; PyTorch chooses its code accordingly.
 """
 
+import contextlib
+import functools
 import gc
 import json
 import os
@@ -19,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,22 +52,50 @@ def count(jobs: Sequence[Job], files: Sequence[str] = ()) -> dict[Job, int]:
     files  Python files with further cases
     Raises ToolUnavailable where there is no valgrind.
     """
+    with counting(jobs, files) as counts:
+        return counts()
+
+
+@contextlib.contextmanager
+def counting(jobs: Sequence[Job], files: Sequence[str] = ()) -> Iterator[Callable[[], dict[Job, int]]]:
+    """Count while the caller does something else; what is yielded waits for the counts, which are those of `count`.
+
+    Counting that nobody has waited for ends with the context.
+    """
     valgrind_version()
     orders = {"jobs": [asdict(job) for job in jobs], "files": [str(Path(file).resolve()) for file in files]}
-    with tempfile.TemporaryDirectory() as folder:
+    temporary = functools.partial(tempfile.TemporaryFile, "w+")
+    with tempfile.TemporaryDirectory() as folder, temporary() as given, temporary() as text:
+        json.dump(orders, given)
+        given.seek(0)
         output = Path(folder) / "callgrind.out"
         command = ["valgrind", "-q", "--tool=callgrind", "--instr-atstart=no", "--collect-atstart=no"]
         command += ["--combine-dumps=yes", f"--callgrind-out-file={output}"]
         command += [sys.executable, "-m", __spec__.name]
-        done = subprocess.run(
-            command, input=json.dumps(orders), env=_environment(), cwd="/", capture_output=True, text=True
-        )
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-        totals = [int(total) for total in re.findall(r"^totals: (\d+)$", output.read_text(), re.MULTILINE)]
+        streams = {"stdin": given, "stdout": text, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, env=_environment(), cwd="/", **streams)
+
+        def counts() -> dict[Job, int]:
+            code = process.wait()
+            text.seek(0)
+            said = text.read()
+            if code:
+                raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{said}")
+            return _fewest(jobs, output.read_text(), said)
+
+        try:
+            yield counts
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _fewest(jobs: Sequence[Job], output: str, said: str) -> dict[Job, int]:
+    """The counts of jobs in callgrind's output; `said` is what the process has printed."""
+    totals = [int(total) for total in re.findall(r"^totals: (\d+)$", output, re.MULTILINE)]
     totals.pop()  # what was collected after the last call: nothing
     if len(totals) != COUNTED * (1 + len(jobs)):
-        raise RuntimeError(f"callgrind wrote {len(totals)} counts for {len(jobs)} jobs:\n{done.stdout}{done.stderr}")
+        raise RuntimeError(f"callgrind wrote {len(totals)} counts for {len(jobs)} jobs:\n{said}")
     empty, *fewest = (min(totals[i : i + COUNTED]) for i in range(0, len(totals), COUNTED))
     return {job: number - empty for job, number in zip(jobs, fewest, strict=True)}
 

@@ -64,7 +64,7 @@ def open_toy(config, part, require_images=True):
 
 
 @pytest.fixture
-def toy(tmp_path, monkeypatch, one_thread):
+def toy(tmp_path, monkeypatch):
     """The root of a data set that is one new file and one entry of the registry."""
     (tmp_path / "toy.py").write_text(TOY)
     monkeypatch.syspath_prepend(tmp_path)
@@ -158,7 +158,7 @@ def test_each_format_gives_the_same_images(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", ["ade20k 2016", "ade20k 2021", "vg", "voc", "lvis"])
-def test_each_format_is_trained_on_evaluated_and_predicted_from(tmp_path, form, one_thread, capsys):
+def test_each_format_is_trained_on_evaluated_and_predicted_from(tmp_path, form, capsys):
     name, make = FORMATS[form]
     make(tmp_path / "data")
     run = str(tmp_path / "run")

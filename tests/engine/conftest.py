@@ -10,8 +10,8 @@ from tests.engine.groups import EVALS, Group, recording
 
 
 @pytest.fixture(autouse=True)
-def global_state(one_thread):
-    """One thread for every run, and no trace of train.deterministic in the tests after it."""
+def global_state():
+    """No trace of train.deterministic in the tests after a run."""
     yield
     torch.use_deterministic_algorithms(False)
 

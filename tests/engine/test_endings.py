@@ -27,7 +27,6 @@ from irnet.errors import InputError
 from irnet.interrupts import Stopped
 from tests.engine.tools import LIMIT, lines
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 LONG = 100_000  # steps
 NEVER = f"train.checkpoint_every={LONG}"
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}

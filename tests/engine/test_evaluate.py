@@ -16,7 +16,6 @@ from irnet.engine.build import restore_model
 from irnet.models.predictions import CONV, FINAL
 from tests.engine import shared_steps
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 
 

@@ -11,7 +11,6 @@ from irnet.engine.memory import Scene, Step, cost, measured, plain_path, planned
 from irnet_kernels import EdgeSet, counts
 from tests.tools import WITH_FORMULAS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 CLASSES = 20
 

@@ -19,8 +19,6 @@ from irnet.data.sample import Sample
 from irnet.engine import checkpoint, predict
 from irnet.engine.build import restore_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def image(scenes_root):

@@ -30,7 +30,6 @@ from irnet.options import read_settings
 from irnet.report.table import WIDTH
 from tests.conftest import TINY
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SCENE = Scene(64, 64, (4,), 20, made_up_edges(20))
 ROWS = "base,no-spatial,iterations-1,conv"
 

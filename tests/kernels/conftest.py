@@ -8,11 +8,6 @@ import torch
 MARKS = {"cuda": pytest.mark.gpu, "cpp": pytest.mark.cpp, "triton": pytest.mark.triton}
 
 
-@pytest.fixture(autouse=True)
-def one_thread(one_thread):
-    """The problems here are tiny: threads only slow them. Tests about threads set their own number."""
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test by the implementation that it runs: the parameter's, or that of its file (test_roi_cpp.py).

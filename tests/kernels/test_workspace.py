@@ -13,14 +13,6 @@ SLACK = 320 * 1024
 pytestmark = WITH_FORMULAS
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def check(operator, *arguments):
     made = operator(*arguments)
     results = sum(t.untyped_storage().nbytes() for t in tree_leaves(made) if isinstance(t, torch.Tensor))

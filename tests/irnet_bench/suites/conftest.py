@@ -5,7 +5,7 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def cheap(one_thread, monkeypatch):
+def cheap(monkeypatch):
     """These networks are tiny; the operators are those that irnet chooses."""
     monkeypatch.delenv("IRNET_IMPL", raising=False)
 
