@@ -18,7 +18,7 @@ from numpy.random import Generator
 from PIL import Image
 
 from .art import paper
-from .layout import DISTRACTORS, LEAST, LOOKALIKES, THEMES, Box, Layout, NoRoom, Painter, Slot, pair
+from .layout import DISTRACTORS, LEAST, LOOKALIKES, THEMES, Box, Layout, NoRoom, Painter, Slot, add_flower_and_sun, pair
 
 Range = tuple[float, float]
 
@@ -39,35 +39,33 @@ def distances(size: int, stride: int) -> dict[str, float]:
 
 def make_slots(kinds: set[str], size: int, stride: int, rng: Generator) -> dict[str, list[Slot]]:
     """Draws the objects of a pair, by role, and throws the coins. Hen and turtle change places between the twins."""
-    paint = Painter(1.0, rng)
+    draw = Painter(1.0, rng)
     slots: dict[str, list[Slot]] = defaultdict(list)
     if "far" in kinds:
-        coin, flower, sun = bool(rng.integers(2)), paint("flower", 25, 29), paint("sun", 20, 23)
-        slots["flower"].append(pair("far", LOOKALIKES[1], (flower, flower), coin))
-        slots["sun"].append(pair("plain", ("sun", "sun"), (sun, sun), coin))
+        add_flower_and_sun(slots, draw)
     if "near" in kinds:
-        coin, egg = bool(rng.integers(2)), _even(paint, "egg", 22, 28)
-        hen, turtle = _even(paint, "hen", 26, 33, 24), _even(paint, "turtle", 26, 34, 24)
+        coin, egg = bool(rng.integers(2)), _even(draw, "egg", 22, 28)
+        hen, turtle = _even(draw, "hen", 26, 33, 24), _even(draw, "turtle", 26, 34, 24)
         slots["egg"].append(pair("near", LOOKALIKES[0], (egg, egg), coin))
         slots["row"].append(pair("plain", ("hen", "turtle"), (hen, turtle), coin))
         slots["column"].append(pair("plain", ("turtle", "hen"), (turtle, hen), coin))
     if "presence" in kinds:
-        coin, ball = bool(rng.integers(2)), paint("ball", 22, 29)
+        coin, ball = bool(rng.integers(2)), draw("ball", 22, 29)
         slots["ball"].append(pair("presence", LOOKALIKES[2], (ball, ball), coin))
         names = tuple(str(rng.choice(theme)) for theme in THEMES)
-        slots["theme"].append(pair("plain", names, tuple(paint(name, 26, 34) for name in names), coin))
+        slots["theme"].append(pair("plain", names, tuple(draw(name, 26, 34) for name in names), coin))
     counts = {"around": AROUND if "presence" in kinds else 0, "distractor": int(rng.integers(*CROWD))}
     for role, count in counts.items():
         for name in rng.choice(DISTRACTORS, count).tolist():
-            picture = paint(name, 24, 32)
+            picture = draw(name, 24, 32)
             slots[role].append(pair("plain", (name, name), (picture, picture), False))
     return slots
 
 
-def _even(paint: Painter, look: str, low: int, high: int, least: int = LEAST) -> Image.Image:
+def _even(draw: Painter, look: str, low: int, high: int, least: int = LEAST) -> Image.Image:
     """A picture of even sides: its centre falls between two pixels, as those of all such pictures do."""
     while True:
-        image = paint(look, low, high, least)
+        image = draw(look, low, high, least)
         if image.width % 2 == 0 == image.height % 2:
             return image
 

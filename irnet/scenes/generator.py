@@ -265,7 +265,8 @@ def _earlier(out: Path, parameters: dict) -> dict | None:
         return None
     try:
         facts = json.loads((out / "scenes.json").read_text())
-        same = {key: ({"apart": False} | facts)[key] for key in parameters if key not in ("train", "val")}
+        said = {"apart": False} | facts  # scenes.json does not say it of the scenes of the demonstration
+        same = {key: said[key] for key in parameters if key not in ("train", "val")}
         same |= {split: {"images": facts[split]["images"]} for split in ("train", "val")}
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(out, "is not empty and holds no scenes", "name a new or an empty folder") from None

@@ -175,15 +175,20 @@ def pair(kind: str, names: tuple[str, str], images: tuple[Image.Image, Image.Ima
     return Slot(kind, names[::-1], images[::-1], True) if coin else Slot(kind, names, images)
 
 
+def add_flower_and_sun(slots: dict[str, list[Slot]], draw: Painter) -> None:
+    """Draws what is far from each other: a flower, and the sun, whose coin is its side."""
+    coin, flower, sun = bool(draw.rng.integers(2)), draw("flower", 25, 29), draw("sun", 20, 23)
+    slots["flower"].append(pair("far", LOOKALIKES[1], (flower, flower), coin))
+    slots["sun"].append(pair("plain", ("sun", "sun"), (sun, sun), coin))
+
+
 def make_slots(kinds: set[str], size: int, stride: int, rng: Generator) -> dict[str, list[Slot]]:
     """Draws the objects of a pair, by role, and throws the coins."""
     scale = size / 192
     draw = Painter(scale, rng)
     slots: dict[str, list[Slot]] = defaultdict(list)
     if "far" in kinds:
-        coin, flower, sun = bool(rng.integers(2)), draw("flower", 25, 29), draw("sun", 20, 23)
-        slots["flower"].append(pair("far", LOOKALIKES[1], (flower, flower), coin))
-        slots["sun"].append(pair("plain", ("sun", "sun"), (sun, sun), coin))
+        add_flower_and_sun(slots, draw)
     if "near" in kinds:
         least = max(24, round(24 * scale), stride)  # so that a partner's box surely covers a cell of the map
         for _ in range(2):
