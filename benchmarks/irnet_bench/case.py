@@ -119,6 +119,16 @@ class Case:
     dtypes: Mapping[str, tuple[str, ...]]
 
 
+@dataclass(frozen=True)
+class Job:
+    """One call of a case to measure in another process: the gate's processes are told of their work in these."""
+
+    case: str
+    implementation: str
+    mode: str = "forward"
+    dtype: str = "float32"
+
+
 def case(
     suite: str,
     *,

@@ -2,7 +2,8 @@
 
 Held are memory, operators and launches of every implementation; registers, shared memory, spills and instructions of
 every compiled kernel; executed instructions of native CPU code; and time, but only as a ratio to a peer in the same
-run. A result outside its error budget, or two calls whose bits differ, fail whatever the baseline says.
+run: the lowest of several takes, held against the highest of those that made the baseline. A result outside its error
+budget, or two calls whose bits differ, fail whatever the baseline says.
 
 The baseline is a JSON file of groups. A group's name says what its figures depend on (versions, compiler, processor):
 what was measured elsewhere is not held, and the gate says so. It uses neither pandas nor tabulate: the machine with
@@ -11,13 +12,9 @@ a GPU need not have them.
 
 import argparse
 import contextlib
-import functools
-import itertools
 import json
-import math
 import platform
 import subprocess
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +29,8 @@ from irnet_kernels.aot import compiled, tools
 from irnet_kernels.numerics import full_float32
 from irnet_kernels.testing import bits_equal
 
-from . import instructions, machine, timing
-from .case import DTYPES, Case, Setup, Work, cases, modules
+from . import instructions, machine, ratios, timing
+from .case import DTYPES, Case, Job, Setup, Work, cases, modules
 from .measure import examine, mode_call
 from .records import ERROR, OOM
 
@@ -41,7 +38,7 @@ KINDS = ("counts", "time", "compiled", "instructions")
 COUNTS = ("peak_allocated_bytes", "allocated_bytes", "saved_bytes", "operators", "launches")
 INSTRUCTION_LIMIT = 0.02  # callgrind's counts of the same code vary by less: see instructions.py
 TIME_LIMIT = 0.08  # of the ratio to the peer
-ATTEMPTS, PAUSE, ROUNDS = 8, 0.3, 20  # noise makes a call slower, never faster: the least time of all attempts counts
+TAKES = 5  # of a ratio; they differ: see ratios.py
 
 Figures = dict[str, dict[str, float]]  # group -> name -> value
 
@@ -89,11 +86,11 @@ def measure(
 ) -> Measured:
     """Measure the figures of these kinds.
 
-    baseline  says which times deserve another attempt
-    thorough  take as many for times that it does not hold, because they are to become the baseline
+    baseline  says which times deserve another take
+    thorough  make all takes of times that it does not hold, because the highest is to become the baseline
     tick      called after every case with what has been measured so far
     """
-    measured, jobs = Measured(), []
+    measured, counted, timed = Measured(), [], []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # allocations and instructions are those of one thread
     timing.keep_freed_memory()
@@ -105,14 +102,17 @@ def measure(
                     work = case.build(Setup(case.shapes["gate"], DTYPES[dtype], device))
                     if "counts" in kinds:
                         _count(case, dtype, work, device, measured)
-                    if "time" in kinds:
-                        _time_ratios(case, dtype, work, device, measured, baseline, thorough)
-                    if "cpp" in work.implementations and work.implementations["cpp"].call:
-                        jobs += [instructions.Job(case.name, "cpp", mode, dtype) for mode in work.modes]
+                    if "time" in kinds and work.baseline:
+                        timed += [job for name in _own(work) for job in _jobs(case, name, dtype, work)]
+                    if "instructions" in kinds and device.type == "cpu" and "cpp" in _own(work):
+                        counted += _jobs(case, "cpp", dtype, work)
                 tick(measured)
     finally:
         torch.set_num_threads(threads)
-    counted = jobs if "instructions" in kinds and device.type == "cpu" else []
+    if timed:
+        with Progress("timing compiled kernels"):
+            _take_ratios(timed, device, measured, baseline, case_files, thorough)
+        tick(measured)
     with _counting(counted, measured, case_files) as put_instructions:
         if "compiled" in kinds:
             with Progress("reading compiled kernels"):
@@ -194,7 +194,7 @@ def run(options: argparse.Namespace) -> int:
         if options.add and measured.figures:
             write(options.baseline, measured.figures | baseline)
 
-    measured = measure(chosen, device, kinds, baseline, options.cases, thorough, keep)
+    measured = measure(chosen, device, kinds, {} if options.update else baseline, options.cases, thorough, keep)
     changes, unknown = differences(measured.figures, baseline, all_of=whole)
     # What cannot be measured here is not gone.
     changes = [c for c in changes if c.now is not None or not c.name.startswith(tuple(measured.absent))]
@@ -263,49 +263,39 @@ def _count(case: Case, dtype: str, work: Work, device: torch.device, measured: M
                 measured.put(group, f"{label}/{figure}", result.figures[figure])
 
 
-def _time_ratios(
-    case: Case,
-    dtype: str,
-    small: Work,
+def _own(work: Work) -> list[str]:
+    """irnet's implementations that run here, but the reference: it is PyTorch's operators, whose number is held."""
+    return [n for n, one in work.implementations.items() if not one.peer and one.call and n != work.reference]
+
+
+def _jobs(case: Case, name: str, dtype: str, work: Work) -> list[Job]:
+    return [Job(case.name, name, mode, dtype) for mode in work.modes]
+
+
+def _take_ratios(
+    jobs: list[Job],
     device: torch.device,
     measured: Measured,
     baseline: Figures,
+    case_files: list[str],
     thorough: bool,
 ) -> None:
-    """Time of every compiled implementation over the peer's, in the case's shape for the device.
-
-    That of a reference is not held: it is the time of PyTorch's operators, whose number is. It was seen to differ by
-    more than a tenth from one process to the next.
-    """
-    rivals = [n for n, one in small.implementations.items() if not one.peer and one.call and n != small.reference]
-    if not small.baseline or not rivals:
-        return
-    group = f"time on {machine.processor()}, {machine.capability(device)}"
-    if device.type == "cuda":
-        group = f"time on {torch.cuda.get_device_name(device)}"
+    """Time of compiled implementations over the peer's. What the baseline holds is taken until it is kept."""
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.processor_model()
+    group = f"time on {where}, {machine.capability(device)}"
     held = baseline.get(group, {})
-    work = case.build(Setup(case.shapes[device.type], DTYPES[dtype], device))
-    for name, mode in itertools.product(rivals, work.modes):
-        label = f"{case.name}/{name}/{dtype}/{mode}/time_ratio"
-        makers = [functools.partial(mode_call, work, work.implementations[who], mode) for who in (name, work.baseline)]
-        least = [math.inf, math.inf]
-        for attempt in range(ATTEMPTS if thorough or label in held else 1):
-            time.sleep(PAUSE if attempt else 0)
-            least = [min(pair) for pair in zip(least, _least_seconds(makers, device), strict=True)]
-            if label in held and _holds(label, held[label], least[0] / least[1]):
-                break
-        measured.put(group, label, float(f"{least[0] / least[1]:.4g}"))
-
-
-def _least_seconds(makers: list[Callable], device: torch.device) -> list[float]:
-    """The least time of each call: on a CPU processor time, the calls in turns, so that load hits all of them."""
-    if device.type == "cuda":
-        return [min(timing.on_gpu([make], seconds=0.2)[0]) for make in makers]
-    calls = [make() for make in makers]
-    for call in calls:
-        call()
-    samples = timing.interleaved(dict(enumerate(calls)), 0.5, 6, ROUNDS, clock=time.process_time)
-    return [min(samples[i]) for i in range(len(calls))]
+    label = {job: f"{job.case}/{job.implementation}/{job.dtype}/{job.mode}/time_ratio" for job in jobs}
+    takes: dict[Job, list[float]] = {job: [] for job in jobs}
+    waiting = jobs
+    for _ in range(TAKES):
+        for job, ratio in ratios.take(waiting, device, case_files).items():
+            takes[job].append(float(f"{ratio:.4g}"))
+        again = [job for job in waiting if label[job] in held or thorough]
+        waiting = [job for job in again if not _holds(label[job], held.get(label[job], 0), takes[job][-1])]
+        if not waiting:
+            break
+    for job, values in takes.items():
+        measured.put(group, label[job], min(values) if label[job] in held else max(values))
 
 
 def _read_resources(chosen: list[Case], measured: Measured, case_files: list[str]) -> None:
@@ -319,12 +309,12 @@ def _read_resources(chosen: list[Case], measured: Measured, case_files: list[str
 
 
 @contextlib.contextmanager
-def _counting(jobs: list[instructions.Job], measured: Measured, case_files: list[str]) -> Iterator[Callable[[], None]]:
+def _counting(jobs: list[Job], measured: Measured, case_files: list[str]) -> Iterator[Callable[[], None]]:
     """Count the instructions that irnet's native CPU code executes, where valgrind can, while the caller works.
 
     They are the same beside any other work. What is yielded waits for them.
     """
-    counts: Callable[[], dict[instructions.Job, int]] = dict
+    counts: Callable[[], dict[Job, int]] = dict
     group = f"torch {torch.__version__.partition('+')[0]}"
     with contextlib.ExitStack() as stack:
         if jobs:

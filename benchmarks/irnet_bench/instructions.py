@@ -22,32 +22,23 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from irnet_kernels.aot.tools import ToolUnavailable
 
-from .case import DTYPES, Setup, Work, cases
-from .machine import PACKAGES
+from .case import DTYPES, Job, Setup, Work, cases
+from .machine import import_path
 from .measure import mode_call
 
 WARM, COUNTED = 10, 3  # calls: Python specialises its code in the first 8; the fewest instructions are reported
 
 
-@dataclass(frozen=True)
-class Job:
-    """One call to count: an implementation of a case, in the case's shape for the gate."""
-
-    case: str
-    implementation: str
-    mode: str = "forward"
-    dtype: str = "float32"
-
-
 def count(jobs: Sequence[Job], files: Sequence[str] = ()) -> dict[Job, int]:
-    """Instructions of one call of every job, on one thread; without those of calling an empty function.
+    """Instructions of one call of every job, on one thread, in the case's shape for the gate; without those of calling
+    an empty function.
 
     files  Python files with further cases
     Raises ToolUnavailable where there is no valgrind.
@@ -115,8 +106,8 @@ def _environment() -> dict[str, str]:
     """The same for every caller: its size and its strings, through hashes and addresses, show in the counts."""
     kept = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_HOME")
     variables = {name: value for name, value in os.environ.items() if name in kept or name.startswith("IRNET_")}
-    roots = os.pathsep.join(str(package.parent) for package in PACKAGES)
-    return variables | {"PYTHONPATH": roots, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return variables | {"PYTHONPATH": import_path(), "PYTHONHASHSEED": "0"} | threads
 
 
 # In the process under callgrind

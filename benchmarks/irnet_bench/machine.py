@@ -96,6 +96,21 @@ def processor() -> str:
     return platform.machine()
 
 
+def processor_model() -> str:
+    """The CPU's name and, where the kernel tells them, its family and model: a virtual machine's name may say no more
+    than "AMD EPYC" of any of them.
+    """
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    numbers = [f"{word} {said[key]}" for word, key in (("family", "cpu family"), ("model", "model")) if key in said]
+    return ", ".join([processor(), *numbers])
+
+
+def import_path() -> str:
+    """PYTHONPATH for a process that is to import what this one has imported."""
+    return os.pathsep.join(str(package.parent) for package in PACKAGES)
+
+
 def capability(device: torch.device) -> str:
     """The instruction set that PyTorch uses on the CPU, or the GPU's architecture: AVX512, sm_90."""
     if device.type == "cuda":

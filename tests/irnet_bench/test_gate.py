@@ -265,6 +265,47 @@ def test_damage_to_a_triton_kernel_is_caught_in_its_interpreter(toys, monkeypatc
     assert any("scale_add/triton/float32/forward" in line and word in line for line in lines)
 
 
+class Takes:
+    """Stands for `ratios.take`: gives the listed ratios, one for each take of the gated case's forward pass."""
+
+    def __init__(self, *values: float):
+        self.values, self.asked = list(values), []
+
+    def __call__(self, jobs, device, files):
+        self.asked.append([job.mode for job in jobs])
+        value = self.values.pop(0)
+        return {job: value if job.mode == "forward" else 0.5 for job in jobs}
+
+
+@pytest.fixture
+def timed(gated, monkeypatch):
+    """Runs the gate's part on time over a case with a peer, with these takes; returns (exit code, output, asked)."""
+    monkeypatch.setattr("irnet_bench.machine.others", lambda: 0.0)
+    peer = 'Implementation(call), "peer": Implementation(call, True)}, baseline="peer"'
+    monkeypatch.setitem(globals(), "CASES", CASES.replace("Implementation(call)}", peer))
+
+    def run(takes: list[float], *words: str):
+        take = Takes(*takes)
+        monkeypatch.setattr("irnet_bench.ratios.take", take)
+        return *gated("pass", "--kind", "time", *words), take.asked
+
+    return run
+
+
+@pytest.mark.parametrize("way", ["--update", "--add"])
+def test_the_highest_of_all_takes_is_the_baseline_and_the_lowest_is_held_against_it(timed, tmp_path, way):
+    everything = ["forward", "backward", "step"]
+    code, _, asked = timed([1.0, 1.2, 1.1, 0.9, 1.0], way)
+    assert code == 0 and asked == [everything] * 5
+    ((group, figures),) = json.loads((tmp_path / "b.json").read_text()).items()
+    assert figures["gated/cpp/float32/forward/time_ratio"] == 1.2 and group.startswith("time on ")
+    assert timed([1.2 * 1.07])[::2] == (0, [everything])
+    code, _, asked = timed([1.2 * 1.09, 1.2 * 1.07])
+    assert code == 0 and asked == [everything, ["forward"]], "only what is not kept is taken again"
+    code, out, asked = timed([1.5, 1.4, 1.31, 1.6, 1.7])
+    assert code == 1 and "more     gated/cpp/float32/forward/time_ratio: 1.2 -> 1.31" in out and len(asked) == 5
+
+
 @pytest.mark.parametrize(("kind", "warns"), [("time", True), ("counts", False)])
 def test_times_on_a_loaded_machine_are_warned_of(gated, monkeypatch, caplog, kind, warns):
     monkeypatch.setattr("irnet_bench.machine.others", lambda: 1000.0)

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from irnet_bench import instructions
-from irnet_bench.case import modules
-from irnet_bench.instructions import Job
+from irnet_bench.case import Job, modules
 from irnet_kernels.aot.tools import ToolUnavailable
 
 TOY = Path(__file__).parent / "toy/toy_cases.py"

@@ -39,3 +39,16 @@ def test_without_psutil_the_load_stands_for_what_others_take(monkeypatch, cpu):
     monkeypatch.setattr(machine, "psutil", None)
     monkeypatch.setattr(machine.os, "getloadavg", lambda: (3.5, 1.0, 1.0))
     assert machine.condition(cpu) == {"clocks": {}, "load": 3.5, "others": 3.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n", "AMD EPYC, family 25, model 17"),
+        ("processor\t: 0\nCPU implementer\t: 0x41\n", "aarch64"),
+    ],
+)
+def test_a_processor_is_known_by_family_and_model_where_the_kernel_tells_them(monkeypatch, text, name):
+    monkeypatch.setattr(machine.Path, "read_text", lambda path: text)
+    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+    assert machine.processor_model() == name
