@@ -137,7 +137,8 @@ def test_any_strides():
 @each_size
 def test_a_result_may_be_changed_in_place(size):
     tensors = leaves(size)
-    assert_like_theirs(lambda *t: conv3x3(*t).relu_(), tensors, calls=lambda *t: theirs(*t).relu())
+    # Not a ReLU: another order of the same sums may move a unit across its kink.
+    assert_like_theirs(lambda *t: conv3x3(*t).tanh_(), tensors, calls=lambda *t: theirs(*t).tanh())
 
 
 @pytest.mark.parametrize("impl", ["auto", "reference", *["cpp"] * NATIVE])
