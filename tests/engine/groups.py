@@ -15,7 +15,7 @@ from tests.engine.tools import DIE_RENAMING, DIE_WRITING
 
 ROOT = Path(__file__).resolve().parents[2]
 EVALS = ("train.eval_every=3",)  # of the run `undisturbed`
-SECONDS = 120  # after which a process that hangs is killed
+SECONDS = 120  # after which a process that hangs tells where, and is killed
 
 
 class Group:
@@ -28,7 +28,8 @@ class Group:
         self.ranks = []
         for rank in range(count):
             words = {key: str(value) for key, value in {**env, "RANK": rank, "LOCAL_RANK": rank}.items()}
-            begin = f"import os, signal; os.environ.update({words}); signal.alarm({SECONDS})\n"
+            begin = f"import faulthandler, os, signal; os.environ.update({words}); signal.alarm({SECONDS})\n"
+            begin += "faulthandler.register(signal.SIGALRM, chain=True)\n"
             own = arguments[rank] if arguments and isinstance(arguments[0], list) else arguments
             self.ranks.append(irnet.start(own, begin + first))
 
@@ -36,7 +37,8 @@ class Group:
         """Wait for all processes, which must end with these exit codes, or all with the one."""
         found = [process.wait() for process in self.ranks]
         expected = list(codes) if len(codes) > 1 else [*(codes or (0,))] * len(found)
-        assert found == expected, "\n".join(f"{p.out}\n{p.err}" for p in self.ranks)
+        told = "\n".join(f"rank {rank}:\n{p.out}\n{p.err}" for rank, p in enumerate(self.ranks))
+        assert found == expected, f"ended with {found}, not {expected}\n{told}"
 
     @property
     def said(self) -> list[str]:
