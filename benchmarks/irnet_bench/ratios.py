@@ -24,7 +24,7 @@ from .case import DTYPES, Job, Setup, Work, cases
 from .machine import import_path
 from .measure import mode_call
 
-SECONDS, LEAST, MOST = 0.5, 6, 20  # of a call: seconds of samples, unless these are fewer or more
+SECONDS, LEAST, MOST = 0.5, 6, 200  # of a call: seconds of samples, unless these are fewer or more
 
 
 def take(jobs: Sequence[Job], device: torch.device, files: Sequence[str] = ()) -> dict[Job, float]:
