@@ -67,6 +67,10 @@ class Work:
         if not self.inputs:
             self.modes = ("forward",)
 
+    def compiled(self) -> list[str]:
+        """irnet's implementations that can run here, but the reference, which is PyTorch's operators."""
+        return [n for n, one in self.implementations.items() if not one.peer and one.call and n != self.reference]
+
 
 class Setup:
     """What a case is built from: the numbers of its shape as attributes, the dtype, the device, and seeded inputs.

@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _implementations(work: Work, chosen: list[str] | None) -> list[str]:
     """The compiled implementations of a case, the one that "auto" takes first; of these the chosen ones."""
-    own = [n for n, one in work.implementations.items() if not one.peer and one.call and n != work.reference]
+    own = work.compiled()
     return own[:1] if chosen == ["auto"] else [name for name in own if not chosen or name in chosen]
 
 

@@ -29,7 +29,7 @@ from irnet_kernels.aot import compiled, tools
 from irnet_kernels.numerics import full_float32
 from irnet_kernels.testing import bits_equal
 
-from . import instructions, machine, ratios, timing
+from . import instructions, machine, ratios
 from .case import DTYPES, Case, Job, Setup, Work, cases, modules
 from .measure import examine, mode_call
 from .records import ERROR, OOM
@@ -88,12 +88,11 @@ def measure(
 
     baseline  says which times deserve another take
     thorough  make all takes of times that it does not hold, because the highest is to become the baseline
-    tick      called after every case with what has been measured so far
+    tick      called after every case, and after the times, with what has been measured so far
     """
     measured, counted, timed = Measured(), [], []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # allocations and instructions are those of one thread
-    timing.keep_freed_memory()
     try:
         held = [case for case in chosen if case.shapes["gate"]]
         with full_float32(deterministic=True):
@@ -103,8 +102,8 @@ def measure(
                     if "counts" in kinds:
                         _count(case, dtype, work, device, measured)
                     if "time" in kinds and work.baseline:
-                        timed += [job for name in _own(work) for job in _jobs(case, name, dtype, work)]
-                    if "instructions" in kinds and device.type == "cpu" and "cpp" in _own(work):
+                        timed += [job for name in work.compiled() for job in _jobs(case, name, dtype, work)]
+                    if "instructions" in kinds and device.type == "cpu" and "cpp" in work.compiled():
                         counted += _jobs(case, "cpp", dtype, work)
                 tick(measured)
     finally:
@@ -263,11 +262,6 @@ def _count(case: Case, dtype: str, work: Work, device: torch.device, measured: M
                 measured.put(group, f"{label}/{figure}", result.figures[figure])
 
 
-def _own(work: Work) -> list[str]:
-    """irnet's implementations that run here, but the reference: it is PyTorch's operators, whose number is held."""
-    return [n for n, one in work.implementations.items() if not one.peer and one.call and n != work.reference]
-
-
 def _jobs(case: Case, name: str, dtype: str, work: Work) -> list[Job]:
     return [Job(case.name, name, mode, dtype) for mode in work.modes]
 
@@ -280,7 +274,10 @@ def _take_ratios(
     case_files: list[str],
     thorough: bool,
 ) -> None:
-    """Time of compiled implementations over the peer's. What the baseline holds is taken until it is kept."""
+    """Time of compiled implementations over the peer's. What the baseline holds is taken until it is kept.
+
+    That of a reference is not held: it is the time of PyTorch's operators, whose number is.
+    """
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.processor_model()
     group = f"time on {where}, {machine.capability(device)}"
     held = baseline.get(group, {})

@@ -39,7 +39,8 @@ def take(jobs: Sequence[Job], device: torch.device, files: Sequence[str] = ()) -
         "device": str(device),
     }
     command = [sys.executable, "-m", __spec__.name]
-    environment = os.environ | {"PYTHONPATH": import_path()}
+    path = os.pathsep.join([import_path(), os.environ.get("PYTHONPATH", "")])  # further cases may import from there
+    environment = os.environ | {"PYTHONPATH": path}
     process = subprocess.run(command, input=json.dumps(orders), capture_output=True, text=True, env=environment)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{process.stderr}")
@@ -59,14 +60,14 @@ def _main(orders: dict) -> list[float]:
     def work(name: str, dtype: str) -> Work:
         return known[name].build(Setup(known[name].shapes[device.type], DTYPES[dtype], device))
 
-    values = []
+    ratios = []
     with full_float32(deterministic=True):
         for job in (Job(**values) for values in orders["jobs"]):
             built = work(job.case, job.dtype)
             both = [built.implementations[name] for name in (job.implementation, built.baseline)]
             own, peer = _least_seconds([functools.partial(mode_call, built, one, job.mode) for one in both], device)
-            values.append(own / peer)
-    return values
+            ratios.append(own / peer)
+    return ratios
 
 
 def _least_seconds(makers: list[Callable], device: torch.device) -> list[float]:
